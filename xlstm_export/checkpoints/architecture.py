@@ -1,0 +1,93 @@
+"""What a checkpoint is a model *of*: plain, frozen descriptions, the same for every family.
+
+A family's reader (`xlstm.py`, `xlstm_large.py`, ...) turns a user's configuration and weights into an
+`Architecture` and tensors by canonical name; `xlstm_export.modeling` builds the step-mode module from it.
+The canonical names are the `state_dict` keys of that module. Quirks of the upstream layouts (norm weights
+stored as w and applied as 1 + w, swapped gate names, recurrent kernels in the CUDA layout, fused projections)
+end in the reader: nothing here knows of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Activation = Literal["gelu", "relu", "relu^2", "sigmoid", "swish", "selu"]
+Norm = Literal["layer_norm", "rms_norm"]
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Gated feed-forward network: down(act(gate(x)) * up(x))."""
+
+    hidden_dim: int
+    activation: Activation
+    bias: bool = False
+    fused_gate_up: bool = False
+    """Gate and up are one matrix, gate first (the `xlstm` package), instead of two."""
+
+
+@dataclass(frozen=True)
+class MLSTMBlock:
+    """mLSTM block of the `xlstm` package (Beck et al. 2024, figure 11): up-projection around convolution and cell."""
+
+    inner_dim: int
+    num_heads: int
+    conv_kernel: int
+    qkv_block_size: int
+    bias: bool = False
+    kind: Literal["mlstm"] = "mlstm"
+
+
+@dataclass(frozen=True)
+class SLSTMBlock:
+    """sLSTM block (Beck et al. 2024, figure 10): cell at the width of the model, then an optional feed-forward network."""
+
+    num_heads: int
+    conv_kernel: int
+    """0: no convolution."""
+    feed_forward: FeedForward | None
+    norm: Norm = "layer_norm"
+    norm_eps: float = 1e-5
+    forget_clamp: float = 0.0
+    """Upper bound of the forget gate's pre-activation; 0: none."""
+    kind: Literal["slstm"] = "slstm"
+
+
+@dataclass(frozen=True)
+class MLSTMLargeBlock:
+    """mLSTM block of xLSTM-7B (Beck et al. 2025): cell without convolution, output gate, feed-forward network."""
+
+    num_heads: int
+    qk_dim: int
+    """Width of queries and keys, all heads together."""
+    v_dim: int
+    gate_soft_cap: float
+    cell_eps: float
+    norm_eps: float
+    feed_forward: FeedForward
+    bias: bool = False
+    kind: Literal["mlstm_large"] = "mlstm_large"
+
+
+Block = MLSTMBlock | SLSTMBlock | MLSTMLargeBlock
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A whole model: (embedding) → blocks → (norm) → (head)."""
+
+    embedding_dim: int
+    blocks: tuple[Block, ...]
+    vocab_size: int | None
+    """None: a block stack with float input and output, (B, S, D), and neither embedding nor head."""
+    tied_head: bool
+    final_norm: Norm | None
+    final_norm_eps: float
+    final_norm_bias: bool = False
+    logit_soft_cap: float = 0.0
+    """logits = cap * tanh(logits / cap); 0: none."""
+
+    def to_dict(self) -> dict:
+        """Plain values, for the manifest."""
+        return asdict(self)

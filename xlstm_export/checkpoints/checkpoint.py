@@ -1,0 +1,32 @@
+"""What reading a checkpoint gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .architecture import Architecture
+from .tensors import LazyTensor
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was understood: its architecture and its tensors by canonical name.
+
+    Every tensor that the architecture needs is there, with the right shape, and nothing is left over.
+    Values are checked (finite) when they are read.
+    """
+
+    family: str
+    """`xlstm`, `xlstm-large` or `xlstm-hf`."""
+    path: Path
+    """What the user named: a file or a folder."""
+    files: tuple[Path, ...]
+    """The files that hold the weights."""
+    architecture: Architecture
+    tensors: Mapping[str, LazyTensor]
+    config: Mapping[str, object]
+    """The family's own configuration as plain values, complete: what its upstream class needs to build the model."""
+    tokenizer: Path | None = None
+    """A Hugging Face `tokenizer.json` beside the weights."""
