@@ -1,0 +1,159 @@
+"""One module for each kind of block, in step mode: x (N, D) and states in, x and next states out, nothing in place."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.architecture import Block, MLSTMBlock, MLSTMLargeBlock, SLSTMBlock
+from .cells import mlstm_cell, slstm_cell
+from .layers import BlockDiagonalLinear, CausalConv, Dtypes, FeedForward, HeadNorm, LayerNorm, Linear, RMSNorm
+from .layers import make_norm, parameter
+
+States = tuple[Tensor, ...]
+
+
+class MLSTMLayer(nn.Module):
+    """mLSTM layer of the `xlstm` package (`xlstm/blocks/mlstm/layer.py`)."""
+
+    def __init__(self, dim: int, spec: MLSTMBlock, dtypes: Dtypes):
+        super().__init__()
+        inner, heads = spec.inner_dim, spec.num_heads
+        groups = inner // spec.qkv_block_size
+        self.heads, self.head_dim, self.compute = heads, inner // heads, dtypes.compute
+        self.proj_up = Linear(dim, 2 * inner, spec.bias, dtypes)
+        self.conv = CausalConv(inner, spec.conv_kernel, dtypes)
+        self.q_proj = BlockDiagonalLinear(groups, spec.qkv_block_size, spec.bias, dtypes)
+        self.k_proj = BlockDiagonalLinear(groups, spec.qkv_block_size, spec.bias, dtypes)
+        self.v_proj = BlockDiagonalLinear(groups, spec.qkv_block_size, spec.bias, dtypes)
+        self.igate = Linear(3 * inner, heads, True, dtypes)
+        self.fgate = Linear(3 * inner, heads, True, dtypes)
+        self.head_norm = HeadNorm(heads, self.head_dim, 1e-5, False, dtypes)
+        self.skip = parameter(inner, dtype=dtypes.compute)
+        self.proj_down = Linear(inner, dim, spec.bias, dtypes)
+        self.state_shapes = {
+            "C": (heads, self.head_dim, self.head_dim),
+            "n": (heads, self.head_dim),
+            "m": (heads,),
+            "conv": (spec.conv_kernel - 1, inner),
+        }
+
+    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        C, n, m, window = states
+        heads = (-1, 1, self.heads, self.head_dim)
+        x_m, z = self.proj_up(x).to(self.compute).chunk(2, -1)
+        x_conv, window = self.conv(x_m, window)
+        x_conv = nn.functional.silu(x_conv)
+        q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x_m)
+        qkv = torch.cat([q, k, v], -1)
+        i, f = self.igate(qkv).unsqueeze(1), self.fgate(qkv).unsqueeze(1)
+        h, C, n, m = mlstm_cell(
+            q.reshape(heads), k.reshape(heads), v.reshape(heads), i, f, C, n, m,
+            q_scale=1.0, k_scale=1 / math.sqrt(self.head_dim), gate_soft_cap=0.0, eps=1e-6,
+        )  # fmt: skip
+        y = (self.head_norm(h) + self.skip * x_conv) * nn.functional.silu(z)
+        return self.proj_down(y), (C, n, m, window)
+
+
+class SLSTMLayer(nn.Module):
+    """sLSTM layer (`xlstm/blocks/slstm/layer.py`, `tirex/models/slstm/layer.py`)."""
+
+    def __init__(self, dim: int, spec: SLSTMBlock, dtypes: Dtypes):
+        super().__init__()
+        heads, head_dim = spec.num_heads, dim // spec.num_heads
+        self.heads, self.head_dim, self.forget_clamp = heads, head_dim, spec.forget_clamp
+        self.conv = CausalConv(dim, spec.conv_kernel, dtypes) if spec.conv_kernel else None
+        self.igate = BlockDiagonalLinear(heads, head_dim, False, dtypes)
+        self.fgate = BlockDiagonalLinear(heads, head_dim, False, dtypes)
+        self.zgate = BlockDiagonalLinear(heads, head_dim, False, dtypes)
+        self.ogate = BlockDiagonalLinear(heads, head_dim, False, dtypes)
+        self.R = parameter(heads, 4, head_dim, head_dim, dtype=dtypes.weights)
+        self.b = parameter(4, heads, head_dim, dtype=dtypes.compute)
+        self.head_norm = HeadNorm(heads, head_dim, 1e-5, False, dtypes)
+        self.state_shapes = {name: (heads, head_dim) for name in "ycnm"}
+        if spec.conv_kernel:
+            self.state_shapes["conv"] = (spec.conv_kernel - 1, dim)
+
+    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        y, c, n, m, *rest = states
+        x_conv = x
+        if self.conv is not None:
+            x_conv, window = self.conv(x, rest[0])
+            x_conv, rest = nn.functional.silu(x_conv), [window]
+        gates = torch.stack([self.igate(x_conv), self.fgate(x_conv), self.zgate(x), self.ogate(x)], 1)
+        gates = gates.reshape(-1, 1, 4, self.heads, self.head_dim)
+        hidden, y, c, n, m = slstm_cell(gates, self.R, self.b, y, c, n, m, forget_clamp=self.forget_clamp)
+        return self.head_norm(hidden), (y, c, n, m, *rest)
+
+
+class MLSTMLargeLayer(nn.Module):
+    """mLSTM layer of xLSTM-7B (`xlstm/xlstm_large/model.py`)."""
+
+    def __init__(self, dim: int, spec: MLSTMLargeBlock, dtypes: Dtypes):
+        super().__init__()
+        heads = spec.num_heads
+        self.spec, self.compute = spec, dtypes.compute
+        self.qk_head, self.v_head = spec.qk_dim // heads, spec.v_dim // heads
+        self.q = Linear(dim, spec.qk_dim, spec.bias, dtypes)
+        self.k = Linear(dim, spec.qk_dim, spec.bias, dtypes)
+        self.v = Linear(dim, spec.v_dim, spec.bias, dtypes)
+        self.ogate = Linear(dim, spec.v_dim, spec.bias, dtypes)
+        self.igate = Linear(dim, heads, True, dtypes)
+        self.fgate = Linear(dim, heads, True, dtypes)
+        self.head_norm = HeadNorm(heads, self.v_head, spec.norm_eps, spec.bias, dtypes)
+        self.out_proj = Linear(spec.v_dim, dim, spec.bias, dtypes)
+        self.state_shapes = {"C": (heads, self.qk_head, self.v_head), "n": (heads, self.qk_head), "m": (heads,)}
+
+    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        heads = self.spec.num_heads
+        h, *states = mlstm_cell(
+            self.q(x).reshape(-1, 1, heads, self.qk_head),
+            self.k(x).reshape(-1, 1, heads, self.qk_head),
+            self.v(x).reshape(-1, 1, heads, self.v_head),
+            self.igate(x).unsqueeze(1),
+            self.fgate(x).unsqueeze(1),
+            *states,
+            q_scale=self.qk_head**-0.5, k_scale=1.0, gate_soft_cap=self.spec.gate_soft_cap, eps=self.spec.cell_eps,
+        )  # fmt: skip
+        y = torch.sigmoid(self.ogate(x).to(self.compute)) * self.head_norm(h)
+        return self.out_proj(y), tuple(states)
+
+
+class StepBlock(nn.Module):
+    """Pre-norm residual block: x += cell(norm(x)), then x += ffn(ffn_norm(x)) where there is one."""
+
+    def __init__(self, dim: int, spec: Block, dtypes: Dtypes):
+        super().__init__()
+        feed_forward = None
+        match spec:
+            case MLSTMBlock():
+                self.norm = LayerNorm(dim, 1e-5, False, dtypes)
+                self.mlstm = MLSTMLayer(dim, spec, dtypes)
+            case SLSTMBlock():
+                self.norm = make_norm(spec.norm, dim, spec.norm_eps, False, dtypes)
+                self.slstm = SLSTMLayer(dim, spec, dtypes)
+                feed_forward = spec.feed_forward
+                if feed_forward:
+                    self.ffn_norm = make_norm(spec.norm, dim, spec.norm_eps, False, dtypes)
+            case MLSTMLargeBlock():
+                self.norm = RMSNorm(dim, spec.norm_eps, spec.bias, dtypes)
+                self.mlstm = MLSTMLargeLayer(dim, spec, dtypes)
+                self.ffn_norm = RMSNorm(dim, spec.norm_eps, spec.bias, dtypes)
+                feed_forward = spec.feed_forward
+        self.layer_name = "slstm" if isinstance(spec, SLSTMBlock) else "mlstm"
+        self.ffn = FeedForward(dim, feed_forward, dtypes) if feed_forward else None
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the states by name within the block (`mlstm.C`), without the batch axis, in their order."""
+        layer = getattr(self, self.layer_name)
+        return {f"{self.layer_name}.{name}": shape for name, shape in layer.state_shapes.items()}
+
+    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        y, states = getattr(self, self.layer_name)(self.norm(x), states)
+        x = x + y.to(x.dtype)
+        if self.ffn is not None:
+            x = x + self.ffn(self.ffn_norm(x)).to(x.dtype)
+        return x, states

@@ -1,0 +1,166 @@
+"""The layers around the cells, for tracing in step mode.
+
+Activations between layers are (N, D) with N = B * S, so that every projection is one `Gemm` in ONNX.
+A layer computes in the dtype of its own weights: projections in the model's dtype, everything else
+(norms, convolution, gates, residual stream) in float32, whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoints.architecture import FeedForward as FeedForwardSpec
+from ..checkpoints.architecture import Norm
+
+NARROW_BLOCK = 32
+"""Block-diagonal projections with blocks narrower than this are a product and a sum, not a batch of tiny products."""
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """`weights`: dtype of projection matrices (float32, float16, bfloat16; float64 for checks); `compute`: all else."""
+
+    weights: torch.dtype = torch.float32
+    compute: torch.dtype = torch.float32
+
+
+def parameter(*shape: int, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
+
+
+class Linear(nn.Module):
+    """y = W x + b with W (out, in). Input (N, in), output (N, out) in the weights' dtype."""
+
+    def __init__(self, in_dim: int, out_dim: int, bias: bool, dtypes: Dtypes):
+        super().__init__()
+        self.weight = parameter(out_dim, in_dim, dtype=dtypes.weights)
+        self.bias = parameter(out_dim, dtype=dtypes.weights) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+
+class BlockDiagonalLinear(nn.Module):
+    """Block-diagonal projection, W (G, out, in); input (N, G * in), output (N, G * out) in the weights' dtype T.
+
+    The upstream name is `LinearHeadwiseExpand`.
+    """
+
+    def __init__(self, num_blocks: int, block_dim: int, bias: bool, dtypes: Dtypes):
+        super().__init__()
+        self.narrow = block_dim < NARROW_BLOCK
+        self.out_dtype = dtypes.weights
+        dtype = dtypes.compute if self.narrow else dtypes.weights
+        self.weight = parameter(num_blocks, block_dim, block_dim, dtype=dtype)
+        self.bias = parameter(num_blocks * block_dim, dtype=dtype) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups, _, width = self.weight.shape
+        x = x.to(self.weight.dtype)
+        if self.narrow:
+            y = (self.weight * x.reshape(-1, groups, 1, width)).sum(-1)
+        else:
+            y = self.weight @ x.reshape(-1, groups, width, 1)
+        y = y.reshape(-1, groups * width)
+        return (y if self.bias is None else y + self.bias).to(self.out_dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(var + eps) * weight (+ bias). Input (N, D) of any dtype, output in the compute dtype."""
+
+    def __init__(self, dim: int, eps: float, bias: bool, dtypes: Dtypes):
+        super().__init__()
+        self.weight = parameter(dim, dtype=dtypes.compute)
+        self.bias = parameter(dim, dtype=dtypes.compute) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight (+ bias). Input (N, D) of any dtype, output in the compute dtype."""
+
+    def __init__(self, dim: int, eps: float, bias: bool, dtypes: Dtypes):
+        super().__init__()
+        self.weight = parameter(dim, dtype=dtypes.compute)
+        self.bias = parameter(dim, dtype=dtypes.compute) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
+        y = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+def make_norm(kind: Norm, dim: int, eps: float, bias: bool, dtypes: Dtypes) -> nn.Module:
+    return {"layer_norm": LayerNorm, "rms_norm": RMSNorm}[kind](dim, eps, bias, dtypes)
+
+
+class HeadNorm(nn.Module):
+    """Layer norm over each head, then one weight over all heads. Input (B, S, H, DH), output (N, H * DH).
+
+    Upstream: `MultiHeadLayerNorm`, a group norm with one group a head.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, eps: float, bias: bool, dtypes: Dtypes):
+        super().__init__()
+        self.weight = parameter(num_heads * head_dim, dtype=dtypes.compute)
+        self.bias = parameter(num_heads * head_dim, dtype=dtypes.compute) if bias else None
+        self.eps = eps
+
+    def forward(self, h: Tensor) -> Tensor:
+        y = F.layer_norm(h.to(self.weight.dtype), (h.shape[-1],), eps=self.eps)
+        y = y.reshape(-1, self.weight.shape[0]) * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class CausalConv(nn.Module):
+    """Depthwise causal convolution with its window as state.
+
+    Input x (N, D) and window (B, K - 1, D), the newest last; output (N, D) and the next window, compute dtype.
+    Upstream keeps K columns, of which the first is dead after each shift. Step mode: S = 1.
+    """
+
+    def __init__(self, dim: int, kernel: int, dtypes: Dtypes):
+        super().__init__()
+        self.weight = parameter(kernel, dim, dtype=dtypes.compute)
+        self.bias = parameter(dim, dtype=dtypes.compute)
+
+    def forward(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+        window = torch.cat([window, x.to(self.weight.dtype).unsqueeze(1)], 1)
+        return (window * self.weight).sum(1) + self.bias, window[:, 1:]
+
+
+_ACTIVATIONS = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "relu^2": lambda x: torch.square(F.relu(x)),
+    "sigmoid": torch.sigmoid,
+    "swish": F.silu,
+    "selu": F.selu,
+}
+
+
+class FeedForward(nn.Module):
+    """down(act(gate(x)) * up(x)); input and output (N, D)."""
+
+    def __init__(self, dim: int, spec: FeedForwardSpec, dtypes: Dtypes):
+        super().__init__()
+        if spec.fused_gate_up:
+            self.proj_gate_up = Linear(dim, 2 * spec.hidden_dim, spec.bias, dtypes)
+        else:
+            self.proj_gate = Linear(dim, spec.hidden_dim, spec.bias, dtypes)
+            self.proj_up = Linear(dim, spec.hidden_dim, spec.bias, dtypes)
+        self.proj_down = Linear(spec.hidden_dim, dim, spec.bias, dtypes)
+        self.fused = spec.fused_gate_up
+        self.activation = _ACTIVATIONS[spec.activation]
+        self.compute = dtypes.compute
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.proj_gate_up(x).chunk(2, -1) if self.fused else (self.proj_gate(x), self.proj_up(x))
+        return self.proj_down(self.activation(gate.to(self.compute)) * up.to(self.compute))
