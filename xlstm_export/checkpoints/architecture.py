@@ -2,7 +2,7 @@
 
 A family's reader (`xlstm.py`, `xlstm_large.py`, ...) turns a user's configuration and weights into an
 `Architecture` and tensors by canonical name; `xlstm_export.modeling` builds the step-mode module from it.
-The canonical names are the `state_dict` keys of that module. Quirks of the upstream layouts (norm weights
+The canonical names are those of that module's parameters (a tied head has none of its own). Quirks of the upstream layouts (norm weights
 stored as w and applied as 1 + w, swapped gate names, recurrent kernels in the CUDA layout, fused projections)
 end in the reader: nothing here knows of them.
 """

@@ -44,6 +44,31 @@ class Linear(nn.Module):
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
+class Embedding(nn.Module):
+    """Rows of W (V, D) by token. Input tokens (B, S) int64, output (B * S, D) in the compute dtype."""
+
+    def __init__(self, vocab_size: int, dim: int, dtypes: Dtypes):
+        super().__init__()
+        self.weight = parameter(vocab_size, dim, dtype=dtypes.weights)
+        self.compute = dtypes.compute
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens.reshape(-1), self.weight).to(self.compute)
+
+
+class Head(nn.Module):
+    """Logits, soft-capped when asked: cap * tanh(W x / cap). Input (N, D), output (N, V) in the compute dtype."""
+
+    def __init__(self, weight: nn.Parameter, soft_cap: float, dtypes: Dtypes):
+        super().__init__()
+        self.weight = weight
+        self.soft_cap, self.compute = soft_cap, dtypes.compute
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = F.linear(x.to(self.weight.dtype), self.weight).to(self.compute)
+        return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
+
+
 class BlockDiagonalLinear(nn.Module):
     """Block-diagonal projection, W (G, out, in); input (N, G * in), output (N, G * out) in the weights' dtype T.
 
@@ -93,7 +118,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
-        y = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
+        # Written as ONNX Runtime's fusion to one normalisation kernel expects it.
+        y = x / torch.sqrt(x.pow(2.0).mean(-1, keepdim=True) + self.eps) * self.weight
         return y if self.bias is None else y + self.bias
 
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.architecture import Architecture
 from ..checkpoints.tensors import LazyTensor
 from .blocks import StepBlock
-from .layers import Dtypes, make_norm, parameter
+from .layers import Dtypes, Embedding, Head, make_norm, parameter
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class StateSpec:
 
 
 class StepModel(nn.Module):
-    """Built from an architecture; its `state_dict` keys are the canonical tensor names.
+    """Built from an architecture; the names of its parameters are the canonical tensor names (a tied head has none).
 
     Matrices have the dtype `dtypes.weights`; every other parameter, and every state, `dtypes.compute`.
     """
@@ -39,16 +38,16 @@ class StepModel(nn.Module):
         dim = architecture.embedding_dim
         self.architecture, self.dtypes = architecture, dtypes
         if architecture.vocab_size is not None:
-            self.embedding = nn.Module()
-            self.embedding.weight = parameter(architecture.vocab_size, dim, dtype=dtypes.weights)
-            if not architecture.tied_head:
-                self.head = nn.Module()
-                self.head.weight = parameter(architecture.vocab_size, dim, dtype=dtypes.weights)
+            self.embedding = Embedding(architecture.vocab_size, dim, dtypes)
         self.blocks = nn.ModuleList(StepBlock(dim, spec, dtypes) for spec in architecture.blocks)
         self.norm = None
         if architecture.final_norm:
             norm = architecture
             self.norm = make_norm(norm.final_norm, dim, norm.final_norm_eps, norm.final_norm_bias, dtypes)
+        if architecture.vocab_size is not None:
+            tied = architecture.tied_head
+            weight = self.embedding.weight if tied else parameter(architecture.vocab_size, dim, dtype=dtypes.weights)
+            self.head = Head(weight, architecture.logit_soft_cap, dtypes)
         self.states = tuple(
             StateSpec(f"blocks.{index}.{name}", shape)
             for index, block in enumerate(self.blocks)
@@ -61,7 +60,11 @@ class StepModel(nn.Module):
 
     def load(self, tensors: Mapping[str, LazyTensor]) -> StepModel:
         """Copy the tensors in, cast to each parameter's dtype. For checks on models that fit into memory."""
-        self.load_state_dict({name: tensor.read() for name, tensor in tensors.items()})
+        parameters = dict(self.named_parameters())
+        if parameters.keys() != tensors.keys():
+            raise KeyError(f"tensors and parameters differ: {sorted(parameters.keys() ^ tensors.keys())}")
+        for name, parameter_ in parameters.items():
+            parameter_.data.copy_(tensors[name].read())
         return self
 
     def forward(self, inputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
@@ -76,7 +79,7 @@ class StepModel(nn.Module):
         """
         has_vocabulary = self.architecture.vocab_size is not None
         if has_vocabulary:
-            x = F.embedding(inputs.reshape(-1), self.embedding.weight).to(self.dtypes.compute)
+            x = self.embedding(inputs)
         else:
             x = inputs.reshape(-1, self.architecture.embedding_dim).to(self.dtypes.compute)
         next_states: list[Tensor] = []
@@ -88,8 +91,5 @@ class StepModel(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         if has_vocabulary:
-            head = self.embedding if self.architecture.tied_head else self.head
-            x = F.linear(x.to(head.weight.dtype), head.weight).to(self.dtypes.compute)
-            if cap := self.architecture.logit_soft_cap:
-                x = cap * torch.tanh(x / cap)
+            x = self.head(x)
         return x.reshape(-1, 1, x.shape[-1]), *next_states
