@@ -1,25 +1,37 @@
 // Entry points of the CUDA kernels. All work is enqueued on `stream`; nothing is allocated, nothing synchronises, so a
-// call can be captured into a CUDA graph. Every pointer is device memory. Invalid arguments (a null pointer, an extent
-// < 0, an unknown type) return cudaErrorInvalidValue before anything is enqueued.
+// call can be captured into a CUDA graph. Every pointer is device memory. A null pointer, a negative extent or an
+// unknown type returns cudaErrorInvalidValue before anything is enqueued.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdint>
 
 #include "cells/cells.h"
 
 namespace xlstm::cuda {
 
-// Any B, S, H, DK, DV; states out of place, or each in the very buffer of its input. One launch out of place, two in
-// place (n and m are read by every block of a head, so a second small kernel writes them).
+// Any B, S, H, DK, DV; states out of place, or each in the very buffer of its input. One launch out of place; two with
+// n or m in place (every block of a head reads them, so a second, small kernel writes them).
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream);
 
-// Bytes of scratch that launch_slstm needs for these sizes: a second buffer for y, 4 * B * H * DH bytes. It is used
-// where y is updated in place or S > 1; for one step with y_in != y_out `workspace` may be null.
-size_t slstm_workspace_size(int64_t batch, int64_t heads, int64_t dim);
+// Bytes of scratch that launch_slstm needs for these sizes: a second buffer for y, 4 * B * H * DH bytes.
+inline size_t slstm_workspace_size(int64_t batch, int64_t heads, int64_t dim) {
+  return sizeof(float) * static_cast<size_t>(batch * heads * dim);
+}
 
-// Any B, S, H, DH; states out of place or in place. One launch for each position of the sequence.
+// Any B, S, H, DH; states out of place or in place. One launch for each position of the sequence. `workspace` (16-byte
+// aligned) may be null where S == 1 and y_out != y_in, which is where it is not used.
 cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t stream);
+
+// For tests and tuning: the columns of C that a block of the mLSTM kernel owns (vector * lanes), and a launch with it.
+// The shapes that exist: vector 4 with lanes 4, 8 or 32; vector 1 with lanes 32.
+struct MlstmTile {
+  int vector;  // columns a thread owns; 4 needs DV % 4 == 0 and aligned pointers
+  int lanes;   // threads side by side along a row of C
+};
+MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors);
+cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream);
 
 }  // namespace xlstm::cuda

@@ -1,0 +1,75 @@
+#include "cells/cuda/launch.h"
+#include "cells/cuda/slstm_step.cuh"
+
+namespace xlstm::cuda {
+namespace {
+
+bool valid(const SlstmArgs& a) {
+  return a.batch >= 0 && a.sequence >= 0 && a.heads >= 0 && a.dim >= 0 && a.x && a.R && a.b && a.y_in && a.c_in &&
+         a.n_in && a.m_in && a.hidden && a.y_out && a.c_out && a.n_out && a.m_out &&
+         (a.recurrent_type == DataType::kFloat32 || a.recurrent_type == a.type);
+}
+
+template <typename T, typename RecurrentT, int kVector, int kRows>
+cudaError_t launch_step(const SlstmArgs& args, const float* y_prev, float* y_next, int64_t position,
+                        cudaStream_t stream) {
+  const int64_t blocks = args.heads * ceil_div<int64_t>(args.dim, kSlstmUnits) * ceil_div<int64_t>(args.batch, kRows);
+  if (blocks > INT32_MAX || args.batch > INT32_MAX - kRows || args.dim > INT32_MAX - kSlstmUnits) return cudaErrorInvalidConfiguration;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kSlstmThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, slstm_step_kernel<T, RecurrentT, kVector, kRows>, args, y_prev, y_next, position);
+}
+
+// 16 bytes of R at a time where the sizes and the pointers allow it.
+template <typename T, typename RecurrentT>
+cudaError_t launch_position(const SlstmArgs& args, const float* y_prev, float* y_next, int64_t position,
+                            cudaStream_t stream) {
+  constexpr int kVector = 16 / sizeof(RecurrentT);
+  const bool fits_vector = args.dim % kVector == 0 && is_aligned(args.R, 16) && is_aligned(y_prev, 16);
+  if (!fits_vector) return launch_step<T, RecurrentT, 1, 8>(args, y_prev, y_next, position, stream);
+  if (args.batch == 1) return launch_step<T, RecurrentT, kVector, 1>(args, y_prev, y_next, position, stream);
+  return launch_step<T, RecurrentT, kVector, 8>(args, y_prev, y_next, position, stream);
+}
+
+template <typename T>
+cudaError_t launch_position(const SlstmArgs& args, const float* y_prev, float* y_next, int64_t position,
+                            cudaStream_t stream) {
+  if (args.recurrent_type == args.type) return launch_position<T, T>(args, y_prev, y_next, position, stream);
+  return launch_position<T, float>(args, y_prev, y_next, position, stream);
+}
+
+}  // namespace
+
+cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t stream) {
+  if (args.batch == 0 || args.heads == 0 || args.dim == 0 || args.sequence == 0) return cudaSuccess;
+  if (!valid(args)) return cudaErrorInvalidValue;
+  float* const scratch = static_cast<float*>(workspace);
+  if (scratch == nullptr && (args.sequence > 1 || args.y_in == args.y_out)) return cudaErrorInvalidValue;
+
+  // y alternates between y_out and the scratch buffer so that the last position writes y_out.
+  SlstmArgs step = args;
+  const float* y_prev = args.y_in;
+  if (args.y_in == args.y_out && args.sequence % 2 == 1) {  // the first position will write y_out
+    const size_t bytes = slstm_workspace_size(args.batch, args.heads, args.dim);
+    const cudaError_t status = cudaMemcpyAsync(scratch, args.y_in, bytes, cudaMemcpyDeviceToDevice, stream);
+    if (status != cudaSuccess) return status;
+    y_prev = scratch;
+  }
+  for (int64_t position = 0; position < args.sequence; ++position) {
+    float* const y_next = (args.sequence - position) % 2 == 1 ? args.y_out : scratch;
+    cudaError_t status = cudaErrorInvalidValue;
+    dispatch_type(args.type, [&](auto example) {
+      status = launch_position<decltype(example)>(step, y_prev, y_next, position, stream);
+    });
+    if (status != cudaSuccess) return status;
+    y_prev = y_next;
+    step.c_in = args.c_out;
+    step.n_in = args.n_out;
+    step.m_in = args.m_out;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace xlstm::cuda

@@ -1,0 +1,38 @@
+# Finds a CUDA compiler and enables the language. Order: CMAKE_CUDA_COMPILER or CUDACXX as given, nvcc on PATH or under
+# /usr/local/cuda, then the pip packages nvidia-cuda-nvcc, nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-nvvm and
+# nvidia-cuda-cccl of the Python interpreter on PATH (or -DPython3_EXECUTABLE=...).
+
+# Machine code for every architecture of a release, and PTX of the newest for those to come.
+set(XLSTM_RELEASE_ARCHITECTURES "75-real;80-real;86-real;87-real;89-real;90-real;100-real;110-real;120")
+set(CMAKE_CUDA_ARCHITECTURES "${XLSTM_RELEASE_ARCHITECTURES}" CACHE STRING "GPU architectures to compile for")
+
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(XLSTM_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
+  if(NOT XLSTM_NVCC)
+    find_package(Python3 COMPONENTS Interpreter)
+    if(Python3_FOUND)
+      execute_process(
+        COMMAND "${Python3_EXECUTABLE}" -c "import nvidia; print(';'.join(nvidia.__path__))"
+        OUTPUT_VARIABLE nvidia_packages OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+      find_program(XLSTM_NVCC nvcc PATHS ${nvidia_packages} PATH_SUFFIXES cu13/bin cuda_nvcc/bin NO_DEFAULT_PATH)
+    endif()
+  endif()
+  if(NOT XLSTM_NVCC)
+    message(FATAL_ERROR
+      "No CUDA compiler found: not as CMAKE_CUDA_COMPILER, not on PATH, not under /usr/local/cuda, not among the pip "
+      "packages of ${Python3_EXECUTABLE}. Install CUDA 13, or run 'pip install nvidia-cuda-nvcc nvidia-cuda-runtime "
+      "nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl', or configure with -DXLSTM_CUDA=OFF -DXLSTM_TENSORRT=OFF.")
+  endif()
+  set(CMAKE_CUDA_COMPILER "${XLSTM_NVCC}" CACHE FILEPATH "CUDA compiler" FORCE)
+endif()
+
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+
+# The headers of the CUDA runtime for C++ sources; the static library itself comes with any target that holds CUDA code.
+# (find_package(CUDAToolkit) would insist on a libcudart.so, which the pip packages name libcudart.so.13.)
+add_library(xlstm_cuda_headers INTERFACE)
+target_include_directories(xlstm_cuda_headers SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+message(STATUS "CUDA compiler: ${CMAKE_CUDA_COMPILER} (${CMAKE_CUDA_COMPILER_VERSION}), "
+  "architectures: ${CMAKE_CUDA_ARCHITECTURES}")
