@@ -1,0 +1,170 @@
+"""Checkpoint → bundle: `model.onnx`, its weights and `manifest.json`, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from .. import __version__
+from ..checkpoints.checkpoint import Checkpoint
+from ..errors import UserError
+from ..modeling.step_model import StepModel
+from . import manifest as m
+from .trace import trace_step
+from .weights import TORCH_DTYPES, attach_weights
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+BYTE_VOCABULARY = 256
+
+Stage = Callable[[str, int | None], Callable[[int], None]]
+"""`stage("Writing weights", total_bytes)` announces a stage and returns what to call with each bit of progress."""
+
+
+def no_progress(title: str, total: int | None) -> Callable[[int], None]:
+    """A `Stage` for whoever does not want to watch."""
+    return lambda _: None
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    out: Path,
+    dtype: m.Dtype = "float32",
+    batch: int | None = None,
+    link_weights: bool = False,
+    overwrite: bool = False,
+    stage: Stage = no_progress,
+) -> m.Manifest:
+    """Write the step-mode bundle of a checkpoint to the folder `out`.
+
+    Args:
+        checkpoint: read by `xlstm_export.checkpoints`.
+        out: made new; an existing bundle is replaced only with `overwrite`, anything else never.
+        dtype: of the projections' weights and activations; cells, norms and states are float32 in any case.
+        batch: fixed batch size, or None for a dynamic one.
+        link_weights: refer to the checkpoint's own bytes where dtype and layout allow it.
+
+    Raises:
+        UserError: `out` is in the way, or a weight is unusable. Nothing is left behind.
+    """
+    check_destination(out, overwrite)
+    with _new_folder(out, overwrite) as folder, ThreadPoolExecutor(1) as background:
+        digest = background.submit(_sha256, checkpoint.files)  # the source, while the graph is traced
+        tick = stage("Tracing the model", None)
+        model, step_model = trace_step(checkpoint.architecture, DTYPES[dtype], batch)
+        tick(1)
+        total = sum(_nbytes(t.shape, t.dtype) for t in checkpoint.tensors.values())
+        tick = stage("Checking and linking weights" if link_weights else "Writing weights", total)
+        weight_files = attach_weights(model.graph, checkpoint.tensors, folder, link_weights, tick)
+        tokenizer = _copy_tokenizer(checkpoint, folder)
+        tick = stage("Hashing the checkpoint", None)
+        manifest = _describe(checkpoint, step_model, dtype, batch, weight_files, tokenizer, digest.result())
+        tick(1)
+        tick = stage("Checking the graph", None)
+        model.metadata_props[m.METADATA_KEY] = manifest.to_json()
+        proto = ir.to_proto(model)
+        _check(proto)
+        (folder / m.MODEL_FILE).write_bytes(proto.SerializeToString())
+        (folder / m.FILE_NAME).write_text(manifest.to_json(), "utf-8")
+        tick(1)
+    return manifest
+
+
+def check_destination(out: Path, overwrite: bool) -> None:
+    """Refuse a destination that holds something else than what may be replaced."""
+    if not out.exists() or out.is_dir() and not any(out.iterdir()):
+        return
+    if not (out / m.FILE_NAME).is_file():
+        raise UserError(f"{out} exists and is not a bundle: nothing was written. Choose another folder with -o.")
+    if not overwrite:
+        raise UserError(f"{out} already holds a bundle. Choose another folder with -o, or pass --overwrite.")
+
+
+@contextmanager
+def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place on success and vanishes on failure."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+            out.rename(old / "old")
+            folder.rename(out)
+            shutil.rmtree(old)
+        else:
+            folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _describe(
+    checkpoint: Checkpoint, model: StepModel, dtype: m.Dtype, batch: int | None,
+    weight_files: tuple[str, ...], tokenizer: str | None, digest: str | None,
+) -> m.Manifest:  # fmt: skip
+    first: m.Dimension = "batch" if batch is None else batch
+    architecture = checkpoint.architecture
+    width, vocab = architecture.embedding_dim, architecture.vocab_size
+    return m.Manifest(
+        family=checkpoint.family,
+        dtype=dtype,
+        mode="step",
+        batch=batch,
+        input=m.TensorSpec("tokens", "int64", (first, 1)) if vocab else m.TensorSpec("inputs", "float32", (first, 1, width)),
+        output=m.TensorSpec("logits" if vocab else "outputs", "float32", (first, 1, vocab or width)),
+        states=tuple(m.StateTensor(s.name, s.next_name, "float32", (first, *s.shape)) for s in model.states),
+        tokenizer=tokenizer,
+        vocab_size=vocab,
+        architecture=architecture.to_dict(),
+        source=m.Source(checkpoint.path.name, digest),
+        weight_files=weight_files,
+        producer={"xlstm-export": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
+    )
+
+
+def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> str | None:
+    if checkpoint.tokenizer is not None:
+        shutil.copyfile(checkpoint.tokenizer, folder / "tokenizer.json")
+        return "tokenizer.json"
+    return "bytes" if checkpoint.architecture.vocab_size == BYTE_VOCABULARY else None
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    """Full check and strict shape inference, with the weights as inputs: the checker refuses hard-linked files."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    graph = bare.graph
+    external = [t for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in external)
+    inside = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    del graph.initializer[:]
+    graph.initializer.extend(inside)
+    onnx.checker.check_model(bare, full_check=True)
+
+
+def _sha256(files: tuple[Path, ...]) -> str | None:
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(16 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _nbytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    size = dtype.itemsize
+    for dimension in shape:
+        size *= dimension
+    return size
