@@ -1,0 +1,387 @@
+"""Random upstream models of all three families, saved as checkpoints the way users have them.
+
+    variant = VARIANTS["a-mixed"]
+    model = variant.build(seed=0)                  # the upstream module, float32, eval
+    path = variant.save(model, tmp_path)           # a checkpoint for `open_checkpoint`
+    outputs, state = upstream_step(model, inputs)  # one step of the upstream module, (B, 1, V) or (B, 1, D)
+    states = canonical_states(model, state)        # its state under the names and in the layouts of `StepModel`
+
+Every parameter is random: the upstream initialisation zeroes recurrent kernels, gate weights and norm weights,
+which would hide errors. Values are exact in the dtype they are saved in, so parity needs no rounding allowance.
+The upstream packages are imported when first needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file, save_model
+from torch import Tensor, nn
+
+VOCAB = 97
+NATIVE_KERNELS = {
+    "chunkwise_kernel": "chunkwise--native_autograd",
+    "sequence_kernel": "native_sequence__native",
+    "step_kernel": "native",
+}
+"""The kernels of `mlstm_kernels` that run without Triton."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of model, and one way of saving it."""
+
+    name: str
+    family: str
+    """`xlstm`, `xlstm-large` or `xlstm-hf`."""
+    config: dict[str, Any]
+    """Family `xlstm`: nested plain values for dacite, a block stack where there is no `vocab_size`."""
+    writer: Callable[[nn.Module, dict, Path], Path]
+    dtype: torch.dtype = torch.float32
+    """Dtype on disk."""
+    tied_by_hand: bool = False
+    """`xlstm-hf` only: transformers 5 ignores `tie_word_embeddings`, so its users share the parameter themselves."""
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The upstream model with random weights, float32, in eval mode."""
+        model = {"xlstm": _build_xlstm, "xlstm-large": _build_large, "xlstm-hf": _build_hf}[self.family](self.config)
+        if self.tied_by_hand:
+            model.lm_head.weight = model.backbone.embeddings.weight
+        randomise(model, seed, self.dtype)
+        return model.eval()
+
+    def save(self, model: nn.Module, directory: Path) -> Path:
+        """Write the model as a checkpoint; returns the path to give to `open_checkpoint`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        return self.writer(copy.deepcopy(model).to(self.dtype), copy.deepcopy(self.config), directory)
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> None:
+    """Random values everywhere, of a size that keeps every gate alive: some open, some shut, norms around one."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name.endswith("gate_preact.bias"):
+            value = 2.0 * noise
+        elif "recurrent_kernel" in name or "gate" in name:
+            value = 0.3 * noise + (parameter if name.endswith("bias") else 0)
+        elif "norm" in name:
+            direct = "xlstm_norm" not in name and ("norm_" in name or "out_norm" in name or "multihead_norm" in name)
+            value = 0.2 * noise + (1.0 if direct and name.endswith("weight") else 0.0)
+        elif parameter.ndim == 1:
+            value = parameter + 0.2 * noise
+        else:
+            value = noise * parameter.shape[-1] ** -0.5
+        parameter.copy_(value.to(dtype))
+
+
+# --- building -------------------------------------------------------------------------------------------------------
+
+
+def _build_xlstm(config: dict) -> nn.Module:
+    from dacite import from_dict
+    from xlstm import xLSTMBlockStack, xLSTMBlockStackConfig, xLSTMLMModel, xLSTMLMModelConfig
+
+    if "vocab_size" in config:
+        return xLSTMLMModel(from_dict(xLSTMLMModelConfig, copy.deepcopy(config)))
+    return xLSTMBlockStack(from_dict(xLSTMBlockStackConfig, copy.deepcopy(config)))
+
+
+def _build_large(config: dict) -> nn.Module:
+    from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+
+    runtime = {"mode": "inference", "return_last_states": True, "autocast_kernel_dtype": "float32", **NATIVE_KERNELS}
+    return xLSTMLarge(xLSTMLargeConfig(**(config | runtime)))
+
+
+def _build_hf(config: dict) -> nn.Module:
+    from transformers.models.xlstm.configuration_xlstm import xLSTMConfig
+    from transformers.models.xlstm.modeling_xlstm import xLSTMForCausalLM
+
+    return xLSTMForCausalLM(xLSTMConfig(**(config | NATIVE_KERNELS | {"autocast_kernel_dtype": "float32"})))
+
+
+def to_double(model: nn.Module) -> nn.Module:
+    """A float64 copy that computes in float64 throughout (norms and states too)."""
+    double = copy.deepcopy(model).double()
+    for module in double.modules():
+        if hasattr(module, "force_float32_reductions"):
+            module.force_float32_reductions = False
+        if type(module).__name__ == "mLSTMBackend":
+            replacement = copy.deepcopy(module.config)
+            replacement.inference_state_dtype = "float64"
+            module.__init__(replacement)
+    return double
+
+
+# --- stepping -------------------------------------------------------------------------------------------------------
+
+
+def is_block_stack(model: nn.Module) -> bool:
+    return type(model).__name__ == "xLSTMBlockStack"
+
+
+def random_inputs(model: nn.Module, batch: int, steps: int, seed: int = 0) -> Tensor:
+    """Tokens (B, S), or for a block stack vectors (B, S, D) in the dtype of the model."""
+    generator = torch.Generator().manual_seed(seed)
+    if is_block_stack(model):
+        dtype = next(model.parameters()).dtype
+        return torch.randn(batch, steps, model.config.embedding_dim, generator=generator, dtype=dtype)
+    return torch.randint(model.config.vocab_size, (batch, steps), generator=generator)
+
+
+@torch.no_grad()
+def upstream_step(model: nn.Module, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    """One step of an upstream model; `state` is its own kind of state, None before the first step.
+
+    The upstream models write into the state they are given, so it is not to be used again.
+    The Hugging Face model casts its logits to float32; here they keep the dtype of the model.
+    """
+    match type(model).__name__:
+        case "xLSTMLMModel" | "xLSTMBlockStack":
+            return model.step(inputs, state=state)
+        case "xLSTMLarge":
+            return model(inputs, state)
+        case "xLSTMForCausalLM":
+            output = model.backbone(inputs, cache_params=state, use_cache=True)
+            logits, cap = model.lm_head(output.last_hidden_state), model.config.output_logit_soft_cap
+            return cap * torch.tanh(logits / cap), output.cache_params
+    raise TypeError(type(model).__name__)
+
+
+def canonical_states(model: nn.Module, state: Any) -> dict[str, Tensor]:
+    """An upstream state under the names and in the layouts of `StepModel`, copied."""
+    states: dict[str, Tensor] = {}
+    if type(model).__name__ in ("xLSTMLarge", "xLSTMForCausalLM"):
+        blocks = state if isinstance(state, dict) else state.rnn_state
+        for index, (C, n, m) in blocks.items():
+            states |= {f"blocks.{index}.mlstm.C": C, f"blocks.{index}.mlstm.n": n, f"blocks.{index}.mlstm.m": m[..., 0]}
+        return {name: tensor.clone() for name, tensor in states.items()}
+    stack = model if is_block_stack(model) else model.xlstm_block_stack
+    for index, block in enumerate(stack.blocks):
+        block_state = state[f"block_{index}"]
+        if "mlstm_state" in block_state:
+            C, n, m = block_state["mlstm_state"]
+            named = {"mlstm.C": C, "mlstm.n": n[..., 0], "mlstm.m": m[..., 0, 0]}
+            layer = "mlstm"
+        else:
+            packed, heads = block_state["slstm_state"], block.xlstm.config.num_heads
+            named = {f"slstm.{s}": t.reshape(t.shape[0], heads, -1) for s, t in zip("ycnm", packed, strict=True)}
+            layer = "slstm"
+        if block_state["conv_state"] is not None:
+            named[f"{layer}.conv"] = block_state["conv_state"][0][:, 1:]  # the oldest column is dead after the shift
+        states |= {f"blocks.{index}.{name}": tensor.clone() for name, tensor in named.items()}
+    return states
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def _write_pt(model: nn.Module, config: dict, directory: Path) -> Path:
+    """`{"state_dict", "config"}` in one file."""
+    torch.save({"state_dict": model.state_dict(), "config": config}, directory / "ckpt.pt")
+    return directory / "ckpt.pt"
+
+
+def _write_training_state(model: nn.Module, config: dict, directory: Path) -> Path:
+    """As a training loop saves it: compiled and wrapped model, optimiser state, configuration under `model`."""
+    weights = {f"module._orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
+    optimizer = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3}]}
+    hyper = {"lr": 1e-3, "model": config}
+    checkpoint = {"model_state_dict": weights, "optimizer": optimizer, "epoch": 3, "hyper_parameters": hyper}
+    torch.save(checkpoint, directory / "last.ckpt")
+    return directory / "last.ckpt"
+
+
+def _write_bare_pt(model: nn.Module, config: dict, directory: Path) -> Path:
+    """A bare state dict with `config.yaml` beside it, as upstream's experiments have it (under `model:`)."""
+    torch.save(model.state_dict(), directory / "model.pt")
+    (directory / "config.yaml").write_text(yaml.safe_dump({"training": {"lr": 0.001}, "model": config}))
+    return directory / "model.pt"
+
+
+def _write_safetensors(model: nn.Module, config: dict, directory: Path) -> Path:
+    """`model.safetensors` (shared tensors stored once) with `config.json` beside it, named by the directory."""
+    save_model(model, str(directory / "model.safetensors"))
+    (directory / "config.json").write_text(json.dumps(config, indent=1))
+    return directory
+
+
+def _write_safetensors_metadata(model: nn.Module, config: dict, directory: Path) -> Path:
+    """One safetensors file with the configuration in its metadata."""
+    path = directory / "weights.safetensors"
+    save_file(model.state_dict(), str(path), metadata={"config": json.dumps(config)})
+    return path
+
+
+def _write_embedded_stack(model: nn.Module, config: dict, directory: Path) -> Path:
+    """A block stack beside the layers of the network around it."""
+    around = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
+    checkpoint = {"xlstm_stack": model.state_dict(), "input_projection": around, "output_projection": around}
+    torch.save(checkpoint | {"config": config}, directory / "ckpt.pt")
+    return directory / "ckpt.pt"
+
+
+def _write_cuda_layout(model: nn.Module, config: dict, directory: Path) -> Path:
+    """sLSTM recurrent kernels and biases in the layout of the CUDA backend, through upstream's own conversion."""
+    from xlstm.blocks.slstm.cell import sLSTMCell_cuda
+
+    weights = model.state_dict()
+    for name, module in model.named_modules():
+        if type(module).__name__ == "sLSTMCell_vanilla":
+            cuda = sLSTMCell_cuda(module.config, skip_backend_init=True)
+            kernel = module._recurrent_kernel_int2ext(module._recurrent_kernel_.data)
+            bias = module._bias_int2ext(module._bias_.data)
+            weights[f"{name}._recurrent_kernel_"] = cuda._recurrent_kernel_ext2int(kernel).contiguous()
+            weights[f"{name}._bias_"] = cuda._bias_ext2int(bias).contiguous()
+    config["slstm_block"]["slstm"]["backend"] = "cuda"
+    torch.save({"model": weights, "cfg": config}, directory / "ckpt.pt")
+    return directory / "ckpt.pt"
+
+
+def _write_large(model: nn.Module, config: dict, directory: Path) -> Path:
+    """xLSTMLarge directory: `config.yaml` and `model.safetensors`."""
+    save_file(model.state_dict(), str(directory / "model.safetensors"))
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    return directory
+
+
+def _write_large_shards(model: nn.Module, config: dict, directory: Path) -> Path:
+    """xLSTMLarge directory: `config.yaml` and `model_0.safetensors`, `model_1.safetensors`, ..."""
+    weights = list(model.state_dict().items())
+    third = -(-len(weights) // 3)
+    for shard in range(3):
+        save_file(dict(weights[shard * third : (shard + 1) * third]), str(directory / f"model_{shard}.safetensors"))
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    return directory
+
+
+def _write_hf(model: nn.Module, config: dict, directory: Path) -> Path:
+    """What `save_pretrained` writes, one file."""
+    model.save_pretrained(str(directory))
+    return directory
+
+
+def _write_hf_shards(model: nn.Module, config: dict, directory: Path) -> Path:
+    """What `save_pretrained` writes, several shards and an index."""
+    model.save_pretrained(str(directory), max_shard_size="400KB")
+    return directory
+
+
+def _write_hf_tied(model: nn.Module, config: dict, directory: Path) -> Path:
+    """One matrix for embedding and head, stored once (`save_pretrained` of transformers 5 refuses it)."""
+    save_model(model, str(directory / "model.safetensors"), metadata={"format": "pt"})
+    model.config.save_pretrained(str(directory))
+    return directory
+
+
+def _write_hf_jax_spelling(model: nn.Module, config: dict, directory: Path) -> Path:
+    """As xlstm-jax converts to it: `embedding_dim` and `num_blocks` only, and the kernels it was trained with."""
+    config |= {"embedding_dim": config.pop("hidden_size"), "num_blocks": config.pop("num_hidden_layers")}
+    config |= {"model_type": "xlstm", "step_kernel": "triton", "chunkwise_kernel": "chunkwise--triton_xl_chunk"}
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), str(directory / "model.safetensors"), metadata={"format": "pt"})
+    return directory
+
+
+# --- the list -------------------------------------------------------------------------------------------------------
+
+
+def _xlstm(
+    *,
+    mlstm: dict | None = {},
+    slstm: dict | None = {},
+    feedforward: dict | None = {},
+    heads: int = 4,
+    **config: Any,
+) -> dict:
+    """Configuration of the `xlstm` package; None leaves a kind of block (or the feed-forward network) out."""
+    base = {"vocab_size": VOCAB, "embedding_dim": 64, "num_blocks": 3, "slstm_at": [1], "context_length": 16}
+    blocks = {}
+    if mlstm is not None:
+        blocks["mlstm_block"] = {"mlstm": {"num_heads": heads} | mlstm}
+    if slstm is not None:
+        feedforward = None if feedforward is None else {"proj_factor": 1.3, "act_fn": "gelu"} | feedforward
+        blocks["slstm_block"] = {"slstm": {"backend": "vanilla", "num_heads": heads} | slstm, "feedforward": feedforward}
+    merged = base | blocks | config
+    if merged["vocab_size"] is None:
+        del merged["vocab_size"]
+    return merged
+
+
+def _large(**config: Any) -> dict:
+    return {"embedding_dim": 128, "num_heads": 4, "num_blocks": 2, "vocab_size": VOCAB} | config
+
+
+def _hf(**config: Any) -> dict:
+    return {"hidden_size": 128, "num_heads": 4, "num_hidden_layers": 2, "vocab_size": VOCAB} | config
+
+
+def _activation(name: str) -> dict:
+    return _xlstm(feedforward={"act_fn": name}, num_blocks=2, slstm_at=[0])
+
+
+_ALL = [
+    Variant("a-mixed", "xlstm", _xlstm(), _write_pt),
+    Variant("a-training-state", "xlstm", _xlstm(slstm_at=[0, 2]), _write_training_state),
+    Variant("a-yaml", "xlstm", _xlstm(), _write_bare_pt),
+    Variant("a-metadata", "xlstm", _xlstm(), _write_safetensors_metadata),
+    Variant("a-tied", "xlstm", _xlstm(tie_weights=True), _write_pt),
+    Variant("a-tied-safetensors", "xlstm", _xlstm(tie_weights=True), _write_safetensors),
+    Variant("a-cuda-layout", "xlstm", _xlstm(), _write_cuda_layout),
+    Variant("a-odd-heads", "xlstm", _xlstm(heads=3, embedding_dim=96), _write_pt),
+    Variant("a-one-head", "xlstm", _xlstm(heads=1), _write_pt),
+    Variant("a-different-heads", "xlstm", _xlstm(slstm={"num_heads": 8}, mlstm={"num_heads": 2}), _write_pt),
+    Variant("a-no-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 0}), _write_safetensors),
+    Variant("a-other-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 2}, mlstm={"conv1d_kernel_size": 5}), _write_pt),
+    Variant("a-all-slstm", "xlstm", _xlstm(mlstm=None, slstm_at="all"), _write_pt),
+    Variant("a-all-mlstm", "xlstm", _xlstm(slstm=None, slstm_at=[]), _write_safetensors),
+    Variant("a-stack", "xlstm", _xlstm(vocab_size=None, slstm_at=[0]), _write_pt),
+    Variant("a-embedded-stack", "xlstm", _xlstm(vocab_size=None), _write_embedded_stack),
+    Variant("a-bias", "xlstm", _xlstm(bias=True, feedforward={"bias": True}), _write_pt),
+    Variant("a-no-post-norm", "xlstm", _xlstm(add_post_blocks_norm=False), _write_pt),
+    Variant("a-no-feedforward", "xlstm", _xlstm(feedforward=None), _write_pt),
+    Variant("a-no-group-norm-weight", "xlstm", _xlstm(slstm={"group_norm_weight": False}), _write_pt),
+    Variant("a-wide-projections", "xlstm", _xlstm(mlstm={"qkv_proj_blocksize": 32, "proj_factor": 1.5}), _write_pt),
+    Variant("a-rounding", "xlstm", _xlstm(mlstm={"proj_factor": 1.9, "round_proj_up_to_multiple_of": 8}), _write_pt),
+    Variant("a-bfloat16", "xlstm", _xlstm(), _write_safetensors, torch.bfloat16),
+    Variant("a-float16", "xlstm", _xlstm(), _write_pt, torch.float16),
+    Variant("a-relu", "xlstm", _activation("relu"), _write_pt),
+    Variant("a-relu2", "xlstm", _activation("relu^2"), _write_pt),
+    Variant("a-sigmoid", "xlstm", _activation("sigmoid"), _write_pt),
+    Variant("a-swish", "xlstm", _activation("swish"), _write_pt),
+    Variant("a-selu", "xlstm", _activation("selu"), _write_pt),
+    Variant("b-single", "xlstm-large", _large(), _write_large),
+    Variant("b-shards", "xlstm-large", _large(), _write_large_shards, torch.bfloat16),
+    Variant("b-fused", "xlstm-large", _large(weight_mode="fused"), _write_large),
+    Variant("b-fused-bias", "xlstm-large", _large(weight_mode="fused", use_bias=True), _write_large),
+    Variant("b-bias", "xlstm-large", _large(use_bias=True), _write_large),
+    Variant("b-pt", "xlstm-large", _large(), _write_training_state),
+    Variant("b-odd-heads", "xlstm-large", _large(embedding_dim=96, num_heads=3, num_blocks=3), _write_large),
+    Variant("b-equal-dims", "xlstm-large", _large(qk_dim_factor=1.0), _write_large),
+    Variant("b-wide-keys", "xlstm-large", _large(qk_dim_factor=0.75, v_dim_factor=0.5), _write_large),
+    Variant("b-no-out-norm", "xlstm-large", _large(add_out_norm=False), _write_large),
+    Variant(
+        "b-other-constants",
+        "xlstm-large",
+        _large(gate_soft_cap=7.0, output_logit_soft_cap=3.0, norm_eps=1e-2, eps=1e-1, ffn_proj_factor=2.1),
+        _write_large,
+    ),
+    Variant("c-single", "xlstm-hf", _hf(), _write_hf),
+    Variant("c-shards", "xlstm-hf", _hf(), _write_hf_shards),
+    Variant("c-bfloat16", "xlstm-hf", _hf(), _write_hf_shards, torch.bfloat16),
+    Variant("c-jax-spelling", "xlstm-hf", _hf(), _write_hf_jax_spelling),
+    Variant("c-bias", "xlstm-hf", _hf(use_bias=True), _write_hf),
+    Variant("c-tied", "xlstm-hf", _hf(tie_word_embeddings=True), _write_hf_tied, tied_by_hand=True),
+    Variant("c-other-constants", "xlstm-hf", _hf(gate_soft_cap=9.0, norm_eps=1e-3, num_heads=2), _write_hf),
+]
+
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
