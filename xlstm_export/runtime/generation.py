@@ -1,0 +1,61 @@
+"""Generate tokens with a session: feed the prompt step by step, then feed back what is drawn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import UserError
+from .sampling import Sampler
+from .session import Session
+
+
+@dataclass
+class GenerationStats:
+    """Wall-clock seconds, filled in while generating."""
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    new_tokens: int = 0
+    new_seconds: float = 0.0
+
+
+@dataclass
+class Generation:
+    """Iterate to get new tokens as they are drawn; `stats` tells how fast."""
+
+    session: Session
+    prompt: Sequence[int]
+    max_new_tokens: int
+    sampler: Sampler
+    stats: GenerationStats = field(default_factory=GenerationStats)
+
+    def __post_init__(self) -> None:
+        if self.session.manifest.vocab_size is None:
+            raise UserError("this bundle is a block stack without vocabulary: it has no tokens to generate.")
+        if not self.prompt:
+            raise UserError("the prompt is empty: give at least one token to start from.")
+        vocabulary = self.session.manifest.vocab_size
+        if bad := [t for t in self.prompt if not 0 <= t < vocabulary]:
+            raise UserError(f"the prompt holds token {bad[0]}, beyond the model's vocabulary of {vocabulary}.")
+
+    def __iter__(self) -> Iterator[int]:
+        start = time.perf_counter()
+        for token in self.prompt:
+            logits = self._feed(token)
+        self.stats.prompt_tokens = len(self.prompt)
+        self.stats.prompt_seconds = time.perf_counter() - start
+        for count in range(1, self.max_new_tokens + 1):
+            start = time.perf_counter()
+            token = self.sampler(logits)
+            if count < self.max_new_tokens:
+                logits = self._feed(token)
+            self.stats.new_seconds += time.perf_counter() - start
+            self.stats.new_tokens = count
+            yield token
+
+    def _feed(self, token: int) -> np.ndarray:
+        return self.session.step(np.full((self.session.batch, 1), token, np.int64))[0, 0]

@@ -1,0 +1,82 @@
+"""Text to token ids and back: bytes, or a Hugging Face tokenizer that travels in the bundle."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import UserError
+from ..graph.manifest import Manifest
+
+
+class Tokenizer(Protocol):
+    """Encodes a text whole; decodes a stream token by token."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Pieces of text as soon as they are complete; every piece may be empty."""
+
+
+class ByteTokenizer:
+    """Token = byte of the UTF-8 text."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8"))
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token in tokens:
+            yield decoder.decode(bytes([token]))
+        yield decoder.decode(b"", final=True)
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json`, read by the `tokenizers` library."""
+
+    def __init__(self, path: Path):
+        try:
+            from tokenizers import Tokenizer as Backend
+        except ImportError:
+            raise UserError(f"{path} needs the tokenizers library: pip install tokenizers") from None
+        try:
+            self._backend = Backend.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{path} is not a tokenizer that the tokenizers library reads: {error}") from None
+
+    def encode(self, text: str) -> list[int]:
+        return self._backend.encode(text).ids
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        # A token's text can depend on its neighbours (spaces, split characters), so text is decoded from the last
+        # point where it was complete, and held back while it ends inside a character.
+        pending: list[int] = []
+        shown = ""
+        for token in tokens:
+            pending.append(token)
+            text = self._backend.decode(pending)
+            if text.endswith("\ufffd"):
+                yield ""
+                continue
+            yield text[len(shown) :]
+            shown = text
+            if len(pending) > 64:
+                pending = pending[-8:]
+                shown = self._backend.decode(pending)
+        yield self._backend.decode(pending)[len(shown) :]
+
+
+def open_tokenizer(bundle: Path, manifest: Manifest) -> Tokenizer:
+    """The tokenizer of a bundle.
+
+    Raises:
+        UserError: the bundle takes token ids only, or its tokenizer cannot be read.
+    """
+    if manifest.tokenizer is None:
+        raise UserError(
+            f"{bundle} has no tokenizer: its model takes token ids only. Put the model's tokenizer.json beside the "
+            "checkpoint and export again."
+        )
+    return ByteTokenizer() if manifest.tokenizer == "bytes" else HuggingFaceTokenizer(bundle / manifest.tokenizer)
