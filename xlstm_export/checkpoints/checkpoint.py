@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .architecture import Architecture
@@ -30,3 +30,6 @@ class Checkpoint:
     """The family's own configuration as plain values, complete: what its upstream class needs to build the model."""
     tokenizer: Path | None = None
     """A Hugging Face `tokenizer.json` beside the weights."""
+    upstream: Mapping[str, LazyTensor] = field(default_factory=dict)
+    """The weights as the file has them, by the names of the upstream class's own `state_dict` (wrappers' prefixes
+    removed, values and layouts untouched): what `validation` loads the upstream model from. Empty for random weights."""
