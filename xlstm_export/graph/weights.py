@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,7 +15,6 @@ from ..checkpoints.tensors import FileExtent, LazyTensor
 from ..errors import UserError
 
 WEIGHT_FILE = "model.weights"
-_CHUNK = 64 << 20  # bytes held in memory at once
 _PAGE = 4096  # ONNX external data is memory-mapped where it starts on a page
 _SMALL = 1 << 16  # smaller tensors are packed
 
@@ -58,8 +57,7 @@ def attach_weights(
         if tuple(value.shape) != tensor.shape:
             raise AssertionError(f"{name}: graph has {value.shape}, checkpoint {tensor.shape}")
         if link and tensor.extent is not None and tensor.dtype == TORCH_DTYPES[value.dtype]:
-            for chunk in _chunks(tensor):
-                _check_finite(chunk, name)
+            for chunk in tensor.chunks():  # reading checks that every value is finite
                 progress(chunk.nbytes)
             value.const_value = _external(value, _link(tensor.extent.path, folder, linked), tensor.extent)
         else:
@@ -77,8 +75,7 @@ def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Pro
             align = _PAGE if size >= _SMALL else 64
             file.write(b"\0" * (-file.tell() % align))
             offset = file.tell()
-            for chunk in _chunks(tensor):
-                _check_finite(chunk, value.name)
+            for chunk in tensor.chunks():
                 cast = chunk.to(dtype)
                 if dtype != tensor.dtype:
                     _check_no_overflow(cast, value.name, dtype)
@@ -90,34 +87,6 @@ def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Pro
 def _external(value: ir.Value, location: str, extent: FileExtent) -> ir.ExternalTensor:
     return ir.ExternalTensor(
         location, extent.offset, extent.length, value.dtype, shape=value.shape, name=value.name, base_dir=""
-    )
-
-
-def _chunks(tensor: LazyTensor) -> Iterator[torch.Tensor]:
-    """The tensor's values in order, as flat pieces of bounded size."""
-    if tensor.extent is None:
-        flat = tensor.read().contiguous().reshape(-1)
-        yield from flat.split(max(1, _CHUNK // tensor.dtype.itemsize))
-        return
-    with tensor.extent.path.open("rb") as file:
-        file.seek(tensor.extent.offset)
-        left = tensor.extent.length
-        while left:
-            buffer = bytearray(min(left, _CHUNK))
-            if file.readinto(buffer) != len(buffer):
-                raise UserError(f"{tensor.extent.path} ends before its last tensor does: it is truncated. Fetch it again.")
-            left -= len(buffer)
-            yield torch.frombuffer(buffer, dtype=tensor.dtype)
-
-
-def _check_finite(values: torch.Tensor, name: str) -> None:
-    # A sum of absolute values is one pass without a temporary; it is exact about NaN and infinity, not about size.
-    if torch.isfinite(values.sum(dtype=torch.float32)) or torch.isfinite(values).all():
-        return
-    bad = int((~torch.isfinite(values)).sum())
-    raise UserError(
-        f"weight {name} holds {bad:,} values that are NaN or infinite. The checkpoint is damaged or its training "
-        "diverged; export an earlier one."
     )
 
 

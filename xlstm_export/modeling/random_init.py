@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import torch
 
+from ..checkpoints import read_config
 from ..checkpoints.architecture import Architecture
+from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.tensors import LazyTensor
 from .step_model import StepModel
+
+
+def random_checkpoint(config_file: Path, seed: int) -> Checkpoint:
+    """A checkpoint that a configuration file alone describes (`xlstm-export onnx CONFIG --random-init`)."""
+    family, architecture, config = read_config(config_file)
+    tensors = random_tensors(architecture, seed)
+    return Checkpoint(family, config_file, (), architecture, tensors, config)
 
 
 def random_tensors(architecture: Architecture, seed: int) -> dict[str, LazyTensor]:

@@ -1,0 +1,270 @@
+"""The command line: parse, call, print. Every command imports what it needs when it runs, so that --help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from .errors import UserError
+
+app = typer.Typer(
+    name="xlstm-export",
+    help="Deploy xLSTM models: [bold]checkpoint → ONNX → engine[/bold].\n\n"
+    "Start with [cyan]xlstm-export onnx CKPT -o DIR[/cyan], then "
+    "[cyan]validate[/cyan], [cyan]generate[/cyan] and [cyan]build[/cyan].",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+
+class Dtype(str, Enum):
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class Runtime(str, Enum):
+    onnxruntime = "onnxruntime"
+    tensorrt_rtx = "tensorrt-rtx"
+    tensorrt = "tensorrt"
+
+
+BundleArg = Annotated[Path, typer.Argument(metavar="DIR", help="Bundle: a folder written by `xlstm-export onnx`.")]
+ConfigOption = Annotated[
+    Optional[Path],
+    typer.Option("--config", metavar="FILE", help="Model configuration (yaml or json), when the checkpoint has none."),
+]
+LibraryOption = Annotated[
+    Optional[Path],
+    typer.Option("--ort-library", metavar="LIB", help="Custom-op library for ONNX Runtime."),
+]
+
+
+@app.command()
+def onnx(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CKPT",
+            help="Checkpoint file or folder (.pt, .ckpt, .safetensors, Hugging Face); a configuration with --random-init.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write the bundle to.")],
+    config: ConfigOption = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the projections; cells, norms and states are float32 in any case.")
+    ] = Dtype.float32,
+    batch: Annotated[str, typer.Option(metavar="N|dynamic", help="Batch size of the graph.")] = "dynamic",
+    link_weights: Annotated[
+        bool, typer.Option("--link-weights", help="Refer to the checkpoint's own bytes instead of copying them.")
+    ] = False,
+    random_init: Annotated[
+        bool, typer.Option("--random-init", help="CKPT is a configuration: make random weights, for benchmarks.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Write a checkpoint as an ONNX bundle: model.onnx, weights, manifest.json."""
+    from .graph.export import check_destination
+
+    batch_size = _batch(batch)
+    check_destination(output, overwrite)
+    with err.status("Reading the checkpoint"):
+        from .checkpoints import open_checkpoint
+        from .graph.export import export_bundle
+        from .modeling.random_init import random_checkpoint
+
+        ckpt = random_checkpoint(checkpoint, seed) if random_init else open_checkpoint(checkpoint, config)
+    with _progress() as stage:
+        manifest = export_bundle(ckpt, output, dtype.value, batch_size, link_weights, overwrite, stage)
+    from .inspection import inspect_bundle, render
+
+    out.print(render(inspect_bundle(output)))
+    out.print(f"Wrote [bold]{output}[/bold] ({manifest.family}, {manifest.dtype}).", highlight=False)
+
+
+@app.command()
+def validate(
+    bundle: BundleArg,
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")],
+    config: ConfigOption = None,
+    runtime: Annotated[Runtime, typer.Option(help="What runs the bundle.")] = Runtime.onnxruntime,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Steps of the long run; 2,000 when not given.")] = None,
+    text: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Text to compare on, in bits per byte.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences side by side.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    report: Annotated[
+        Optional[Path], typer.Option("--report", metavar="DIR", help="Folder for report.json and drift.png.")
+    ] = None,
+    ort_library: LibraryOption = None,
+) -> None:
+    """Compare a bundle with the upstream PyTorch model, step by step. Exit code 1 when they differ."""
+    from .validation import render, write_report
+    from .validation import validate as run
+
+    with _progress() as stage:
+        result = run(
+            bundle, checkpoint, config=config, runtime=runtime.value, steps=steps, text=text, batch=batch, seed=seed,
+            ort_library=ort_library, stage=stage,
+        )  # fmt: skip
+    folder = report or bundle / "validation"
+    write_report(result, folder)
+    out.print(render(result))
+    out.print(f"Wrote {folder}/report.json and drift.png.", highlight=False)
+    raise typer.Exit(0 if result.passed else 1)
+
+
+@app.command()
+def build(
+    bundle: BundleArg,
+    runtime: Annotated[Runtime, typer.Option(help="tensorrt-rtx builds without a GPU; tensorrt needs one.")],
+    target: Annotated[
+        str, typer.Option(metavar="SM,...", help="GPU architectures for tensorrt-rtx, or `current`.")
+    ] = "sm86,sm89,sm120",
+    batch: Annotated[
+        str, typer.Option(metavar="MIN:OPT:MAX", help="Batch range of a bundle with dynamic batch.")
+    ] = "1:1:8",
+    plugins: Annotated[
+        Optional[Path], typer.Option("--plugins", metavar="LIB", help="TensorRT plugin library; found when built.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Engine that newer TensorRT versions load too (tensorrt).")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Engine that other GPUs from Ampere on run too (tensorrt).")
+    ] = False,
+) -> None:
+    """Build an engine from a bundle, with a sidecar that describes it."""
+    from .engines import build_engine, render
+
+    with _progress() as stage:
+        record = build_engine(
+            bundle, runtime.value, targets=tuple(target.split(",")), batch=batch, plugins=plugins,
+            version_compatible=version_compatible, hardware_compatible=hardware_compatible, stage=stage,
+        )  # fmt: skip
+    out.print(render(record))
+
+
+@app.command()
+def generate(
+    bundle: BundleArg,
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "\n",
+    max_new_tokens: Annotated[int, typer.Option("-n", "--max-new-tokens", min=1, help="Tokens to generate.")] = 400,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Draw from the k most likely tokens; 0: from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the most likely tokens with this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    runtime: Annotated[Runtime, typer.Option(help="What runs the bundle.")] = Runtime.onnxruntime,
+    ort_library: LibraryOption = None,
+) -> None:
+    """Continue a text, printing it as it is generated."""
+    from .graph.manifest import read_manifest
+    from .runtime import open_session
+    from .runtime.generation import Generation
+    from .runtime.sampling import Sampler, Sampling
+    from .runtime.tokenizers import open_tokenizer
+
+    sampler = Sampler(Sampling(temperature, top_k, top_p, seed))
+    manifest = read_manifest(bundle)
+    tokenizer = open_tokenizer(bundle, manifest)
+    with open_session(bundle, runtime.value, batch=manifest.batch or 1, ort_library=ort_library) as session:
+        generation = Generation(session, tokenizer.encode(prompt), max_new_tokens, sampler)
+        sys.stdout.write(prompt)
+        for piece in tokenizer.decode_stream(generation):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+    s = generation.stats
+    err.print(
+        f"[dim]{s.prompt_tokens} prompt tokens at {s.prompt_tokens / s.prompt_seconds:,.0f}/s, "
+        f"{s.new_tokens} new at {s.new_tokens / s.new_seconds:,.0f}/s[/dim]",
+        highlight=False,
+    )
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="DIR|CKPT", help="Bundle or checkpoint.")],
+    config: ConfigOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
+) -> None:
+    """Show what a bundle or a checkpoint holds: family, dimensions, parameters, states, operators, inputs, outputs."""
+    from .inspection import inspect_path, render, to_json
+
+    result = inspect_path(path, config)
+    if json:
+        sys.stdout.write(to_json(result) + "\n")
+    else:
+        out.print(render(result))
+
+
+@app.command()
+def doctor() -> None:
+    """Show which runtimes, GPUs, compilers and headers are here, and what each missing one would give."""
+    from .doctor import diagnose, render
+
+    with err.status("Looking around"):
+        findings = diagnose()
+    out.print(render(findings))
+
+
+plugins_app = typer.Typer(help="Native kernels: the TensorRT plugin and the ONNX Runtime custom-op library.")
+app.add_typer(plugins_app, name="plugins", no_args_is_help=True)
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"--batch is {text!r}: give a positive number or `dynamic`.")
+    return int(text)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
+    """Progress bars on standard error, one for each stage; nothing remains of them."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bars:
+
+        def stage(title: str, total: int | None) -> Callable[[int], None]:
+            for done in bars.task_ids:
+                bars.remove_task(done)
+            task = bars.add_task(title, total=total)
+            return lambda amount: bars.advance(task, amount)
+
+        yield stage
+
+
+def main() -> None:
+    """Entry point: a `UserError` becomes one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        err.print("[bold red]error:[/bold red] ", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:  # `xlstm-export ... | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
