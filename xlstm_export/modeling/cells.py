@@ -66,7 +66,7 @@ def mlstm_cell(
     for t in range(q.shape[1]):
         q_t, k_t, v_t = q[:, t].to(dtype) * q_scale, k[:, t].to(dtype) * k_scale, v[:, t].to(dtype)
         i_t, f_t = _soft_cap(i[:, t].to(dtype), gate_soft_cap), _soft_cap(f[:, t].to(dtype), gate_soft_cap)
-        log_f = -F.softplus(-f_t, threshold=1e9)
+        log_f = F.logsigmoid(f_t)
         m_next = torch.maximum(log_f + m, i_t)
         decay, gain = torch.exp(log_f + m - m_next), torch.exp(i_t - m_next)
         C_next = decay[..., None, None] * C + gain[..., None, None] * k_t[..., None] * v_t[..., None, :]
@@ -121,7 +121,7 @@ def slstm_cell(
         i_raw, f_raw, z_raw, o_raw = raw.unbind(1)
         if forget_clamp:
             f_raw = f_raw.clamp(max=forget_clamp)
-        carried = m - F.softplus(-f_raw, threshold=1e9)
+        carried = m + F.logsigmoid(f_raw)
         fresh = n == 0
         m_next = torch.where(fresh, i_raw, torch.maximum(i_raw, carried))
         gain = torch.exp(i_raw - m_next)
