@@ -1,0 +1,128 @@
+"""Export a checkpoint of the size of xLSTM-7B: how much memory, time and disk it takes.
+
+    python scripts/bench_export_7b.py WORK_FOLDER [--blocks 32]
+
+Makes a sharded bfloat16 Hugging Face checkpoint of random values (14 GB for 32 blocks) in WORK_FOLDER, exports it
+with --link-weights in a process of its own, prints a table, and removes both unless --keep is given.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+GIB = 1 << 30
+SHARD = 5 * 10**9  # bytes, as `save_pretrained` splits by default
+
+
+def tensor_shapes(blocks: int, dim: int = 4096, heads: int = 8, vocab: int = 50304) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of `xLSTMForCausalLM` at the dimensions of NX-AI/xLSTM-7b."""
+    qk, ffn = dim // 2, 10944
+    shapes: dict[str, tuple[int, ...]] = {"backbone.embeddings.weight": (vocab, dim)}
+    for block in range(blocks):
+        layer = {
+            "norm_mlstm.weight": (dim,), "norm_ffn.weight": (dim,),
+            "mlstm_layer.q.weight": (qk, dim), "mlstm_layer.k.weight": (qk, dim), "mlstm_layer.v.weight": (dim, dim),
+            "mlstm_layer.ogate_preact.weight": (dim, dim), "mlstm_layer.out_proj.weight": (dim, dim),
+            "mlstm_layer.igate_preact.weight": (heads, dim), "mlstm_layer.igate_preact.bias": (heads,),
+            "mlstm_layer.fgate_preact.weight": (heads, dim), "mlstm_layer.fgate_preact.bias": (heads,),
+            "mlstm_layer.multihead_norm.weight": (dim,),
+            "ffn.proj_up_gate.weight": (ffn, dim), "ffn.proj_up.weight": (ffn, dim), "ffn.proj_down.weight": (dim, ffn),
+        }  # fmt: skip
+        shapes |= {f"backbone.blocks.{block}.{name}": shape for name, shape in layer.items()}
+    return shapes | {"backbone.out_norm.weight": (dim,), "lm_head.weight": (vocab, dim)}
+
+
+def write_checkpoint(folder: Path, blocks: int) -> int:
+    """Write the shards and their index; returns the bytes of all tensors."""
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).normal(0, 0.02, 1 << 24).astype(np.float32)
+    pattern = (noise.view(np.uint32) >> 16).astype(np.uint16).tobytes()  # bfloat16 by truncation
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    size = 0
+    for name, shape in tensor_shapes(blocks).items():
+        length = 2 * int(np.prod(shape))
+        if size + length > SHARD:
+            shards.append({})
+            size = 0
+        shards[-1][name] = shape
+        size += length
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file_name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        header, offset = {}, 0
+        for name, shape in shard.items():
+            end = offset + 2 * int(np.prod(shape))
+            header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
+            offset = end
+            index[name] = file_name
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with (folder / file_name).open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            while offset:
+                offset -= file.write(pattern[: min(offset, len(pattern))])
+    total = sum(2 * int(np.prod(s)) for s in tensor_shapes(blocks).values())
+    index_file = {"metadata": {"total_size": total}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index_file))
+    config = {
+        "model_type": "xlstm", "architectures": ["xLSTMForCausalLM"], "hidden_size": 4096, "num_hidden_layers": blocks,
+        "num_heads": 8, "vocab_size": 50304, "qk_dim_factor": 0.5, "v_dim_factor": 1.0, "ffn_proj_factor": 2.667,
+        "ffn_round_up_to_multiple_of": 64, "gate_soft_cap": 15.0, "output_logit_soft_cap": 30.0, "norm_eps": 1e-6,
+        "eps": 1e-6, "use_bias": False, "add_out_norm": True, "tie_word_embeddings": False, "dtype": "bfloat16",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    return total
+
+
+def disk_used(folder: Path, linked_from: Path) -> int:
+    """Bytes that the bundle adds: files that are not links to the checkpoint's."""
+    known = {(f.stat().st_dev, f.stat().st_ino) for f in linked_from.iterdir()}
+    return sum(
+        f.stat().st_size for f in folder.rglob("*") if f.is_file() and (f.stat().st_dev, f.stat().st_ino) not in known
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--blocks", type=int, default=32)
+    parser.add_argument("--keep", action="store_true")
+    args = parser.parse_args()
+    checkpoint, bundle = args.work / "checkpoint", args.work / "bundle"
+    needed = args.blocks * 430_000_000 + 2 * GIB
+    args.work.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(args.work).free < needed:
+        sys.exit(f"{args.work} has less than the {needed / GIB:.0f} GiB that this needs")
+    try:
+        total = write_checkpoint(checkpoint, args.blocks)
+        os.sync()
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "xlstm_export.cli", "onnx", str(checkpoint), "-o", str(bundle)]
+        subprocess.run([*command, "--dtype", "bfloat16", "--link-weights"], check=True)
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        table = Table("what", "measured", "limit", title=f"Export of {args.blocks} blocks at the width of xLSTM-7B")
+        table.add_row("weights", f"{total / 1e9:.2f} GB", "")
+        table.add_row("peak memory", f"{peak / 1e9:.2f} GB", "1.5 GB")
+        table.add_row("time", f"{seconds:.0f} s", "120 s")
+        table.add_row("disk added", f"{disk_used(bundle, checkpoint) / 1e6:.1f} MB", "100 MB")
+        Console().print(table)
+    finally:
+        if not args.keep:
+            shutil.rmtree(bundle, ignore_errors=True)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
