@@ -1,0 +1,266 @@
+// mLSTM on a CPU. The memory C is the only large thing: it is read once and written once at each position, and
+// everything that touches it (decay, outer product, query) is fused into that one pass.
+//
+// Two parts for each head: the normaliser part (gates, m, n and the divisor; DK floats), and the memory part, which is
+// split over columns of C where there are fewer heads than threads. Columns are independent of each other, so no result
+// depends on the split.
+#include "cells/cpu/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cells/cpu/mlstm.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+
+#include "cells/cell_math.h"
+#include "cells/cpu/cpu_cells.h"
+#include "cells/cpu/lanes-inl.h"
+#include "hwy/cache_control.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xlstm::cpu::HWY_NAMESPACE {
+
+// Columns of C that one task holds at most: their numerators and values lie on its stack.
+constexpr int64_t kMaxColumns = 1024;
+// Rows of C in one sweep over the columns: numerators and values are then loaded once for all of them.
+constexpr int64_t kRows = 4;
+constexpr int64_t kLine = 16;  // floats in a cache line
+
+// What the normaliser part leaves for the memory part, for one head at one position.
+struct Position {
+  float forget;   // F
+  float input;    // I * k_scale, the factor on the keys
+  float divisor;  // max(|n' q|, exp(-m')) + eps
+};
+
+// Offset of head `head` = b * H + h at position t in a tensor (B, S, H, width).
+HWY_INLINE int64_t activation_offset(const MlstmArgs& a, int64_t head, int64_t t, int64_t width) {
+  const int64_t b = head / a.heads, h = head % a.heads;
+  return ((b * a.sequence + t) * a.heads + h) * width;
+}
+
+HWY_INLINE int64_t row_length(const MlstmArgs& a, int64_t head) {
+  if (a.lengths == nullptr) return a.sequence;
+  return std::clamp<int64_t>(a.lengths[head / a.heads], 0, a.sequence);
+}
+
+// n' = F n + I k_scale k; returns n' . q.
+template <class T>
+float advance_normaliser(int64_t count, Position p, const T* q, const T* k, const float* n_in, float* n_out) {
+  const hn::ScalableTag<float> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto dot = hn::Zero(d);
+  int64_t r = 0;
+  for (; r + lanes <= count; r += lanes) {
+    const auto n = hn::MulAdd(hn::Set(d, p.input), load(d, k + r), hn::Mul(hn::Set(d, p.forget), load(d, n_in + r)));
+    store(d, n, n_out + r);
+    dot = hn::MulAdd(n, load(d, q + r), dot);
+  }
+  float sum = hn::GetLane(hn::SumOfLanes(d, dot));
+  for (; r < count; ++r) {
+    n_out[r] = p.input * load_one(k + r) + p.forget * n_in[r];
+    sum += n_out[r] * load_one(q + r);
+  }
+  return sum;
+}
+
+// All positions of one head: m, n, and what the memory part needs.
+template <class T>
+void normaliser_part(const MlstmArgs& a, int64_t head, Position* positions) {
+  const T *q = static_cast<const T*>(a.q), *k = static_cast<const T*>(a.k);
+  const T *i = static_cast<const T*>(a.i), *f = static_cast<const T*>(a.f);
+  const float* n_in = a.n_in + head * a.dim_qk;
+  float* n_out = a.n_out + head * a.dim_qk;
+  float m = a.m_in[head];
+  const int64_t length = row_length(a, head);
+  for (int64_t t = 0; t < length; ++t) {
+    const int64_t gate = activation_offset(a, head, t, 1), row = gate * a.dim_qk;
+    const MlstmGates<float> gates = mlstm_gates(load_one(i + gate), load_one(f + gate), m, a.gate_soft_cap);
+    m = gates.m;
+    Position& p = positions[t];
+    p.forget = gates.forget;
+    p.input = gates.input * a.k_scale;
+    const float n_dot_q = advance_normaliser(a.dim_qk, p, q + row, k + row, n_in, n_out) * a.q_scale;
+    p.divisor = mlstm_normaliser(n_dot_q, m, a.eps);
+    n_in = n_out;
+  }
+  a.m_out[head] = m;
+  if (n_in != n_out) std::memcpy(n_out, n_in, a.dim_qk * sizeof(float));
+}
+
+// C' = F C + (input k) v^T and numerator += C'^T (q_scale q), for `rows` rows. key and query hold the complete factors
+// of each row. kStream: past the caches, which needs aligned whole cache lines.
+template <int rows, bool kStream>
+HWY_INLINE void advance_rows(int64_t columns, int64_t stride, float forget, const float* key, const float* query,
+                             const float* value, const float* C_in, float* C_out, float* numerator) {
+  const auto advance = [&](auto d, auto vectors, int64_t c) HWY_ATTR {
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    hn::Vec<decltype(d)> v[vectors], sum[vectors];
+    for (int j = 0; j < vectors; ++j) {
+      v[j] = hn::LoadU(d, value + c + j * lanes);
+      sum[j] = hn::LoadU(d, numerator + c + j * lanes);
+    }
+    for (int r = 0; r < rows; ++r) {
+      const auto decay = hn::Set(d, forget), k = hn::Set(d, key[r]), q = hn::Set(d, query[r]);
+      for (int j = 0; j < vectors; ++j) {
+        const int64_t at = r * stride + c + j * lanes;
+        const auto memory = hn::MulAdd(k, v[j], hn::Mul(decay, hn::LoadU(d, C_in + at)));
+        if constexpr (kStream) {
+          hn::Stream(memory, d, C_out + at);
+        } else {
+          hn::StoreU(memory, d, C_out + at);
+        }
+        sum[j] = hn::MulAdd(q, memory, sum[j]);
+      }
+    }
+    for (int j = 0; j < vectors; ++j) hn::StoreU(sum[j], d, numerator + c + j * lanes);
+  };
+  // One cache line of each row at a time: stores past the caches go out in whole lines.
+  const hn::ScalableTag<float> d;
+  constexpr int kVectors = HWY_LANES(float) == 1 ? 1 : HWY_LANES(float) >= kLine ? 1 : kLine / HWY_LANES(float);
+  constexpr int64_t kStep = kVectors * HWY_LANES(float);
+  int64_t c = 0;
+  for (; c + kStep <= columns; c += kStep) advance(d, std::integral_constant<int, kVectors>(), c);
+  for (; c < columns; ++c) advance(hn::CappedTag<float, 1>(), std::integral_constant<int, 1>(), c);
+}
+
+// One position of `columns` columns of one head's C.
+template <class T, bool kStream>
+void advance_memory(const MlstmArgs& a, Position p, const T* q, const T* k, const T* v, int64_t columns,
+                    const float* C_in, float* C_out, T* h) {
+  HWY_ALIGN_MAX float value[kMaxColumns];
+  HWY_ALIGN_MAX float numerator[kMaxColumns];
+  for_lanes(columns, [&](auto d, int64_t c) HWY_ATTR {
+    hn::StoreU(load(d, v + c), d, value + c);
+    hn::StoreU(hn::Zero(d), d, numerator + c);
+  });
+  float key[kRows], query[kRows];
+  int64_t row = 0;
+  const auto factors = [&](int64_t rows) HWY_ATTR {
+    for (int64_t r = 0; r < rows; ++r) {
+      key[r] = p.input * load_one(k + row + r);
+      query[r] = a.q_scale * load_one(q + row + r);
+    }
+  };
+  for (; row + kRows <= a.dim_qk; row += kRows) {
+    factors(kRows);
+    advance_rows<kRows, kStream>(columns, a.dim_v, p.forget, key, query, value, C_in + row * a.dim_v,
+                                 C_out + row * a.dim_v, numerator);
+  }
+  for (; row < a.dim_qk; ++row) {
+    factors(1);
+    advance_rows<1, kStream>(columns, a.dim_v, p.forget, key, query, value, C_in + row * a.dim_v,
+                             C_out + row * a.dim_v, numerator);
+  }
+  for_lanes(columns, [&](auto d, int64_t c) HWY_ATTR {
+    store(d, hn::Div(hn::LoadU(d, numerator + c), hn::Set(d, p.divisor)), h + c);
+  });
+}
+
+// All positions of columns [begin, end) of one head's C.
+template <class T>
+void memory_part(const MlstmArgs& a, int64_t head, int64_t begin, int64_t end, const Position* positions,
+                 bool stream) {
+  const T *q = static_cast<const T*>(a.q), *k = static_cast<const T*>(a.k), *v = static_cast<const T*>(a.v);
+  T* h = static_cast<T*>(a.h);
+  const int64_t columns = end - begin;
+  const float* C_in = a.C_in + head * a.dim_qk * a.dim_v + begin;
+  float* C_out = a.C_out + head * a.dim_qk * a.dim_v + begin;
+  const int64_t length = row_length(a, head);
+  for (int64_t t = 0; t < length; ++t) {
+    const int64_t qk = activation_offset(a, head, t, a.dim_qk), out = activation_offset(a, head, t, a.dim_v) + begin;
+    if (stream) {
+      advance_memory<T, true>(a, positions[t], q + qk, k + qk, v + out, columns, C_in, C_out, h + out);
+    } else {
+      advance_memory<T, false>(a, positions[t], q + qk, k + qk, v + out, columns, C_in, C_out, h + out);
+    }
+    C_in = C_out;
+  }
+  if (stream) hwy::FlushStream();
+  if (C_in != C_out) {
+    for (int64_t r = 0; r < a.dim_qk; ++r) {
+      std::memcpy(C_out + r * a.dim_v, C_in + r * a.dim_v, columns * sizeof(float));
+    }
+  }
+  for (int64_t t = length; t < a.sequence; ++t) {
+    std::memset(static_cast<void*>(h + activation_offset(a, head, t, a.dim_v) + begin), 0, columns * sizeof(T));
+  }
+}
+
+// Stores past the caches pay where C goes to another buffer and is too large to be found in a cache at the next token:
+// they save reading the lines that are about to be overwritten.
+HWY_INLINE bool should_stream(const MlstmArgs& a) {
+  constexpr int64_t kLargeBytes = 1 << 20;
+  const int64_t bytes = a.batch * a.heads * a.dim_qk * a.dim_v * static_cast<int64_t>(sizeof(float));
+  const bool aligned = a.dim_v % kLine == 0 && reinterpret_cast<uintptr_t>(a.C_out) % (kLine * sizeof(float)) == 0;
+  return a.sequence == 1 && a.C_in != a.C_out && aligned && bytes >= kLargeBytes;
+}
+
+// Columns of C for one task: all of them where the heads alone keep the threads evenly busy.
+inline int64_t task_columns(const MlstmArgs& a, int64_t heads, int64_t threads) {
+  constexpr int64_t kMinColumns = 64;
+  constexpr double kIdle = 0.1;  // the share of the threads' time that may go unused
+  int64_t splits = (a.dim_v + kMaxColumns - 1) / kMaxColumns;
+  const auto columns = [&] {  // whole cache lines
+    const int64_t even = (a.dim_v + splits - 1) / splits;
+    return (even + kLine - 1) / kLine * kLine;
+  };
+  while (columns() > kMinColumns) {
+    const int64_t tasks = heads * splits, rounds = (tasks + threads - 1) / threads;
+    if (static_cast<double>(tasks) >= (1 - kIdle) * static_cast<double>(rounds * threads)) break;
+    ++splits;
+  }
+  return columns();
+}
+
+template <class T>
+void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
+  const int64_t heads = a.batch * a.heads;
+  if (heads == 0) return;
+  const std::unique_ptr<Position[]> positions(new Position[heads * a.sequence]);
+  const bool stream = should_stream(a);
+  const int64_t columns = task_columns(a, heads, parallel_for.threads);
+  const int64_t splits = (a.dim_v + columns - 1) / columns;
+  const auto normaliser = [&](int64_t head) HWY_ATTR { normaliser_part<T>(a, head, &positions[head * a.sequence]); };
+  const auto memory = [&](int64_t head, int64_t split) HWY_ATTR {
+    const int64_t begin = split * columns, end = std::min(begin + columns, a.dim_v);
+    memory_part<T>(a, head, begin, end, &positions[head * a.sequence], stream);
+  };
+  if (splits == 1) {
+    parallel_for(heads, [&](int64_t head) HWY_ATTR {
+      normaliser(head);
+      memory(head, 0);
+    });
+  } else {
+    parallel_for(heads, normaliser);
+    parallel_for(heads * splits, [&](int64_t task) HWY_ATTR { memory(task / splits, task % splits); });
+  }
+}
+
+void mlstm(const MlstmArgs& args, const ParallelFor& parallel_for) {
+  switch (args.type) {
+    case DataType::kFloat32:
+      return mlstm_typed<float>(args, parallel_for);
+    case DataType::kFloat16:
+      return mlstm_typed<Float16>(args, parallel_for);
+    case DataType::kBFloat16:
+      return mlstm_typed<BFloat16>(args, parallel_for);
+  }
+}
+
+}  // namespace xlstm::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace xlstm::cpu {
+
+void mlstm(const MlstmArgs& args, const ParallelFor& parallel_for) {
+  static constexpr Variant<void(const MlstmArgs&, const ParallelFor&)> variants[] = XLSTM_VARIANTS(mlstm);
+  choose(variants)(args, parallel_for);
+}
+
+}  // namespace xlstm::cpu
+#endif

@@ -1,0 +1,234 @@
+// sLSTM on a CPU. One task is a few output rows of one head, for all rows of the batch: it reads its rows of R once a
+// position (they stay in the nearest cache over the batch), and finishes these elements with the pointwise part.
+//
+// Every element of the next y needs every element of the last, so positions are steps that all tasks finish together,
+// and y goes through buffers of its own; c, n and m belong to their element alone.
+#include "cells/cpu/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cells/cpu/slstm.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "cells/cpu/cpu_cells.h"
+#include "cells/cpu/lanes-inl.h"
+#include "hwy/contrib/math/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xlstm::cpu::HWY_NAMESPACE {
+
+constexpr int64_t kGates = 4;     // i, f, z, o
+constexpr int64_t kUnits = 16;    // elements of one head that a tile holds: a whole number of vectors
+constexpr int64_t kTileRows = 32;  // rows of the batch that a tile holds
+// Rows of the batch in one sweep over R: with four gates, as many sums as fit into the registers.
+constexpr int kSweepRows = HWY_LANES(float) >= 16 || HWY_ARCH_ARM_A64 ? 4 : 2;
+
+// Recurrent parts of the pre-activations of a tile.
+using Tile = float[kTileRows][kGates][kUnits];
+
+// tile[row][g][unit] = R[h, g, j + unit, :] . y[row, h, :] for four gates of one unit and `rows` rows of the batch.
+// R: of this head, gate 0 and this unit; y: of the first of the rows, and this head.
+template <int rows, class TR>
+HWY_INLINE void recurrent_dots(const SlstmArgs& a, const TR* R, const float* y, int64_t unit, Tile& tile, int64_t row) {
+  const hn::ScalableTag<float> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), gate_stride = a.dim * a.dim, row_stride = a.heads * a.dim;
+  hn::Vec<decltype(d)> sums[rows][kGates];
+  for (auto& row_sums : sums) {
+    for (auto& sum : row_sums) sum = hn::Zero(d);
+  }
+  int64_t in = 0;
+  for (; in + lanes <= a.dim; in += lanes) {
+    hn::Vec<decltype(d)> old[rows];
+    for (int r = 0; r < rows; ++r) old[r] = hn::LoadU(d, y + r * row_stride + in);
+    for (int64_t g = 0; g < kGates; ++g) {
+      const auto weights = load(d, R + g * gate_stride + in);
+      for (int r = 0; r < rows; ++r) sums[r][g] = hn::MulAdd(weights, old[r], sums[r][g]);
+    }
+  }
+  for (int r = 0; r < rows; ++r) {
+    for (int64_t g = 0; g < kGates; ++g) {
+      float sum = hn::GetLane(hn::SumOfLanes(d, sums[r][g]));
+      for (int64_t rest = in; rest < a.dim; ++rest) {
+        sum += load_one(R + g * gate_stride + rest) * y[r * row_stride + rest];
+      }
+      tile[row + r][g][unit] = sum;
+    }
+  }
+}
+
+template <class D, class V>
+HWY_INLINE V log_sigmoid(D d, V x) {
+  const V decayed = hn::Exp(d, hn::Neg(hn::Abs(x)));
+  return hn::Sub(hn::Min(x, hn::Zero(d)), hn::Log1p(d, decayed));
+}
+
+template <class D, class V>
+HWY_INLINE V sigmoid(D d, V x) {
+  const V one = hn::Set(d, 1.0f), decayed = hn::Exp(d, hn::Neg(hn::Abs(x)));
+  return hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), decayed, one), hn::Add(one, decayed));
+}
+
+template <class D, class V>
+HWY_INLINE V tanh(D d, V x) {
+  const V limit = hn::Set(d, 20.0f);  // tanh is 1 from 9.01 on, and Highway's overflows inside for large arguments
+  return hn::Tanh(d, hn::Clamp(x, hn::Neg(limit), limit));
+}
+
+// One element in each lane: cells/cell_math.h's slstm_pointwise, which says what the formulas are, as vectors.
+struct Units {
+  HWY_ALIGN_MAX float gate[kGates][kUnits];  // complete pre-activations
+  HWY_ALIGN_MAX float y[kUnits], c[kUnits], n[kUnits], m[kUnits];
+};
+
+HWY_INLINE void pointwise(Units& u, float forget_clamp) {
+  const hn::CappedTag<float, kUnits> d;
+  for (int64_t at = 0; at < kUnits; at += static_cast<int64_t>(hn::Lanes(d))) {
+    const auto i = hn::Load(d, u.gate[0] + at), z = hn::Load(d, u.gate[2] + at), o = hn::Load(d, u.gate[3] + at);
+    auto f = hn::Load(d, u.gate[1] + at);
+    if (forget_clamp > 0) f = hn::Min(f, hn::Set(d, forget_clamp));
+    const auto c_old = hn::Load(d, u.c + at), n_old = hn::Load(d, u.n + at);
+    const auto first = hn::Eq(n_old, hn::Zero(d));
+    const auto log_forget = hn::Add(log_sigmoid(d, f), hn::Load(d, u.m + at));
+    const auto m = hn::IfThenElse(first, i, hn::Max(i, log_forget));
+    const auto input = hn::Exp(d, hn::Sub(i, m));
+    // At the first position log_forget - m may be anything, exp of it infinite: it is cut before, not after.
+    const auto forget = hn::IfThenZeroElse(first, hn::Exp(d, hn::Min(hn::Sub(log_forget, m), hn::Zero(d))));
+    const auto c = hn::MulAdd(forget, c_old, hn::Mul(input, tanh(d, z)));
+    const auto n = hn::MulAdd(forget, n_old, input);
+    hn::Store(hn::Mul(sigmoid(d, o), hn::Div(c, n)), d, u.y + at);
+    hn::Store(c, d, u.c + at);
+    hn::Store(n, d, u.n + at);
+    hn::Store(m, d, u.m + at);
+  }
+}
+
+// The buffers of one position: y of the last one, y of the next one, and where c, n and m come from.
+struct Position {
+  int64_t t;
+  const float *y, *c, *n, *m;
+  float* y_next;
+};
+
+// Units [begin, end) of head h, at one position, for the whole batch. At most kUnits of them.
+template <class T, class TR>
+void advance_units(const SlstmArgs& a, const Position& p, int64_t h, int64_t begin, int64_t end) {
+  const T* x = static_cast<const T*>(a.x);
+  const TR* R = static_cast<const TR*>(a.R) + h * kGates * a.dim * a.dim;
+  T* hidden = static_cast<T*>(a.hidden);
+  const int64_t count = end - begin, width = a.heads * a.dim, at = h * a.dim;
+  const size_t bytes = static_cast<size_t>(count) * sizeof(float);
+  Tile tile;
+  Units u{};  // lanes beyond `count` compute on zeros
+  for (int64_t first = 0; first < a.batch; first += kTileRows) {
+    const int64_t rows = std::min(kTileRows, a.batch - first);
+    for (int64_t unit = 0; unit < count; ++unit) {
+      const TR* weights = R + (begin + unit) * a.dim;
+      const float* y = p.y + first * width + at;
+      int64_t row = 0;
+      for (; row + kSweepRows <= rows; row += kSweepRows) {
+        recurrent_dots<kSweepRows>(a, weights, y + row * width, unit, tile, row);
+      }
+      for (; row < rows; ++row) recurrent_dots<1>(a, weights, y + row * width, unit, tile, row);
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t b = first + row, state = b * width + at + begin;
+      T* out = hidden + (b * a.sequence + p.t) * width + at + begin;
+      std::memcpy(u.c, p.c + state, bytes);
+      std::memcpy(u.n, p.n + state, bytes);
+      std::memcpy(u.m, p.m + state, bytes);
+      if (a.lengths != nullptr && p.t >= a.lengths[b]) {
+        std::memcpy(u.y, p.y + state, bytes);
+        std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count) * sizeof(T));
+      } else {
+        for (int64_t g = 0; g < kGates; ++g) {
+          const T* input = x + ((b * a.sequence + p.t) * kGates + g) * width + at + begin;
+          const float* bias = a.b + g * width + at + begin;
+          for_lanes(count, [&](auto d, int64_t unit) HWY_ATTR {
+            const auto raw = hn::Add(load(d, input + unit), hn::LoadU(d, tile[row][g] + unit));
+            hn::StoreU(hn::Add(raw, hn::LoadU(d, bias + unit)), d, u.gate[g] + unit);
+          });
+        }
+        pointwise(u, a.forget_clamp);
+        for_lanes(count, [&](auto d, int64_t unit) HWY_ATTR { store(d, hn::LoadU(d, u.y + unit), out + unit); });
+      }
+      std::memcpy(p.y_next + state, u.y, bytes);
+      std::memcpy(a.c_out + state, u.c, bytes);
+      std::memcpy(a.n_out + state, u.n, bytes);
+      std::memcpy(a.m_out + state, u.m, bytes);
+    }
+  }
+}
+
+template <class T, class TR>
+void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
+  const int64_t count = a.batch * a.heads * a.dim;
+  if (count == 0) return;
+  const size_t bytes = static_cast<size_t>(count) * sizeof(float);
+  if (a.sequence == 0) {
+    for (const auto& [in, out] : {std::pair{a.y_in, a.y_out}, {a.c_in, a.c_out}, {a.n_in, a.n_out}, {a.m_in, a.m_out}}) {
+      if (in != out) std::memcpy(out, in, bytes);
+    }
+    return;
+  }
+  // y of positions t - 1 and t alternate between two buffers; the last position writes the result.
+  const std::unique_ptr<float[]> buffer(new float[2 * count]);
+  float *y = buffer.get(), *y_next = y + count;
+  std::memcpy(y, a.y_in, bytes);
+
+  // Several tiles in a task where there are plenty: about four tasks a thread even out their ends.
+  const int64_t tiles = (a.dim + kUnits - 1) / kUnits;
+  const int64_t wanted = std::max<int64_t>(1, 4 * parallel_for.threads / std::max<int64_t>(1, a.heads));
+  const int64_t tiles_each = std::max<int64_t>(1, tiles / wanted);
+  const int64_t splits = (tiles + tiles_each - 1) / tiles_each;
+  for (int64_t t = 0; t < a.sequence; ++t) {
+    const bool is_first = t == 0, is_last = t + 1 == a.sequence;
+    const Position position{t,
+                            y,
+                            is_first ? a.c_in : a.c_out,
+                            is_first ? a.n_in : a.n_out,
+                            is_first ? a.m_in : a.m_out,
+                            is_last ? a.y_out : y_next};
+    parallel_for(a.heads * splits, [&](int64_t task) HWY_ATTR {
+      const int64_t h = task / splits, first = task % splits * tiles_each, last = std::min(first + tiles_each, tiles);
+      for (int64_t tile = first; tile < last; ++tile) {
+        advance_units<T, TR>(a, position, h, tile * kUnits, std::min((tile + 1) * kUnits, a.dim));
+      }
+    });
+    std::swap(y, y_next);
+  }
+}
+
+template <class T>
+void slstm_with_activations(const SlstmArgs& a, const ParallelFor& parallel_for) {
+  if (a.recurrent_type == DataType::kFloat32) return slstm_typed<T, float>(a, parallel_for);
+  slstm_typed<T, T>(a, parallel_for);
+}
+
+void slstm(const SlstmArgs& args, const ParallelFor& parallel_for) {
+  switch (args.type) {
+    case DataType::kFloat32:
+      return slstm_typed<float, float>(args, parallel_for);
+    case DataType::kFloat16:
+      return slstm_with_activations<Float16>(args, parallel_for);
+    case DataType::kBFloat16:
+      return slstm_with_activations<BFloat16>(args, parallel_for);
+  }
+}
+
+}  // namespace xlstm::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace xlstm::cpu {
+
+void slstm(const SlstmArgs& args, const ParallelFor& parallel_for) {
+  static constexpr Variant<void(const SlstmArgs&, const ParallelFor&)> variants[] = XLSTM_VARIANTS(slstm);
+  choose(variants)(args, parallel_for);
+}
+
+}  // namespace xlstm::cpu
+#endif
