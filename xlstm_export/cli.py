@@ -196,6 +196,26 @@ def generate(
 
 
 @app.command()
+def bench(
+    bundle: BundleArg,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences side by side.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to time.")] = 200,
+    runtime: Annotated[Runtime, typer.Option(help="What runs the bundle.")] = Runtime.onnxruntime,
+    ort_library: LibraryOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
+) -> None:
+    """Time decode steps, as a fraction of what the memory bandwidth allows."""
+    from .benchmark import render, time_steps
+
+    with _progress() as stage:
+        timing = time_steps(bundle, runtime.value, batch, steps, ort_library, stage("Stepping", steps))
+    if json:
+        sys.stdout.write(timing.to_json() + "\n")
+    else:
+        out.print(render(timing))
+
+
+@app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="DIR|CKPT", help="Bundle or checkpoint.")],
     config: ConfigOption = None,

@@ -1,0 +1,132 @@
+"""Latency of decode steps against the memory-bandwidth limit, both measured in the same run.
+
+A decoded token must read every weight once and read and write every state once:
+limit = weight bytes / read bandwidth + 2 * state bytes * batch / read-modify-write bandwidth.
+On the CPU both bandwidths are measured here, on buffers larger than the caches. A model that fits into the caches
+can be faster than this limit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import RenderableType
+from rich.table import Table
+
+from ..graph.manifest import MODEL_FILE, read_manifest
+from ..runtime import open_session
+
+_STREAM_BYTES = 256 << 20
+_WARM_UP_STEPS = 10
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """Seconds a step at percentiles, and the limit of the machine for the same bytes."""
+
+    runtime: str
+    batch: int
+    steps: int
+    median: float
+    p90: float
+    p99: float
+    weight_bytes: int
+    state_bytes: int
+    """Of all sequences, one way."""
+    read_bandwidth: float
+    """Bytes per second of a pure read."""
+    update_bandwidth: float
+    """Bytes per second, both ways counted, of a read-modify-write."""
+
+    @property
+    def limit(self) -> float:
+        """Seconds that moving the bytes takes at the measured bandwidths."""
+        return self.weight_bytes / self.read_bandwidth + 2 * self.state_bytes / self.update_bandwidth
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.batch / self.median
+
+    def to_json(self) -> str:
+        derived = {"limit": self.limit, "tokens_per_second": self.tokens_per_second}
+        return json.dumps(asdict(self) | derived, indent=2)
+
+
+def time_steps(
+    bundle: Path,
+    runtime: str = "onnxruntime",
+    batch: int = 1,
+    steps: int = 200,
+    ort_library: Path | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> StepTiming:
+    """Time `steps` decode steps of random inputs after a warm-up, then the memory of the machine."""
+    manifest = read_manifest(bundle)
+    random = np.random.default_rng(0)
+    shape = (batch, *manifest.input.shape[1:])
+    if manifest.vocab_size is None:
+        inputs = random.standard_normal((16, *shape), np.float32)
+    else:
+        inputs = random.integers(0, manifest.vocab_size, (16, *shape))
+    seconds = []
+    with open_session(bundle, runtime, batch=batch, ort_library=ort_library) as session:
+        for step in range(_WARM_UP_STEPS + steps):
+            start = time.perf_counter()
+            session.step(inputs[step % 16])
+            if step >= _WARM_UP_STEPS:
+                seconds.append(time.perf_counter() - start)
+                progress(1)
+    median, p90, p99 = np.percentile(seconds, (50, 90, 99))
+    read, update = _bandwidths()
+    return StepTiming(
+        runtime, batch, steps, float(median), float(p90), float(p99), _weight_bytes(bundle), manifest.state_bytes(batch),
+        read, update,
+    )  # fmt: skip
+
+
+def _bandwidths() -> tuple[float, float]:
+    stream = torch.ones(_STREAM_BYTES // 4)
+
+    def best(operation: Callable[[], object], count: int) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            operation()
+            times.append(time.perf_counter() - start)
+        return count / min(times)
+
+    return best(stream.sum, _STREAM_BYTES), best(lambda: stream.mul_(1.0), 2 * _STREAM_BYTES)
+
+
+def _weight_bytes(bundle: Path) -> int:
+    """Bytes of weights that a step reads: all but the rows of the embedding that it does not look up."""
+    import onnx
+
+    graph = onnx.load(bundle / MODEL_FILE, load_external_data=False).graph
+    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    read_whole = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
+    total = 0
+    for tensor in graph.initializer:
+        if tensor.name not in looked_up or tensor.name in read_whole:
+            width = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+            total += width * int(np.prod(tensor.dims))
+    return total
+
+
+def render(timing: StepTiming) -> RenderableType:
+    """The timing as a table."""
+    table = Table("what", "value", title=f"{timing.steps} steps on {timing.runtime}, batch {timing.batch}")
+    table.add_row("step, median / p90 / p99", " / ".join(f"{1e3 * s:.3f} ms" for s in (timing.median, timing.p90, timing.p99)))
+    table.add_row("tokens per second", f"{timing.tokens_per_second:,.0f}")
+    table.add_row("bytes a step", f"{timing.weight_bytes / 1e6:.1f} MB weights + 2 x {timing.state_bytes / 1e6:.2f} MB states")
+    table.add_row(
+        "memory, read / update", f"{timing.read_bandwidth / 1e9:.1f} GB/s / {timing.update_bandwidth / 1e9:.1f} GB/s"
+    )
+    table.add_row("memory limit", f"{1e3 * timing.limit:.3f} ms: the step takes {timing.median / timing.limit:.2f} times it")
+    return table
