@@ -1,0 +1,50 @@
+// The CPU kernels on ONNX Runtime's own thread pool.
+#include <sched.h>
+
+#include "cells/cpu/cpu_cells.h"
+#include "onnxruntime/device.h"
+
+namespace xlstm::ort {
+namespace {
+
+// ONNX Runtime does not tell the size of its pool; it has at most one thread for each processor this process may use.
+int64_t processors() {
+  static const int64_t count = [] {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  }();
+  return count;
+}
+
+struct Call {
+  cpu::ParallelFor::Task task;
+  void* context;
+};
+
+cpu::ParallelFor thread_pool(OrtKernelContext* context) {
+  cpu::ParallelFor parallel_for;
+  parallel_for.threads = processors();
+  parallel_for.pool = context;
+  parallel_for.run = [](void* pool, int64_t tasks, cpu::ParallelFor::Task task, void* task_context) {
+    Call call{task, task_context};
+    const auto run_one = [](void* data, size_t index) {
+      const Call& call = *static_cast<Call*>(data);
+      call.task(call.context, static_cast<int64_t>(index));
+    };
+    // As many batches as tasks: whichever thread is free takes the next one.
+    const auto count = static_cast<size_t>(tasks);
+    Ort::ThrowOnError(Ort::GetApi().KernelContext_ParallelFor(static_cast<OrtKernelContext*>(pool), run_one, count,
+                                                              count, &call));
+  };
+  return parallel_for;
+}
+
+}  // namespace
+
+const Device kCpu{
+    "CPUExecutionProvider",
+    [](const MlstmArgs& args, OrtKernelContext* context) { cpu::mlstm(args, thread_pool(context)); },
+    [](const SlstmArgs& args, OrtKernelContext* context) { cpu::slstm(args, thread_pool(context)); },
+};
+
+}  // namespace xlstm::ort

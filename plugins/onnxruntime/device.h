@@ -1,0 +1,22 @@
+// Where a cell runs: the kernels of one ONNX Runtime execution provider.
+#pragma once
+
+#include <onnxruntime_cxx_api.h>
+
+#include "cells/cells.h"
+
+namespace xlstm::ort {
+
+struct Device {
+  const char* execution_provider;
+  // Run the cell as part of `context`'s node: on its thread pool, or enqueued on its stream. Throw on failure.
+  void (*mlstm)(const MlstmArgs& args, OrtKernelContext* context);
+  void (*slstm)(const SlstmArgs& args, OrtKernelContext* context);
+};
+
+extern const Device kCpu;
+#if defined(XLSTM_HAS_CUDA)
+extern const Device kCuda;
+#endif
+
+}  // namespace xlstm::ort

@@ -1,0 +1,68 @@
+// libxlstm_onnxruntime.so: what ONNX Runtime calls when the library is registered with a session's options.
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "onnxruntime/cell_operator.h"
+
+namespace xlstm::ort {
+namespace {
+
+constexpr uint32_t kOldestApi = 18;  // the first with outputs that may reuse an input's buffer
+
+// The library is compiled against one version of the API and runs on older and newer ones: API version N is that of
+// ONNX Runtime 1.N.
+uint32_t runtime_api(const OrtApiBase* base) {
+  const std::string version = base->GetVersionString();
+  const size_t dot = version.find('.');
+  return dot == std::string::npos ? 0 : static_cast<uint32_t>(std::atoi(version.c_str() + dot + 1));
+}
+
+OrtCustomOpDomain* make_domain(uint32_t api_version) {
+  OrtCustomOpDomain* domain = nullptr;
+  Ort::ThrowOnError(Ort::GetApi().CreateCustomOpDomain("ai.xlstm", &domain));
+  constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  const auto add = [&](Cell cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
+                       const Device& device) {
+    // Never freed: sessions refer to their operators until the very end of the process.
+    auto* op = new CellOperator(cell, type, recurrent_type, device, api_version);
+    Ort::ThrowOnError(Ort::GetApi().CustomOpDomain_Add(domain, op));
+  };
+  std::vector<const Device*> devices{&kCpu};
+#if defined(XLSTM_HAS_CUDA)
+  devices.push_back(&kCuda);
+#endif
+  for (const Device* device : devices) {
+    for (const auto type : {kFloat, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16}) {
+      add(Cell::kMlstm, type, type, *device);
+      add(Cell::kSlstm, type, type, *device);
+      if (type != kFloat) add(Cell::kSlstm, type, kFloat, *device);
+    }
+  }
+  return domain;
+}
+
+}  // namespace
+}  // namespace xlstm::ort
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
+RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) noexcept {
+  const uint32_t available = xlstm::ort::runtime_api(base);
+  if (available < xlstm::ort::kOldestApi) {
+    const std::string message = "libxlstm_onnxruntime needs ONNX Runtime 1.18 or newer, this is " +
+                                std::string(base->GetVersionString());
+    return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED, message.c_str());
+  }
+  const uint32_t version = std::min<uint32_t>(available, ORT_API_VERSION);
+  const OrtApi* api = base->GetApi(version);
+  try {
+    Ort::InitApi(api);
+    static OrtCustomOpDomain* const domain = xlstm::ort::make_domain(version);
+    return api->AddCustomOpDomain(options, domain);
+  } catch (const std::exception& error) {
+    return api->CreateStatus(ORT_FAIL, error.what());
+  }
+}
