@@ -1,0 +1,16 @@
+// The CUDA launchers behind a C interface, for Python through ctypes: the argument structs are plain data.
+#include "cells/cuda/launch.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT int xlstm_launch_mlstm(const xlstm::MlstmArgs* args, void* stream) {
+  return xlstm::cuda::launch_mlstm(*args, static_cast<cudaStream_t>(stream));
+}
+
+EXPORT int xlstm_launch_mlstm_tiled(const xlstm::MlstmArgs* args, int vector, int lanes, void* stream) {
+  return xlstm::cuda::launch_mlstm_tiled(*args, {vector, lanes}, static_cast<cudaStream_t>(stream));
+}
+
+EXPORT int xlstm_launch_slstm(const xlstm::SlstmArgs* args, void* workspace, void* stream) {
+  return xlstm::cuda::launch_slstm(*args, workspace, static_cast<cudaStream_t>(stream));
+}

@@ -1,0 +1,102 @@
+"""Cases for the kernels of both cells: what hypothesis draws, on a CPU and on a GPU alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from cell_runner import TYPES, Case
+from hypothesis import strategies as st
+
+# Sizes around the widths the kernels are built of (vectors of 4 and 8, warps of 32, tiles of 16, 32 and 128).
+SIZES = [1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 31, 32, 33, 40, 64, 65, 96, 130, 132]
+TILES = [(0, 0), (4, 4), (4, 8), (4, 32), (1, 32)]
+GATES = ["usual", "wide", "extreme"]
+
+
+def _gates(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    if kind == "extreme":
+        return rng.choice([-1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4], shape)
+    return rng.normal(size=shape) * (2 if kind == "usual" else 30)
+
+
+def _stabiliser(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    return rng.choice([-1e4, -50.0, 0.0, 50.0, 1e4], shape) if kind == "extreme" else rng.normal(size=shape) * 3
+
+
+def _lengths(rng: np.random.Generator, batch: int, sequence: int, given: bool) -> dict[str, np.ndarray]:
+    return {"lengths": rng.integers(0, sequence + 1, batch)} if given else {}
+
+
+def mlstm_case(
+    *, batch=1, sequence=1, heads=1, dim_qk=32, dim_v=32, dtype="float32", gates="usual", zero_state=False,
+    lengths=False, cap=0.0, seed=0, **options,
+) -> Case:  # fmt: skip
+    """Random inputs of the given sizes; `options` go to `Case`."""
+    rng = np.random.default_rng(seed)
+    tokens, states = (batch, sequence, heads), (batch, heads)
+    inputs = {
+        "q": rng.normal(size=(*tokens, dim_qk)), "k": rng.normal(size=(*tokens, dim_qk)),
+        "v": rng.normal(size=(*tokens, dim_v)), "i": _gates(rng, tokens, gates), "f": _gates(rng, tokens, gates),
+        "C": rng.normal(size=(*states, dim_qk, dim_v)), "n": rng.normal(size=(*states, dim_qk)),
+        "m": _stabiliser(rng, states, gates),
+    }  # fmt: skip
+    if zero_state:
+        for name in "Cnm":
+            inputs[name] = np.zeros_like(inputs[name])
+    inputs |= _lengths(rng, batch, sequence, lengths)
+    scale = dim_qk**-0.5
+    q_scale, k_scale = (1.0, scale) if seed % 2 else (scale, 1.0)
+    attributes = {"q_scale": q_scale, "k_scale": k_scale, "gate_soft_cap": cap, "eps": 1e-6}
+    return Case("mlstm", dtype, inputs, attributes, **options)
+
+
+def slstm_case(
+    *, batch=1, sequence=1, heads=1, dim=32, dtype="float32", gates="usual", zero_state=False, lengths=False,
+    clamp=0.0, seed=0, **options,
+) -> Case:  # fmt: skip
+    """Random inputs of the given sizes; `options` go to `Case`."""
+    rng = np.random.default_rng(seed)
+    states = (batch, heads, dim)
+    n = rng.uniform(0.5, 4, states)
+    n[rng.random(states) < 0.2] = 0  # elements that have seen no step, among others that have
+    inputs = {
+        "x": _gates(rng, (batch, sequence, 4, heads, dim), gates),
+        "R": rng.normal(size=(heads, 4, dim, dim)) * dim**-0.5, "b": rng.normal(size=(4, heads, dim)),
+        "y": rng.uniform(-1, 1, states), "c": rng.uniform(-1, 1, states) * n, "n": n,
+        "m": _stabiliser(rng, states, gates),
+    }  # fmt: skip
+    if zero_state:
+        for name in "ycnm":
+            inputs[name] = np.zeros_like(inputs[name])
+    inputs |= _lengths(rng, batch, sequence, lengths)
+    return Case("slstm", dtype, inputs, {"forget_clamp": clamp}, **options)
+
+
+@st.composite
+def mlstm_parameters(draw, max_size: int = 132) -> dict:
+    """Arguments of `mlstm_case`: what hypothesis shows of a failing case."""
+    sizes = st.sampled_from([s for s in SIZES if s <= max_size])
+    dim_v = draw(sizes)
+    misalign = draw(st.booleans())
+    vector_fits = dim_v % 4 == 0 and not misalign
+    return dict(
+        batch=draw(st.integers(1, 3)), sequence=draw(st.sampled_from([1, 1, 2, 5])), heads=draw(st.integers(1, 3)),
+        dim_qk=draw(sizes), dim_v=dim_v, dtype=draw(st.sampled_from(TYPES)), gates=draw(st.sampled_from(GATES)),
+        zero_state=draw(st.booleans()), lengths=draw(st.booleans()), cap=draw(st.sampled_from([0.0, 15.0])),
+        seed=draw(st.integers(0, 2**32 - 1)), in_place=draw(st.integers(0, 7)), misalign=misalign,
+        tile=draw(st.sampled_from(TILES if vector_fits else [(0, 0), (1, 32)])),
+        schedule=draw(st.integers(0, 5)),
+    )  # fmt: skip
+
+
+@st.composite
+def slstm_parameters(draw, max_size: int = 132) -> dict:
+    """Arguments of `slstm_case`."""
+    dtype = draw(st.sampled_from(TYPES))
+    return dict(
+        batch=draw(st.sampled_from([1, 1, 2, 3, 9])), sequence=draw(st.sampled_from([1, 1, 2, 3])),
+        heads=draw(st.integers(1, 3)), dim=draw(st.sampled_from([s for s in SIZES if s <= max_size])), dtype=dtype,
+        recurrent=draw(st.sampled_from(["float32", dtype])), gates=draw(st.sampled_from(GATES)),
+        zero_state=draw(st.booleans()), lengths=draw(st.booleans()), clamp=draw(st.sampled_from([0.0, 15.0])),
+        seed=draw(st.integers(0, 2**32 - 1)), in_place=draw(st.integers(0, 15)), misalign=draw(st.booleans()),
+        schedule=draw(st.integers(0, 5)),
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""The CUDA kernels' own source, run on the CPU under the address and undefined-behaviour sanitizers, against float64."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from cell_runner import TYPES, CellRunner, RunnerDied
+from hypothesis import HealthCheck, given, settings
+from native_build import SOURCE, build
+
+SCHEDULES = range(6)  # orders in which the simulated threads run
+SWEEP = settings(
+    max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    folder = build("cell_runner_on_cpu", "-DXLSTM_CUDA=OFF", "-DXLSTM_ONNXRUNTIME=OFF")
+    with CellRunner(folder / "bin" / "cell_runner_on_cpu") as started:
+        yield started
+
+
+@SWEEP
+@given(parameters=mlstm_parameters())
+def test_mlstm_kernel_departs_from_float64(runner, parameters):
+    runner.check(mlstm_case(**parameters))
+
+
+@SWEEP
+@given(parameters=slstm_parameters())
+def test_slstm_kernel_departs_from_float64(runner, parameters):
+    runner.check(slstm_case(**parameters))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("in_place", [0, 7])
+def test_mlstm_kernel_departs_from_float64_at_the_shape_of_7b(runner, dtype, in_place):
+    runner.check(mlstm_case(heads=2, dim_qk=256, dim_v=512, dtype=dtype, in_place=in_place, cap=15.0))
+
+
+@pytest.mark.parametrize("in_place", [0, 1, 2, 4, 7])
+@pytest.mark.parametrize("tile", TILES)
+def test_mlstm_block_overwrites_a_state_that_others_still_read(runner, tile, in_place):
+    for sequence in (1, 3):
+        runner.check(mlstm_case(heads=2, dim_v=160, sequence=sequence, in_place=in_place, tile=tile, lengths=True))
+
+
+def test_mlstm_sequence_too_long_for_shared_memory_departs_from_float64(runner):
+    runner.check(mlstm_case(batch=2, dim_qk=10 * 1024 + 1, dim_v=3, sequence=2, lengths=True, in_place=7))
+
+
+@pytest.mark.parametrize("cell", ["mlstm", "slstm"])
+def test_idle_row_loses_its_state_or_has_output(runner, cell):
+    for in_place in (0, 15 if cell == "slstm" else 7):
+        case = (mlstm_case if cell == "mlstm" else slstm_case)(batch=3, sequence=2, in_place=in_place)
+        case.inputs["lengths"] = case.sent["lengths"] = np.array([0, 2, 0], np.int32)
+        for name in "qkvif" if cell == "mlstm" else "x":
+            case.sent[name][[0, 2]] = np.nan  # whatever lies beyond a row's length must not be used
+        status, (output, *states) = runner.run(case)
+        assert status == 0
+        for name, state in zip("Cnm" if cell == "mlstm" else "ycnm", states, strict=True):
+            np.testing.assert_array_equal(state[[0, 2]], case.sent[name][[0, 2]])
+            assert np.isfinite(state).all()
+        assert not output[[0, 2]].any() and output[1].any()
+
+
+@pytest.mark.parametrize("cell", ["mlstm", "slstm"])
+def test_launcher_accepts_what_it_cannot_run(runner, cell):
+    invalid_value = 1
+    if cell == "mlstm":
+        wrong = [mlstm_case(tile=(4, 16)), mlstm_case(dim_v=30, tile=(4, 8)), mlstm_case(misalign=True, tile=(4, 8))]
+    else:
+        wrong = [slstm_case(no_workspace=True, in_place=1), slstm_case(no_workspace=True, sequence=2)]
+        wrong.append(slstm_case(dtype="float16", recurrent="bfloat16"))
+        runner.check(slstm_case(no_workspace=True, in_place=14))  # y out of place: no workspace needed
+    for case in wrong:
+        assert runner.run(case) == (invalid_value, [])
+
+
+def test_bounds_are_too_loose_to_show_an_error():
+    """At usual gates the worst case of the roundings stays below 2**-12 of the largest value."""
+    for expected in mlstm_case(dim_qk=64, dim_v=64).expected() + slstm_case(dim=64).expected():
+        assert expected.bound.max() < 2.0**-12 * max(1, np.abs(expected.value).max()), expected.name
+
+
+def _barriers(path: Path) -> list[int]:
+    lines = path.read_text().splitlines()
+    return [number for number, line in enumerate(lines, 1) if re.match(r"[^/]*__syncthreads\(\)", line)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [(cell, line) for cell in ("mlstm", "slstm") for line in _barriers(SOURCE / f"cells/cuda/{cell}_step.cuh")],
+)
+def test_missing_barrier_goes_unnoticed(runner, cell, line):
+    """Every barrier left out in turn: some order of the threads must then give a wrong result."""
+    noticed = 0
+    for schedule in SCHEDULES:
+        for sequence in (1, 2):
+            options = {"sequence": sequence, "schedule": schedule, "broken_barrier": line}
+            if cell == "mlstm":
+                case = mlstm_case(dim_qk=64, dim_v=144, tile=(4, 32), in_place=7, **options)
+            else:
+                case = slstm_case(dim=32, batch=2, in_place=15, **options)
+            try:
+                runner.check(case)
+            except (AssertionError, RunnerDied):
+                noticed += 1
+    assert noticed, f"{cell}_step.cuh works without its barrier in line {line}"
