@@ -1,0 +1,63 @@
+"""Changes to the cells' definitions that one engine builder or another needs. The bundle itself is never touched.
+
+Both return a copy: external weights are referred to, not held, so a model's graph is small.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from ..graph.functions import DOMAIN
+from .targets import parse_version
+
+PLUGIN_FIRST = (10, 15)
+"""The first TensorRT whose parser prefers a registered plugin over a local function, for a node with `plugin_namespace`."""
+
+
+def plugin_needs_stripping(version: str) -> bool:
+    """Whether this TensorRT's parser would run the definition although the plugin is registered."""
+    return parse_version(version)[:2] < PLUGIN_FIRST
+
+
+def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose `ai.xlstm` nodes stay and whose definitions of them are gone: only a plugin can run them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [function for function in copy.functions if function.domain != DOMAIN]
+    del copy.functions[:]
+    copy.functions.extend(kept)
+    return copy
+
+
+def with_products_as_sums(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose definitions hold no `MatMul`: A B becomes sum_k A[.., :, k] B[.., k, :], with the same shapes.
+
+    TensorRT-RTX has no float32 matrix product for Turing, and the cells compute in float32. Their products are of
+    a matrix and one vector a sequence, so that before the sum there are as many products as multiplications anyway.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for function in copy.functions:
+        if function.domain == DOMAIN:
+            nodes = [new for node in function.node for new in _sum_of_products(node)]
+            del function.node[:]
+            function.node.extend(nodes)
+    return copy
+
+
+def _sum_of_products(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A (.., M, K), B (.., K, N): A as (.., M, K, 1) times B as (.., 1, K, N), summed over K."""
+    if node.op_type != "MatMul" or node.domain:
+        return [node]
+    (left, right), out = node.input, node.output[0]
+    name = {part: f"{out}__{part}" for part in ("last", "rows", "sum_axis", "left", "right", "products")}
+    return [
+        helper.make_node("Constant", [], [name["last"]], value_ints=[-1]),
+        helper.make_node("Constant", [], [name["rows"]], value_ints=[-3]),
+        helper.make_node("Constant", [], [name["sum_axis"]], value_ints=[-2]),
+        helper.make_node("Unsqueeze", [left, name["last"]], [name["left"]]),
+        helper.make_node("Unsqueeze", [right, name["rows"]], [name["right"]]),
+        helper.make_node("Mul", [name["left"], name["right"]], [name["products"]]),
+        helper.make_node("ReduceSum", [name["products"], name["sum_axis"]], [out], keepdims=0),
+    ]

@@ -1,0 +1,166 @@
+"""What an engine is built for: runtime, compute capabilities, batch range."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UserError
+from ..graph.manifest import Dtype, Manifest
+
+EngineRuntime = Literal["tensorrt-rtx", "tensorrt"]
+ENGINE_RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt-rtx", "tensorrt")
+
+RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""What TensorRT-RTX 1.7 compiles for. sm100 and others are data-centre parts: TensorRT's own."""
+CURRENT = "current"
+"""The GPU of this machine."""
+
+DEFAULT_RTX_TARGETS = ("sm86", "sm89", "sm120")
+"""GeForce RTX 30, 40 and 50."""
+DEFAULT_BATCH = "1:1:8"
+
+
+def parse_targets(runtime: str, targets: Iterable[str]) -> tuple[str, ...]:
+    """Check and order the compute capabilities an engine shall run on.
+
+    Args:
+        runtime: `tensorrt-rtx` or `tensorrt`.
+        targets: `sm86`, `8.6`, `86`, `current`, or several of them with commas between. None means
+            `DEFAULT_RTX_TARGETS` for TensorRT-RTX and `current` for TensorRT.
+
+    Returns:
+        Names such as `sm86`, without repeats, in rising order; or only `current`.
+
+    Raises:
+        UserError: unknown, contradictory, or not what the runtime can build.
+    """
+    if runtime not in ENGINE_RUNTIMES:
+        raise UserError(f"cannot build for runtime {runtime!r}: choose one of {', '.join(ENGINE_RUNTIMES)}.")
+    words = [word.strip().lower() for item in targets for word in item.split(",") if word.strip()]
+    names = sorted({_target_name(word) for word in words}, key=_capability_order)
+    names = names or list(DEFAULT_RTX_TARGETS if runtime == "tensorrt-rtx" else (CURRENT,))
+    if CURRENT in names and len(names) > 1:
+        raise UserError(f"target {CURRENT!r} cannot be combined with {', '.join(names[1:])}: name this GPU's own capability.")
+    if runtime == "tensorrt":
+        if names != [CURRENT]:
+            raise UserError(
+                f"TensorRT builds for the GPU it runs on, not for {', '.join(names)}: leave --target out, or use "
+                "--runtime tensorrt-rtx to build ahead of time. To move an engine between GPUs, see --hardware-compatible."
+            )
+    elif unknown := [name for name in names if name not in (*RTX_TARGETS, CURRENT)]:
+        raise UserError(
+            f"TensorRT-RTX does not build for {', '.join(unknown)}: it knows {', '.join(RTX_TARGETS)}. "
+            "Data-centre and Jetson GPUs are served by --runtime tensorrt, on the machine itself."
+        )
+    return tuple(names)
+
+
+def _target_name(word: str) -> str:
+    if word == CURRENT:
+        return word
+    match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", word)
+    if not match:
+        raise UserError(f"target {word!r} is not a compute capability such as sm89, and not {CURRENT!r}.")
+    return f"sm{match[1]}{match[2]}"
+
+
+def _capability_order(name: str) -> int:
+    return int(name[2:]) if name != CURRENT else -1
+
+
+def check_dtype(runtime: str, targets: tuple[str, ...], dtype: Dtype) -> None:
+    """Refuse what Turing cannot do, before TensorRT-RTX says so in its own words.
+
+    Raises:
+        UserError: sm75 with float32 (no float32 matrix product there in TensorRT-RTX) or with bfloat16.
+    """
+    if runtime == "tensorrt-rtx" and "sm75" in targets and dtype != "float16":
+        raise UserError(
+            f"TensorRT-RTX has no {dtype} matrix product for sm75 (Turing). Export the bundle with --dtype float16, "
+            "or leave sm75 out of --target."
+        )
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Numbers of sequences an engine takes, and the one it is tuned for."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __str__(self) -> str:
+        return str(self.min) if self.min == self.max else f"{self.min}-{self.max}"
+
+
+def parse_batch(text: str) -> BatchRange:
+    """`"1:4:8"` (least, tuned for, most) or `"4"` (only that).
+
+    Raises:
+        UserError: neither of these, or not 1 <= least <= tuned for <= most.
+    """
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(part.isdigit() for part in parts):
+        raise UserError(f"batch {text!r} is neither a number nor LEAST:TUNED:MOST, for example 1:1:8.")
+    low, tuned, high = (int(part) for part in parts * (3 // len(parts)))
+    if not 1 <= low <= tuned <= high:
+        raise UserError(f"batch range {text} is not 1 <= least <= tuned for <= most.")
+    return BatchRange(low, tuned, high)
+
+
+def batch_range(manifest: Manifest, batch: str | None) -> BatchRange:
+    """The range to build for: the bundle's own batch when that is fixed, else `batch` as in `parse_batch`.
+
+    Raises:
+        UserError: not a range, or not the bundle's fixed batch.
+    """
+    wanted = parse_batch(batch) if batch is not None else None
+    if manifest.batch is None:
+        return wanted or parse_batch(DEFAULT_BATCH)
+    fixed = BatchRange(manifest.batch, manifest.batch, manifest.batch)
+    if wanted not in (None, fixed):
+        raise UserError(
+            f"this bundle has the fixed batch {manifest.batch}, not {batch}. "
+            "Export it with --batch dynamic to build an engine for a range."
+        )
+    return fixed
+
+
+@dataclass(frozen=True)
+class TensorProfile:
+    """Shapes of one input in the optimisation profile."""
+
+    name: str
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+def input_profiles(manifest: Manifest, batch: BatchRange) -> tuple[TensorProfile, ...]:
+    """The profile of a dynamic bundle: every input, tokens first and then the states. Empty for a fixed batch."""
+    if manifest.batch is not None:
+        return ()
+    inputs = [(manifest.input.name, manifest.input.shape), *((s.input, s.shape) for s in manifest.states)]
+    return tuple(
+        TensorProfile(name, *((size, *shape[1:]) for size in (batch.min, batch.opt, batch.max))) for name, shape in inputs
+    )
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """`"10.15.1.29"` → `(10, 15, 1, 29)`; what follows the digits of a part is dropped."""
+    parts = []
+    for part in text.split("."):
+        digits = re.match(r"\d+", part)
+        if not digits:
+            break
+        parts.append(int(digits[0]))
+    return tuple(parts)
+
+
+def engine_name(runtime: str, version: str, targets: tuple[str, ...], dtype: Dtype, batch: BatchRange) -> str:
+    """`tensorrt-rtx-1.7-sm86-sm89-float16-batch1-8.engine`: what tells one engine of a bundle from another."""
+    release = ".".join(map(str, parse_version(version)[:2]))
+    return "-".join((runtime, release, *targets, dtype, f"batch{batch}")) + ".engine"

@@ -1,0 +1,274 @@
+"""The process that builds: the only place where TensorRT's builder and parser are loaded.
+
+Two flavours of TensorRT must not meet in one process, and a parser that aborts must not take the command line down.
+So `build.py` starts this module in its own interpreter, gives it one `BuildRequest` as JSON on standard input, and
+reads events, one JSON object a line, from its standard output. Whatever the libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from ..errors import UserError
+from .cuda_driver import Gpu, list_gpus
+from .flavours import import_flavour, load_plugins, make_logger
+from .functions import plugin_needs_stripping, with_products_as_sums, without_functions
+from .progress import PhaseTree
+from .targets import CURRENT, TensorProfile
+
+Emit = Callable[..., None]
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """All that the worker is told. Paths are absolute."""
+
+    runtime: str
+    model: str
+    engine: str
+    """Where to write the engine."""
+    targets: tuple[str, ...]
+    profiles: tuple[TensorProfile, ...]
+    plugins: str | None
+    version_compatible: bool
+    hardware_compatible: bool
+    products_as_sums: bool
+    timing_cache: str | None
+    """A folder; TensorRT only."""
+
+    @staticmethod
+    def parse(text: str) -> BuildRequest:
+        data = json.loads(text)
+        shapes = ("min", "opt", "max")
+        data["profiles"] = tuple(TensorProfile(p["name"], *(tuple(p[s]) for s in shapes)) for p in data["profiles"])
+        data["targets"] = tuple(data["targets"])
+        return BuildRequest(**data)
+
+
+def build(request: BuildRequest, emit: Emit) -> None:
+    """Parse, configure, build, write. Events: `stage`, `progress`, and last `done` with what the sidecar needs.
+
+    Raises:
+        UserError: no GPU where one is needed, the parser or the builder refused.
+    """
+    started = time.monotonic()
+    gpu = _gpu_for(request)
+    emit("stage", title="Reading the model")
+    if request.runtime == "tensorrt-rtx":
+        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"  # read once, when Polygraphy is imported
+    trt = import_flavour(request.runtime)
+    logger = make_logger(trt)
+    if request.plugins is not None:
+        load_plugins(trt.get_plugin_registry(), trt.__version__, logger.errors, Path(request.plugins))
+    stripped = request.plugins is not None and plugin_needs_stripping(trt.__version__)
+
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    model = read_graph(Path(request.model))
+    if stripped:
+        model = without_functions(model)
+    if request.products_as_sums:
+        model = with_products_as_sums(model)
+    # The path is only where external weights are looked for.
+    if not parser.parse(model.SerializeToString(), request.model):
+        raise UserError(_parser_report(request, trt, parser, logger))
+
+    emit("stage", title="Building the engine")
+    cache = _timing_cache(request, trt, gpu)
+    config = _configure(request, trt, builder, network, cache, emit)
+    plan = _serialize(builder, network, config, cache)
+    if plan is None:
+        reason = "\n  ".join(logger.errors) or "no reason given"
+        raise UserError(f"{request.runtime} {trt.__version__} could not build the engine:\n  {reason}")
+
+    emit("stage", title="Writing the engine")
+    with open(request.engine, "wb") as file:
+        file.write(memoryview(plan))
+    names = [network.get_input(i) for i in range(network.num_inputs)]
+    names += [network.get_output(i) for i in range(network.num_outputs)]
+    emit(
+        "done",
+        version=trt.__version__,
+        targets=[gpu.target] if gpu else list(request.targets),
+        gpu=gpu.name if gpu else None,
+        tensors=[_describe(tensor, request.profiles) for tensor in names],
+        stripped_functions=stripped,
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """The model without its external weights, after a look that they are all there.
+
+    Raises:
+        UserError: not an ONNX file, or weights missing or truncated.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        raise UserError(f"{path} is not an ONNX file, or is damaged. Export the bundle again.") from None
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            where = {entry.key: entry.value for entry in tensor.external_data}
+            file = path.with_name(where["location"])
+            end = int(where.get("offset", 0)) + int(where.get("length", 0))
+            if not file.is_file() or file.stat().st_size < end:
+                raise UserError(f"{file} ends before its tensor {tensor.name} does: it is truncated. Copy or export it again.")
+    return model
+
+
+def _gpu_for(request: BuildRequest) -> Gpu | None:
+    """The GPU that the engine is built on, or None when it is built ahead of time."""
+    if request.runtime == "tensorrt-rtx" and CURRENT not in request.targets:
+        return None
+    gpus = list_gpus()
+    if not gpus:
+        hint = "name the GPUs to build for with --target, for example --target sm89, which needs no GPU."
+        if request.runtime == "tensorrt":
+            hint = "run this on the machine that the engine is for, or use --runtime tensorrt-rtx --target sm89, which needs no GPU."
+        raise UserError(f"{request.runtime} builds for the GPU of this machine, and the CUDA driver finds none: {hint}")
+    return gpus[0]
+
+
+def _parser_report(request: BuildRequest, trt: ModuleType, parser: Any, logger: Any) -> str:
+    """What the parser says, one line for each error, with the node it happened at."""
+    lines = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+        lines.append(f"{node}{error.desc()}")
+    lines = list(dict.fromkeys(lines or logger.errors)) or ["no reason given"]
+    return f"{request.runtime} {trt.__version__} cannot parse {request.model}:\n  " + "\n  ".join(lines[:10])
+
+
+def _configure(
+    request: BuildRequest, trt: ModuleType, builder: Any, network: Any, cache: Path | None, emit: Emit
+) -> Any:
+    from polygraphy.backend.trt import Profile
+    from polygraphy.logger import G_LOGGER
+
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    options: dict[str, Any] = {"progress_monitor": _monitor(trt, emit)}
+    if request.profiles:
+        profile = Profile()
+        for tensor in request.profiles:
+            profile.add(tensor.name, tensor.min, tensor.opt, tensor.max)
+        options["profiles"] = [profile]
+    if request.runtime == "tensorrt-rtx":
+        from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+        if request.targets == (CURRENT,):
+            options["use_gpu"] = True
+        else:
+            options["compute_capabilities"] = [(int(t[2:-1]), int(t[-1])) for t in request.targets]
+        config = CreateConfigRTX(**options)(builder, network)
+    else:
+        from polygraphy.backend.trt import CreateConfig
+
+        options["version_compatible"] = request.version_compatible
+        if request.hardware_compatible:
+            options["hardware_compatibility_level"] = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        options["load_timing_cache"] = str(cache) if cache else None
+        config = CreateConfig(**options)(builder, network)
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 shall mean float32
+    return config
+
+
+def _timing_cache(request: BuildRequest, trt: ModuleType, gpu: Gpu | None) -> Path | None:
+    """TensorRT's measurements of kernels: of one version on one kind of GPU. TensorRT-RTX ignores such a cache."""
+    if request.runtime != "tensorrt" or request.timing_cache is None or gpu is None:
+        return None
+    kind = "".join(c if c.isalnum() else "-" for c in gpu.name.lower())
+    return Path(request.timing_cache) / f"tensorrt-{trt.__version__}-{kind}-{gpu.target}.timing"
+
+
+def _serialize(builder: Any, network: Any, config: Any, cache: Path | None) -> Any:
+    """The plan, or None on failure."""
+    if cache is None:
+        return builder.build_serialized_network(network, config)
+    from polygraphy.backend.trt import EngineBytesFromNetwork
+    from polygraphy.exception import PolygraphyException
+
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return EngineBytesFromNetwork((builder, network), lambda *_: config, save_timing_cache=str(cache))()
+    except PolygraphyException:  # it only says that there is no engine; the logger has the reason
+        return None
+
+
+def _monitor(trt: ModuleType, emit: Emit) -> Any:
+    tree, told = PhaseTree(), [0.0]
+
+    def tell(fraction: float) -> None:
+        if fraction >= told[0] + 0.005:
+            told[0] = fraction
+            emit("progress", fraction=round(fraction, 3))
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            tree.start(name, parent, steps)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            tell(tree.step(name, step))
+            return True  # False would cancel the build
+
+        def phase_finish(self, name: str) -> None:
+            tell(tree.finish(name))
+
+    return Monitor()
+
+
+def _describe(tensor: Any, profiles: tuple[TensorProfile, ...]) -> dict:
+    profile = next((asdict(p) for p in profiles if p.name == tensor.name), None)
+    return {
+        "name": tensor.name,
+        "mode": "input" if tensor.is_network_input else "output",
+        "dtype": DTYPE_NAMES.get(tensor.dtype.name, tensor.dtype.name.lower()),
+        "shape": list(tensor.shape),
+        "profile": profile,
+    }
+
+
+DTYPE_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32"}
+
+
+def main() -> None:
+    """Serve one request. Exit code 0 after `done` or `failed`."""
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # native libraries print to 1
+
+    lock = threading.Lock()  # TensorRT reports progress from its own threads
+
+    def emit(event: str, **values: Any) -> None:
+        with lock:
+            events.write(json.dumps({"event": event} | values) + "\n")
+
+    try:
+        build(BuildRequest.parse(sys.stdin.read()), emit)
+    except UserError as error:
+        emit("failed", message=str(error))
+    except Exception:
+        emit("crashed", traceback=traceback.format_exc())
+    events.flush()
+    # TensorRT's destructors at interpreter exit have nothing left to do that is worth a crash.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
