@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .architecture import Architecture
@@ -27,9 +27,13 @@ class Checkpoint:
     architecture: Architecture
     tensors: Mapping[str, LazyTensor]
     config: Mapping[str, object]
-    """The family's own configuration as plain values, complete: what its upstream class needs to build the model."""
+    """The family's own configuration as plain values, complete: what its upstream class needs to build the model.
+
+    It builds on any machine (no CUDA or Triton kernels) and for stepping; dropout is off.
+    """
+    upstream: Mapping[str, LazyTensor]
+    """The tensors as the upstream class built from `config` loads them: its `state_dict` names and layouts."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about what was read, a sentence each."""
     tokenizer: Path | None = None
     """A Hugging Face `tokenizer.json` beside the weights."""
-    upstream: Mapping[str, LazyTensor] = field(default_factory=dict)
-    """The weights as the file has them, by the names of the upstream class's own `state_dict` (wrappers' prefixes
-    removed, values and layouts untouched): what `validation` loads the upstream model from. Empty for random weights."""
