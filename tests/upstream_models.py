@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -297,9 +298,9 @@ def _write_hf_jax_spelling(model: nn.Module, config: dict, directory: Path) -> P
 
 def _xlstm(
     *,
-    mlstm: dict | None = {},
-    slstm: dict | None = {},
-    feedforward: dict | None = {},
+    mlstm: Mapping | None = MappingProxyType({}),
+    slstm: Mapping | None = MappingProxyType({}),
+    feedforward: Mapping | None = MappingProxyType({}),
     heads: int = 4,
     **config: Any,
 ) -> dict:
@@ -307,10 +308,13 @@ def _xlstm(
     base = {"vocab_size": VOCAB, "embedding_dim": 64, "num_blocks": 3, "slstm_at": [1], "context_length": 16}
     blocks = {}
     if mlstm is not None:
-        blocks["mlstm_block"] = {"mlstm": {"num_heads": heads} | mlstm}
+        blocks["mlstm_block"] = {"mlstm": {"num_heads": heads, **mlstm}}
     if slstm is not None:
-        feedforward = None if feedforward is None else {"proj_factor": 1.3, "act_fn": "gelu"} | feedforward
-        blocks["slstm_block"] = {"slstm": {"backend": "vanilla", "num_heads": heads} | slstm, "feedforward": feedforward}
+        feedforward = None if feedforward is None else {"proj_factor": 1.3, "act_fn": "gelu", **feedforward}
+        blocks["slstm_block"] = {
+            "slstm": {"backend": "vanilla", "num_heads": heads, **slstm},
+            "feedforward": feedforward,
+        }
     merged = base | blocks | config
     if merged["vocab_size"] is None:
         del merged["vocab_size"]
@@ -341,7 +345,9 @@ _ALL = [
     Variant("a-one-head", "xlstm", _xlstm(heads=1), _write_pt),
     Variant("a-different-heads", "xlstm", _xlstm(slstm={"num_heads": 8}, mlstm={"num_heads": 2}), _write_pt),
     Variant("a-no-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 0}), _write_safetensors),
-    Variant("a-other-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 2}, mlstm={"conv1d_kernel_size": 5}), _write_pt),
+    Variant(
+        "a-other-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 2}, mlstm={"conv1d_kernel_size": 5}), _write_pt
+    ),
     Variant("a-all-slstm", "xlstm", _xlstm(mlstm=None, slstm_at="all"), _write_pt),
     Variant("a-all-mlstm", "xlstm", _xlstm(slstm=None, slstm_at=[]), _write_safetensors),
     Variant("a-stack", "xlstm", _xlstm(vocab_size=None, slstm_at=[0]), _write_pt),

@@ -2,9 +2,9 @@
 
 A family's reader (`xlstm.py`, `xlstm_large.py`, ...) turns a user's configuration and weights into an
 `Architecture` and tensors by canonical name; `xlstm_export.modeling` builds the step-mode module from it.
-The canonical names are those of that module's parameters (a tied head has none of its own). Quirks of the upstream layouts (norm weights
-stored as w and applied as 1 + w, swapped gate names, recurrent kernels in the CUDA layout, fused projections)
-end in the reader: nothing here knows of them.
+The canonical names are those of that module's parameters (a tied head has none of its own). Quirks of the
+upstream layouts (norm weights stored as w and applied as 1 + w, swapped gate names, recurrent kernels in the CUDA
+layout, fused projections) end in the reader: nothing here knows of them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class MLSTMBlock:
 
 @dataclass(frozen=True)
 class SLSTMBlock:
-    """sLSTM block (Beck et al. 2024, figure 10): cell at the width of the model, then an optional feed-forward network."""
+    """sLSTM block (Beck et al. 2024, figure 10): cell at the model's width, then an optional feed-forward network."""
 
     num_heads: int
     conv_kernel: int

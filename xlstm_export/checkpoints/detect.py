@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from . import foreign, pickle_files, safetensors_files, settings as settings_files, xlstm, xlstm_hf, xlstm_large
+from . import foreign, pickle_files, safetensors_files, xlstm, xlstm_hf, xlstm_large
+from . import settings as settings_files
 from .architecture import Architecture
 from .checkpoint import Checkpoint
 from .family import Family
@@ -30,7 +31,6 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Checkpoint:
     """
     path = Path(path)
     weights = _weights(path).unwrapped()
-    foreign.refuse_tensors(path, weights.tensors)
     family = next((f for f in FAMILIES if f.owns_tensors(weights.tensors)), None)
     if family is None:
         raise foreign.unknown_tensors(path, weights.tensors)
@@ -79,7 +79,7 @@ def _weights(path: Path) -> Weights:
     foreign.refuse_file(path)
     if path.name.endswith(".safetensors.index.json"):
         return safetensors_files.read_indexed(path)
-    if path.suffix == ".safetensors":
+    if foreign.is_safetensors(path):
         return safetensors_files.read_file(path)
     if path.suffix in (".yaml", ".yml", ".json"):
         raise UserError(f"{path} is a configuration, not weights. Name the weights, or the folder that holds both.")
@@ -97,7 +97,9 @@ def _folder(path: Path) -> Weights:
     if not files:
         raise UserError(f"{path} holds no weights (no .safetensors, .pt, .pth, .ckpt or .bin file).")
     if len(files) > 1:
-        raise UserError(f"{path} holds several files of weights ({', '.join(f.name for f in files[:4])}). Name the one to export.")
+        raise UserError(
+            f"{path} holds several files of weights ({', '.join(f.name for f in files[:4])}). Name the one to export."
+        )
     return _weights(files[0])
 
 

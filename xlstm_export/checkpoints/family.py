@@ -31,7 +31,7 @@ class Family:
 
 
 def plain_factor(dim: int, width: int, candidates: list[tuple[float, float]], rounded: Callable) -> tuple[float, float]:
-    """A factor and a multiple that upstream's rounding turns into `width`: the first candidate that does, or exact ones.
+    """A factor and a multiple that upstream's rounding turns into `width`: the first candidate that does, else exact.
 
     Args:
         dim: the width that the factor multiplies.

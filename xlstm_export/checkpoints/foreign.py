@@ -2,28 +2,135 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import UserError
 
+_SUPPORTED = (
+    "Supported are models of the xlstm package (xLSTMLMModel, xLSTMBlockStack, xLSTMLarge) and transformers' "
+    "xLSTMForCausalLM."
+)
+_SAVE_AS = "Give a checkpoint: a safetensors file, a file of torch.save, or a folder that holds one."
+
+_SUFFIXES = {
+    ".onnx": f"is an ONNX model already. {_SAVE_AS}",
+    ".engine": f"is a TensorRT engine. {_SAVE_AS}",
+    ".plan": f"is a TensorRT engine. {_SAVE_AS}",
+    ".gguf": f"is a GGUF file. {_SAVE_AS}",
+    ".msgpack": f"is a Flax checkpoint. Convert it to safetensors with xlstm-jax first. {_SAVE_AS}",
+}
+_MAGIC = {
+    b"GGUF": f"is a GGUF file. {_SAVE_AS}",
+    b"\x89HDF\r\n": f"is an HDF5 file. {_SAVE_AS}",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself. Fetch the file: git lfs pull.",
+    b"<!DOCTYPE": "is a web page, not a checkpoint. Download the file itself.",
+    b"<html": "is a web page, not a checkpoint. Download the file itself.",
+}
+_JAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "orbax.checkpoint", "manifest.ocdbt")
+
 
 def refuse_file(path: Path) -> None:
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty.")
+    """Raise `UserError` for a file that is known to be something else than PyTorch weights."""
+    if not path.is_file():
+        raise UserError(f"{path} is neither a file nor a folder.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    if not start:
+        raise UserError(f"{path} is empty. Copy or save it again.")
+    for magic, message in _MAGIC.items():
+        if start.startswith(magic):
+            raise UserError(f"{path} {message}")
+    if path.suffix.lower() in _SUFFIXES:
+        raise UserError(f"{path} {_SUFFIXES[path.suffix.lower()]}")
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the content is that of a safetensors file, whatever its name: a header's length, then JSON."""
+    with path.open("rb") as file:
+        start = file.read(10)
+    return path.suffix == ".safetensors" or (len(start) == 10 and start[8:9] == b"{" and start[5:8] == b"\0\0\0")
 
 
 def refuse_folder(path: Path) -> None:
-    pass
-
-
-def refuse_tensors(path: Path, names: Iterable[str]) -> None:
-    pass
+    """Raise `UserError` for a folder in another framework's or library's format."""
+    if any(any(path.glob(f"{depth}{name}")) for depth in ("", "*/", "*/*/") for name in _JAX_FILES):
+        raise UserError(
+            f"{path} is a JAX (Orbax) checkpoint, as xlstm-jax writes it. Convert it with xlstm-jax's own converter to "
+            "a safetensors checkpoint (plain or huggingface) and give that."
+        )
+    if (path / "manifest.json").is_file() and (path / "model.onnx").is_file():
+        raise UserError(f"{path} is an exported bundle already. {_SAVE_AS}")
+    if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
+        raise UserError(
+            f"{path} is a distributed checkpoint. Convert it: "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER ckpt.pt"
+        )
+    if (path / "pytorch_model.bin.index.json").is_file() and not any(path.glob("*.safetensors")):
+        raise UserError(
+            f"{path} holds a sharded pickle checkpoint. Save it as safetensors: model.save_pretrained(..., "
+            "safe_serialization=True)."
+        )
+    if (path / "adapter_config.json").is_file():
+        raise UserError(f"{path} holds an adapter (LoRA), not a model. Merge it into its base model and save that.")
 
 
 def refuse_settings(path: Path, values: Mapping[str, object]) -> None:
-    pass
+    """Raise `UserError` for the configuration of a model that is known and not supported."""
+    if {"stack_config", "tokenizer_cfg"} <= values.keys():
+        raise UserError(f"{path} describes TiRex-2, {_TIREX_2}")
+    model = values.get("model_config", values)
+    if isinstance(model, Mapping) and "input_patch_size" in model:
+        raise UserError(f"{path} describes TiRex, {_TIREX}")
+    kind = values.get("model_type", "xlstm")
+    if "architectures" in values and kind != "xlstm":
+        raise UserError(f"{path} describes a model of type {kind!r}, which is no xLSTM. {_SUPPORTED}")
 
 
-def unknown_tensors(path: Path, names: Iterable[str]) -> UserError:
-    return UserError(f"{path} holds no xLSTM model of a known family.")
+_TIREX = f"the sLSTM forecaster, which is not supported yet. {_SUPPORTED}"
+_TIREX_2 = (
+    "which runs in both directions over the window and attends across variates: it has no step mode to export. "
+    f"{_SUPPORTED}"
+)
+
+
+def unknown_tensors(path: Path, tensor_names: Iterable[str]) -> UserError:
+    """The error for tensors of no supported family, naming the model where it is known."""
+    names = list(tensor_names)
+    if not names:
+        return UserError(f"{path} holds no tensors. {_SAVE_AS}")
+
+    def some(pattern: str) -> bool:
+        return any(re.search(pattern, name) for name in names)
+
+    example = f"{path} (tensor {names[0]}, ...)"
+    if some(r"input_patch_embedding\.") and some(r"slstm_layer\.slstm_cell\."):
+        return UserError(f"{path} is TiRex, {_TIREX}")
+    if some(r"input_patch_embedding\.") and some(r"(fwd_cell|rev_cell|variate)"):
+        return UserError(f"{path} is TiRex-2, {_TIREX_2}")
+    if some(r"patch_embed\.") or some(r"rowwise_from_"):
+        return UserError(
+            f"{path} is Vision-LSTM, which runs over images in both directions: it has no step mode. {_SUPPORTED}"
+        )
+    if some(r"exp_(input|forget)_gates\."):
+        return UserError(f"{path} is of PyxLSTM, whose cells have equations of their own. {_SUPPORTED}")
+    if some(r"blocks_\d+\."):
+        return UserError(
+            f"{example} has the names of xlstm-jax. Convert it with xlstm-jax's own converter to a safetensors "
+            "checkpoint (plain or huggingface) and give that."
+        )
+    if some(r"^blocks\.\d+\.mlstm_layer\."):
+        return UserError(
+            f"{path} is an xLSTM backbone without its language-model head (tensor {names[0]}, ...). "
+            "Save the whole xLSTMLarge or xLSTMForCausalLM."
+        )
+    if some(r"(?i)[ms]?lstm"):
+        return UserError(
+            f"{example} has LSTM cells, but not those of a supported model: cells of other implementations differ in "
+            f"their equations even where they are called xLSTM. {_SUPPORTED}"
+        )
+    return UserError(f"{example} is no xLSTM model. {_SUPPORTED}")

@@ -33,8 +33,8 @@ _CONFIG_CLASSES = {
 """Upstream's configuration dataclasses: they hold plain values and run no code when they are restored."""
 
 _HOW_TO_PASS_CONFIG = (
-    "Write the configuration as YAML or JSON (the fields of xLSTMLMModelConfig; dataclasses.asdict gives them) and pass "
-    "it with --config, beside a file saved as torch.save(model.state_dict(), ...)."
+    "Write the configuration as YAML or JSON (the fields of xLSTMLMModelConfig; dataclasses.asdict gives them) and "
+    "pass it with --config, beside a file saved as torch.save(model.state_dict(), ...)."
 )
 
 
@@ -78,7 +78,9 @@ def _load(path: Path) -> object:
     if zipped:
         names = zipfile.ZipFile(path).namelist()
         if any(name.endswith("/constants.pkl") for name in names):
-            raise UserError(f"{path} is a TorchScript archive. Save the model with torch.save(model.state_dict(), ...).")
+            raise UserError(
+                f"{path} is a TorchScript archive. Save the model with torch.save(model.state_dict(), ...)."
+            )
         if not any(name.endswith("/data.pkl") for name in names):
             raise UserError(f"{path} is a zip archive, but not one of torch.save.")
     try:
@@ -139,7 +141,9 @@ def _explain(path: Path, error: str, zipped: bool) -> UserError:
     start = f"{path} holds a pickled {wanted}, and objects are not unpickled: that could run code from the file. "
     class_name = wanted.rpartition(".")[2]
     if class_name in _CONFIG_CLASSES:
-        return UserError(f"{start}{_HOW_TO_PASS_CONFIG} With the xlstm package installed, this file can be read as it is.")
+        return UserError(
+            f"{start}{_HOW_TO_PASS_CONFIG} With the xlstm package installed, this file can be read as it is."
+        )
     if class_name in ("xLSTMLMModel", "xLSTMBlockStack", "xLSTMLarge") or wanted.startswith(("torch.nn.", "__main__.")):
         return UserError(f"{start}Save torch.save(model.state_dict(), ...) instead of the whole model.")
     return UserError(f"{start}{_HOW_TO_PASS_CONFIG}")

@@ -42,7 +42,9 @@ def read_shards(path: Path, files: list[Path]) -> Weights:
     for file in files:
         for name, tensor in read_file(file).tensors.items():
             if name in tensors:
-                raise UserError(f"tensor {name} is in both {where[name]} and {file}. Remove the file that is left over.")
+                raise UserError(
+                    f"tensor {name} is in both {where[name]} and {file}. Remove the file that is left over."
+                )
             tensors[name], where[name] = tensor, file
     return Weights(path, tensors, where)
 
@@ -70,7 +72,7 @@ def read_indexed(index: Path) -> Weights:
 
 
 def read_folder(folder: Path) -> Weights | None:
-    """The safetensors checkpoint in a folder: one file, an index, `model_N`, or `NAME-0000k-of-0000n`. None: there is none."""
+    """The safetensors checkpoint in a folder: one file, an index, `model_N`, or `NAME-0000k-of-0000n`; None without."""
     index, whole = folder / INDEX, folder / "model.safetensors"
     files = sorted(folder.glob("*.safetensors"))
     numbered = {int(m[1]): f for f in files if (m := re.fullmatch(r"model_(\d+)\.safetensors", f.name))}

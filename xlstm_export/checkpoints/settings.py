@@ -121,7 +121,7 @@ def _show(value: object) -> str:
 
 
 def read_file(path: Path) -> Mapping[str, object]:
-    """The mapping in a YAML or JSON file, with `${a.b}` replaced and unset values (`???`) dropped, as OmegaConf does."""
+    """The mapping in a YAML or JSON file, with `${a.b}` replaced and `???` (not set) dropped, as OmegaConf does."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -164,16 +164,16 @@ def find_model(values: object, depth: int = 0) -> Iterator[tuple[str, Mapping[st
     """Every description of an xLSTM model in nested mappings, with the keys that lead to it (dotted)."""
     if not isinstance(values, Mapping) or depth > 4:
         return
-    if describes_model(values):
+    if any(mark <= values.keys() for mark in _MARKS):
         yield "", values
         return
+    nested = False
     for key, value in values.items():
         for path, found in find_model(value, depth + 1):
+            nested = True
             yield f"{key}.{path}" if path else str(key), found
-
-
-def describes_model(values: Mapping[str, object]) -> bool:
-    return any(mark <= values.keys() for mark in _MARKS) or values.get("model_type") == "xlstm"
+    if not nested and values.get("model_type") == "xlstm":
+        yield "", values
 
 
 def locate(values: object, source: str) -> Settings | None:
@@ -182,7 +182,9 @@ def locate(values: object, source: str) -> Settings | None:
     distinct = [item for index, item in enumerate(found) if item[1] not in [other for _, other in found[:index]]]
     if len(distinct) > 1:
         keys = ", ".join(path for path, _ in distinct)
-        raise UserError(f"{source} describes several models ({keys}). Give the right one in a file of its own: --config.")
+        raise UserError(
+            f"{source} describes several models ({keys}). Give the right one in a file of its own: --config."
+        )
     return Settings(distinct[0][1], source) if distinct else None
 
 

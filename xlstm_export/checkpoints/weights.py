@@ -47,7 +47,7 @@ class Weights:
         shape = self.tensors[name].shape
         if len(shape) != rank or 0 in shape:
             raise UserError(
-                f"{self.where(name)} has shape {list(shape)}; expected {rank} {'axis' if rank == 1 else 'axes'}, none empty. "
+                f"{self.where(name)} has shape {list(shape)}; expected {rank} axes, none of them empty. "
                 "The file is damaged, or its model is a variant that is not supported."
             )
         return shape
@@ -102,7 +102,7 @@ class Weights:
             if tensor.dtype not in FLOATS:
                 raise UserError(
                     f"{self.where(name)} has dtype {str(tensor.dtype).removeprefix('torch.')}; expected float32, "
-                    "float16, bfloat16 or float64. Quantised checkpoints are not supported: give the one they were made from."
+                    "float16, bfloat16 or float64. Quantised checkpoints are not supported: give the original."
                 )
 
 

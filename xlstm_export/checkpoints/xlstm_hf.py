@@ -36,8 +36,8 @@ def owns_settings(settings: Settings) -> bool:
 def read(weights: Weights, settings: Settings) -> Checkpoint:
     if not settings.given:
         raise UserError(
-            f"{weights.path} has no configuration, and weights do not tell the soft caps and epsilons of an xLSTM model. "
-            "Put its config.json beside the weights, or pass it with --config."
+            f"{weights.path} has no configuration, and weights do not tell the soft caps and epsilons of an xLSTM "
+            "model. Put its config.json beside the weights, or pass it with --config."
         )
     large = _respelled(settings)
     weights = select(weights)

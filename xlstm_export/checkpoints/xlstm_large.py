@@ -85,9 +85,7 @@ def select(weights: Weights) -> Weights:
     return weights.below(prefix)
 
 
-def architecture_of(
-    weights: Weights, settings: Settings, tied: bool, ffn_factor: float
-) -> tuple[Architecture, bool]:
+def architecture_of(weights: Weights, settings: Settings, tied: bool, ffn_factor: float) -> tuple[Architecture, bool]:
     """What the tensors (and the constants in the settings) make, and whether the weights are fused."""
     vocab_size, dim = weights.shape(TABLES[0], 2)
     found = {int(m[1]) for name in weights.tensors if (m := re.match(r"backbone\.blocks\.(\d+)\.", name))}
@@ -157,7 +155,9 @@ def expected(architecture: Architecture, fused: bool, weights: Weights) -> dict[
     shapes: dict[str, list[tuple[int, ...]]] = {name: [(architecture.vocab_size, dim)] for name in TABLES}
     for index in range(len(architecture.blocks)):
         at = f"backbone.blocks.{index}."
-        matrices = {f"mlstm_layer.{n}": s for n, s in (linear | gates).items()} | {f"ffn.{n}": s for n, s in ffn.items()}
+        matrices = {f"mlstm_layer.{n}": s for n, s in (linear | gates).items()} | {
+            f"ffn.{n}": s for n, s in ffn.items()
+        }
         shapes |= {f"{at}{name}.weight": [shape] for name, shape in (matrices | norms).items()}
         biased = matrices | norms if block.bias else {f"mlstm_layer.{n}": s for n, s in gates.items()}
         shapes |= {f"{at}{name}.bias": [shape[:1]] for name, shape in biased.items()}
@@ -265,7 +265,9 @@ def canonical(upstream: dict[str, LazyTensor], architecture: Architecture, fused
     for index, block in enumerate(architecture.blocks):
         hidden = block.feed_forward.hidden_dim
         parts = {
-            "mlstm_layer.qkv_opreact": dict(zip(("mlstm.q", "mlstm.k", "mlstm.v", "mlstm.ogate"), _qkvo(block), strict=True)),
+            "mlstm_layer.qkv_opreact": dict(
+                zip(("mlstm.q", "mlstm.k", "mlstm.v", "mlstm.ogate"), _qkvo(block), strict=True)
+            ),
             "mlstm_layer.ifgate_preact": {"mlstm.igate": block.num_heads, "mlstm.fgate": block.num_heads},
             "ffn.proj_up_gate_z": {"ffn.proj_gate": hidden, "ffn.proj_up": hidden},
         }
