@@ -14,8 +14,8 @@ enum class Cell { kMlstm, kSlstm };
 class CellOperator : public OrtCustomOp {
  public:
   // recurrent_type: of R; unused by the mLSTM. api_version: of the ONNX Runtime that loads the library.
-  CellOperator(Cell cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type, const Device& device,
-               uint32_t api_version);
+  CellOperator(Cell cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
+               const Device& device, uint32_t api_version);
 
   const Cell cell;
   const ONNXTensorElementDataType type, recurrent_type;

@@ -84,7 +84,7 @@ struct Units {
   HWY_ALIGN_MAX float y[kUnits], c[kUnits], n[kUnits], m[kUnits];
 };
 
-HWY_INLINE void pointwise(Units& u, float forget_clamp) {
+HWY_NOINLINE void pointwise(Units& u, float forget_clamp) {
   const hn::CappedTag<float, kUnits> d;
   for (int64_t at = 0; at < kUnits; at += static_cast<int64_t>(hn::Lanes(d))) {
     const auto i = hn::Load(d, u.gate[0] + at), z = hn::Load(d, u.gate[2] + at), o = hn::Load(d, u.gate[3] + at);
@@ -169,7 +169,9 @@ void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
   if (count == 0) return;
   const size_t bytes = static_cast<size_t>(count) * sizeof(float);
   if (a.sequence == 0) {
-    for (const auto& [in, out] : {std::pair{a.y_in, a.y_out}, {a.c_in, a.c_out}, {a.n_in, a.n_out}, {a.m_in, a.m_out}}) {
+    const std::pair<const float*, float*> states[] = {
+        {a.y_in, a.y_out}, {a.c_in, a.c_out}, {a.n_in, a.n_out}, {a.m_in, a.m_out}};
+    for (const auto& [in, out] : states) {
       if (in != out) std::memcpy(out, in, bytes);
     }
     return;
