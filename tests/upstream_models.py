@@ -391,3 +391,13 @@ _ALL = [
 ]
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
+
+
+def upstream_model_of(checkpoint: Any) -> nn.Module:
+    """The upstream model of a checkpoint that was read, float32, in eval mode: what validation drives."""
+    build = {"xlstm": _build_xlstm, "xlstm-large": _build_large, "xlstm-hf": _build_hf}[checkpoint.family]
+    model = build({key: value for key, value in checkpoint.config.items() if key != "model_type"})
+    if checkpoint.family == "xlstm-hf" and checkpoint.architecture.tied_head:
+        model.lm_head.weight = model.backbone.embeddings.weight
+    model.load_state_dict({name: tensor.read() for name, tensor in checkpoint.upstream.items()})
+    return model.eval()
