@@ -1,0 +1,61 @@
+"""Where the native libraries are found without being named on the command line.
+
+`xlstm-export plugins build` puts them in a folder of the user's cache. `XLSTM_EXPORT_LIBRARIES` names another folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import UserError
+
+TENSORRT_PLUGINS = "libxlstm_tensorrt.so"
+ONNXRUNTIME_LIBRARY = "libxlstm_onnxruntime.so"
+FOLDER_VARIABLE = "XLSTM_EXPORT_LIBRARIES"
+
+
+def cache_folder() -> Path:
+    """This user's folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlstm-export"
+
+
+def library_folder() -> Path:
+    """Where `plugins build` installs, and where libraries are looked for."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    return Path(chosen) if chosen else cache_folder() / "lib"
+
+
+def find_onnxruntime_library() -> Path | None:
+    """The custom-op library for ONNX Runtime, if it was built."""
+    return _find(ONNXRUNTIME_LIBRARY)
+
+
+def find_tensorrt_plugins() -> Path | None:
+    """The plugin library for TensorRT, if it was built."""
+    return _find(TENSORRT_PLUGINS)
+
+
+def require_library(name: str, given: Path | None = None) -> Path:
+    """The library `name`, from the path given by the user or from where it is found by default.
+
+    Args:
+        name: `TENSORRT_PLUGINS` or `ONNXRUNTIME_LIBRARY`.
+        given: a path that the user named; nothing else is tried then.
+
+    Raises:
+        UserError: there is none. The message says what was tried.
+    """
+    tried = given if given is not None else library_folder() / name
+    if tried.is_file():
+        return tried
+    why = ""
+    if given is None:
+        chosen = os.environ.get(FOLDER_VARIABLE)
+        why = f" ({FOLDER_VARIABLE} is {chosen})" if chosen else f" ({FOLDER_VARIABLE} is not set)"
+    raise UserError(f"{tried} is not there{why}. Build it with `xlstm-export plugins build`.")
+
+
+def _find(name: str) -> Path | None:
+    path = library_folder() / name
+    return path if path.is_file() else None
