@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="rows of --context bytes, or twice as many of half")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="checkpoint to start from (its weights, not its optimiser)")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
@@ -100,6 +101,8 @@ def main() -> None:
     train = torch.frombuffer(bytearray(train_text, "ascii"), dtype=torch.uint8)
     heldout = torch.frombuffer(bytearray(heldout_text, "ascii"), dtype=torch.uint8)
     model, config = build_model(args.context)
+    if args.init:
+        model.load_state_dict(torch.load(args.init, weights_only=True)["state_dict"])
     decay, no_decay = model.get_weight_decay_optim_groups()
     optimizer = torch.optim.AdamW(
         [{"params": list(decay), "weight_decay": 0.05}, {"params": list(no_decay), "weight_decay": 0.0}],
@@ -144,7 +147,7 @@ def save(args: argparse.Namespace, model: xLSTMLMModel, config: xLSTMLMModelConf
     report = {
         "corpus": "King James Bible, one verse a line (Debian bible-kjv-text); every twentieth chapter held out",
         "steps": step, "batch": args.batch, "context": args.context, "learning_rate": args.lr, "seed": args.seed,
-        "minutes": args.minutes, "heldout_bits_per_byte": bpb,
+        "minutes": args.minutes, "threads": torch.get_num_threads(), "init": args.init and str(args.init), "heldout_bits_per_byte": bpb,
     }
     (args.out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
 
