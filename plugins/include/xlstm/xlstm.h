@@ -1,0 +1,102 @@
+/* Run an xLSTM bundle from C, and from whatever can call C. It wraps xlstm.hpp, which says more.
+ *
+ * Every function that can fail returns a status; xlstm_last_error() then says, in this thread, what is wrong, where, and
+ * what to do. A call that fails leaves its objects as they were. A model may be used from any number of threads, a session
+ * or a sampler from one at a time. Handles are freed by their _free function, which accepts NULL; a model may be freed
+ * before its sessions.
+ */
+#ifndef XLSTM_XLSTM_H
+#define XLSTM_XLSTM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define XLSTM_C_API __attribute__((visibility("default")))
+#else
+#define XLSTM_C_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+  XLSTM_OK = 0,
+  XLSTM_ERROR_BUNDLE = 1,      /* not a bundle, damaged, incomplete, or of another version */
+  XLSTM_ERROR_UNAVAILABLE = 2, /* a library, device or back end is not here */
+  XLSTM_ERROR_ARGUMENT = 3,    /* a value the caller gave is out of range, or a NULL */
+  XLSTM_ERROR_STATE = 4,       /* a saved state is damaged, of another version, or of another model */
+  XLSTM_ERROR_RUNTIME = 5,     /* the back end failed while running */
+  XLSTM_ERROR_OTHER = 6        /* out of memory, or an error of the library itself */
+} xlstm_status;
+
+typedef enum { XLSTM_BACKEND_AUTOMATIC = 0, XLSTM_BACKEND_ONNXRUNTIME = 1, XLSTM_BACKEND_TENSORRT = 2 } xlstm_backend;
+typedef enum { XLSTM_DEVICE_AUTOMATIC = 0, XLSTM_DEVICE_CPU = 1, XLSTM_DEVICE_CUDA = 2 } xlstm_device;
+
+/* As xlstm::Options. Start from xlstm_default_options(); NULL paths are empty. */
+typedef struct {
+  size_t size; /* of this struct, as set by xlstm_default_options() */
+  xlstm_backend backend;
+  xlstm_device device;
+  int device_id;
+  int threads;
+  int cuda_graph;
+  const char* onnxruntime_library;
+  const char* custom_op_library;
+  const char* engine;
+  const char* tensorrt_library;
+  const char* plugin_library;
+} xlstm_options;
+
+typedef struct xlstm_model xlstm_model;
+typedef struct xlstm_session xlstm_session;
+typedef struct xlstm_sampler xlstm_sampler;
+
+XLSTM_C_API const char* xlstm_version(void);
+/* The message of this thread's last failed call; "" before any. Valid until this thread's next call. */
+XLSTM_C_API const char* xlstm_last_error(void);
+
+XLSTM_C_API xlstm_options xlstm_default_options(void);
+/* `options` NULL: the defaults. */
+XLSTM_C_API xlstm_status xlstm_model_load(const char* bundle, const xlstm_options* options, xlstm_model** model);
+XLSTM_C_API void xlstm_model_free(xlstm_model* model);
+XLSTM_C_API size_t xlstm_model_vocab_size(const xlstm_model* model);   /* 0: a block stack, fed vectors */
+XLSTM_C_API size_t xlstm_model_input_width(const xlstm_model* model);  /* values of a row of input */
+XLSTM_C_API size_t xlstm_model_output_width(const xlstm_model* model); /* values of a row of output */
+XLSTM_C_API size_t xlstm_model_state_bytes(const xlstm_model* model);  /* of one sequence */
+
+XLSTM_C_API xlstm_status xlstm_session_create(const xlstm_model* model, int batch, xlstm_session** session);
+XLSTM_C_API xlstm_status xlstm_session_fork(const xlstm_session* session, xlstm_session** fork);
+XLSTM_C_API void xlstm_session_free(xlstm_session* session);
+
+/* One token a row: tokens (batch). *logits: (batch, vocabulary) float32, owned by the session, valid until its next step. */
+XLSTM_C_API xlstm_status xlstm_session_step(xlstm_session* session, const int64_t* tokens, size_t count,
+                                            const float** logits);
+/* Block stacks: inputs (batch, width), `count` values. */
+XLSTM_C_API xlstm_status xlstm_session_step_vectors(xlstm_session* session, const float* inputs, size_t count,
+                                                    const float** outputs);
+/* tokens (batch, length), row by row, `count` of them; *logits after the last. */
+XLSTM_C_API xlstm_status xlstm_session_prefill(xlstm_session* session, const int64_t* tokens, size_t count,
+                                               const float** logits);
+/* Zero the states of one row, or of all for -1. */
+XLSTM_C_API xlstm_status xlstm_session_reset(xlstm_session* session, int row);
+
+/* Write at most `capacity` bytes of the saved state to `bytes`; *size is what it takes, also where that is more (then
+ * XLSTM_ERROR_ARGUMENT) or where `bytes` is NULL (then XLSTM_OK). */
+XLSTM_C_API xlstm_status xlstm_session_save(const xlstm_session* session, void* bytes, size_t capacity, size_t* size);
+XLSTM_C_API xlstm_status xlstm_session_load(xlstm_session* session, const void* bytes, size_t size);
+XLSTM_C_API xlstm_status xlstm_session_save_file(const xlstm_session* session, const char* path);
+XLSTM_C_API xlstm_status xlstm_session_load_file(xlstm_session* session, const char* path);
+
+/* temperature 0: greedy; top_k 0 and top_p 1: every token. */
+XLSTM_C_API xlstm_status xlstm_sampler_create(double temperature, size_t top_k, double top_p, uint32_t seed,
+                                              xlstm_sampler** sampler);
+XLSTM_C_API void xlstm_sampler_free(xlstm_sampler* sampler);
+XLSTM_C_API xlstm_status xlstm_sampler_draw(xlstm_sampler* sampler, const float* logits, size_t count, int64_t* token);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

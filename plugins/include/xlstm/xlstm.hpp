@@ -1,0 +1,248 @@
+// Run an xLSTM bundle from C++17.
+//
+//   auto model = xlstm::Model::load("bundles/kjv");      // immutable, shared
+//   auto session = model.session();                      // a stream of state on the shared weights
+//   xlstm::Sampler sampler({.8f, 40, .95f, 1});
+//   auto logits = session.prefill(xlstm::ByteTokenizer().encode("In the beginning "));
+//   for (int i = 0; i < 200; ++i) {
+//     auto token = sampler(logits[0]);
+//     std::putchar(int(token));
+//     logits = session.step(token);
+//   }
+//
+// Thread safety: a Model may be used from any number of threads at once, and so may different Sessions of one Model. One
+// Session, or one Sampler, belongs to one thread at a time. On CUDA the Sessions of one Model take turns on the device.
+//
+// Every error is an xlstm::Error. A call that throws leaves the session as it was, unless its description says otherwise.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#if defined(__GNUC__)
+#define XLSTM_API __attribute__((visibility("default")))
+#else
+#define XLSTM_API
+#endif
+
+namespace xlstm {
+
+enum class ErrorCode {
+  bundle = 1,        ///< not a bundle, damaged, incomplete, or of another version
+  unavailable = 2,   ///< a library, device or back end is not here
+  argument = 3,      ///< a value the caller gave is out of range
+  state = 4,         ///< a state file is damaged, of another version, or of another model
+  runtime = 5,       ///< the back end failed while running
+};
+
+/// The one exception type: what is wrong, where, and what to do.
+class XLSTM_API Error : public std::runtime_error {
+ public:
+  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  ErrorCode code() const noexcept { return code_; }
+
+ private:
+  ErrorCode code_;
+};
+
+/// A pointer and a length (std::span is C++20). Made from a vector, an array or a string.
+template <class T>
+class Span {
+ public:
+  constexpr Span() = default;
+  constexpr Span(T* data, std::size_t size) : data_(data), size_(size) {}
+  template <class Container, class = std::enable_if_t<std::is_convertible_v<
+                                 decltype(std::declval<Container&>().data()), T*>>>
+  constexpr Span(Container&& container) : data_(container.data()), size_(container.size()) {}
+
+  constexpr T* data() const { return data_; }
+  constexpr std::size_t size() const { return size_; }
+  constexpr bool empty() const { return size_ == 0; }
+  constexpr T& operator[](std::size_t i) const { return data_[i]; }
+  constexpr T* begin() const { return data_; }
+  constexpr T* end() const { return data_ + size_; }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+enum class Backend {
+  automatic,    ///< TensorRT where Options::engine names an engine, else ONNX Runtime
+  onnxruntime,
+  tensorrt,
+};
+
+enum class Device {
+  automatic,  ///< CUDA where the driver sees a GPU and the back end can use it, else the CPU
+  cpu,
+  cuda,
+};
+
+/// Where to run, and where the libraries lie. Empty paths: see each. The defaults suit most.
+struct Options {
+  Backend backend = Backend::automatic;
+  Device device = Device::automatic;
+  int device_id = 0;
+  /// Threads of ONNX Runtime inside one step, shared by all sessions of the model; 0: one for each processor core.
+  int threads = 0;
+  /// Capture a step into CUDA graphs, one for each of the two state buffers, and replay them.
+  bool cuda_graph = true;
+  /// libonnxruntime.so of ONNX Runtime 1.21 or newer. Empty: $XLSTM_ONNXRUNTIME, then the system's. One for a process.
+  std::filesystem::path onnxruntime_library;
+  /// libxlstm_onnxruntime.so, the fused cells. Empty: the cells' definitions in the bundle are run.
+  std::filesystem::path custom_op_library;
+  /// A TensorRT engine built from this bundle.
+  std::filesystem::path engine;
+  /// libnvinfer.so of the major version this library was compiled for. Empty: $XLSTM_NVINFER, then the system's.
+  std::filesystem::path tensorrt_library;
+  /// libxlstm_tensorrt.so. Empty: the one that lies beside the engine, if any.
+  std::filesystem::path plugin_library;
+};
+
+/// What a model is. The vocabulary is 0 for a block stack: it is fed vectors, not tokens.
+struct ModelInfo {
+  std::string family;         ///< of the checkpoint: `xlstm`, `xlstm-large`, `xlstm-hf`
+  std::string dtype;          ///< of weights and activations: `float32`, `float16`, `bfloat16`
+  std::size_t vocab_size = 0;
+  std::size_t input_width = 0;   ///< values of a row of input: 1 token, or the width of a block stack
+  std::size_t output_width = 0;  ///< values of a row of output: the vocabulary, or the width of a block stack
+  int batch = 0;                 ///< 0: any
+  std::size_t state_bytes = 0;   ///< of one sequence
+  std::string tokenizer;         ///< `bytes`, a file in the bundle, or empty: token ids only
+  std::string backend;           ///< `onnxruntime` or `tensorrt`
+  std::string device;            ///< `cpu` or `cuda:0`
+  bool cuda_graph = false;       ///< steps are replayed from CUDA graphs
+};
+
+/// Logits of the vocabulary for every row of the batch (block stacks: outputs), float32, on the host. They belong to the
+/// session and are valid until its next step.
+struct Logits {
+  const float* data = nullptr;
+  std::size_t rows = 0;
+  std::size_t width = 0;
+  Span<const float> operator[](std::size_t row) const { return {data + row * width, width}; }
+};
+
+class Session;
+
+/// A bundle, loaded: immutable weights that any number of sessions share. Copies refer to the same weights.
+class XLSTM_API Model {
+ public:
+  /// Load the folder that `xlstm-export onnx` wrote.
+  /// Errors: bundle, unavailable.
+  static Model load(const std::filesystem::path& bundle, const Options& options = {});
+
+  /// A stream of `batch` sequences with zero states, which advance together.
+  /// Errors: argument (a batch that the bundle or engine was not made for), runtime (out of memory).
+  Session session(int batch = 1) const;
+
+  const ModelInfo& info() const noexcept;
+
+  /// SHA-256 (hexadecimal) over architecture and weights: equal for all exports of one checkpoint, whatever their dtype,
+  /// batch or back end. A saved state loads into models of equal hash.
+  std::string hash() const;
+
+  struct Impl;
+
+ private:
+  explicit Model(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+  std::shared_ptr<const Impl> impl_;
+};
+
+/// The state of `batch` sequences. Keeps its model alive.
+class XLSTM_API Session {
+ public:
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  ~Session();
+
+  int batch() const noexcept;
+
+  /// Feed one token a row, (batch), and advance the states. Allocates nothing.
+  /// Errors: argument (size; a token beyond the vocabulary; a block stack), runtime.
+  Logits step(Span<const std::int64_t> tokens);
+  /// The same for a batch of 1.
+  Logits step(std::int64_t token) { return step(Span<const std::int64_t>(&token, 1)); }
+
+  /// For block stacks: feed one vector a row, (batch, width).
+  Logits step_vectors(Span<const float> inputs);
+
+  /// Feed a text a row, (batch, length) row by row, one step after another. Returns the logits after the last.
+  /// Errors: as `step`; `argument` leaves the states as they were, `runtime` as after the last good step.
+  Logits prefill(Span<const std::int64_t> tokens);
+
+  /// Set all states, or those of one row, to zeros: as before the first token.
+  void reset();
+  void reset(int row);
+
+  /// An independent session with a copy of the states.
+  Session fork() const;
+
+  /// The states in the byte format of runtime/state_file.h; `load` sets them, and changes nothing where it throws.
+  /// Errors of load: state (damaged, or not of this version, model or batch), bundle. The file is written whole or not.
+  std::vector<std::uint8_t> save() const;
+  void load(Span<const std::uint8_t> bytes);
+  void save_file(const std::filesystem::path& path) const;
+  void load_file(const std::filesystem::path& path);
+
+  struct Impl;
+
+ private:
+  friend class Model;
+  explicit Session(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// How to choose a token: `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep every token.
+struct Sampling {
+  double temperature = 0.8;
+  std::size_t top_k = 0;
+  double top_p = 1.0;
+  std::uint32_t seed = 0;
+};
+
+/// Draws tokens from one stream of random numbers; the same tokens as the Python package draws from the same seed.
+class XLSTM_API Sampler {
+ public:
+  /// Errors: argument.
+  explicit Sampler(const Sampling& sampling = {});
+
+  /// Choose from the logits (V) of one row. Ties go to the lower token.
+  std::int64_t operator()(Span<const float> logits);
+
+ private:
+  Sampling sampling_;
+  std::mt19937 random_;
+  std::vector<std::uint32_t> order_;
+  std::vector<double> cumulative_;
+};
+
+/// Text to token ids and back. Derive from it to plug a tokenizer in.
+class XLSTM_API Tokenizer {
+ public:
+  virtual ~Tokenizer();
+  virtual std::vector<std::int64_t> encode(std::string_view text) const = 0;
+  virtual std::string decode(Span<const std::int64_t> tokens) const = 0;
+};
+
+/// Token = byte.
+class XLSTM_API ByteTokenizer : public Tokenizer {
+ public:
+  std::vector<std::int64_t> encode(std::string_view text) const override;
+  std::string decode(Span<const std::int64_t> tokens) const override;
+};
+
+/// Version of the library, `0.1.0`.
+XLSTM_API const char* version() noexcept;
+
+}  // namespace xlstm

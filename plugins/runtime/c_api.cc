@@ -1,0 +1,189 @@
+// xlstm.h over xlstm.hpp: exceptions become statuses.
+#include "xlstm/xlstm.h"
+
+#include <cstring>
+#include <new>
+
+#include "xlstm/xlstm.hpp"
+
+struct xlstm_model {
+  xlstm::Model model;
+};
+struct xlstm_session {
+  xlstm::Session session;
+};
+struct xlstm_sampler {
+  xlstm::Sampler sampler;
+};
+
+namespace {
+
+thread_local std::string last_error;
+
+template <class Body>
+xlstm_status guarded(Body&& body) noexcept {
+  try {
+    body();
+    return XLSTM_OK;
+  } catch (const xlstm::Error& error) {
+    last_error = error.what();
+    return static_cast<xlstm_status>(error.code());
+  } catch (const std::exception& error) {
+    try {
+      last_error = error.what();
+    } catch (...) {  // no memory for the message
+      last_error.clear();
+    }
+    return XLSTM_ERROR_OTHER;
+  }
+}
+
+template <class... Pointers>
+void require(const Pointers*... pointers) {
+  if (((pointers == nullptr) || ...)) throw xlstm::Error(xlstm::ErrorCode::argument, "an argument is NULL.");
+}
+
+const char* or_empty(const char* path) { return path ? path : ""; }
+
+xlstm::Options to_options(const xlstm_options* c) {
+  xlstm::Options options;
+  if (!c) return options;
+  if (c->size != sizeof *c)
+    throw xlstm::Error(xlstm::ErrorCode::argument,
+                       "xlstm_options has another size than this library's: start from xlstm_default_options().");
+  options.backend = static_cast<xlstm::Backend>(c->backend);
+  options.device = static_cast<xlstm::Device>(c->device);
+  options.device_id = c->device_id;
+  options.threads = c->threads;
+  options.cuda_graph = c->cuda_graph != 0;
+  options.onnxruntime_library = or_empty(c->onnxruntime_library);
+  options.custom_op_library = or_empty(c->custom_op_library);
+  options.engine = or_empty(c->engine);
+  options.tensorrt_library = or_empty(c->tensorrt_library);
+  options.plugin_library = or_empty(c->plugin_library);
+  return options;
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* xlstm_version(void) { return xlstm::version(); }
+
+const char* xlstm_last_error(void) { return last_error.c_str(); }
+
+xlstm_options xlstm_default_options(void) {
+  xlstm_options options{};
+  options.size = sizeof options;
+  options.cuda_graph = 1;
+  return options;
+}
+
+xlstm_status xlstm_model_load(const char* bundle, const xlstm_options* options, xlstm_model** model) {
+  return guarded([&] {
+    require(bundle, model);
+    *model = new xlstm_model{xlstm::Model::load(bundle, to_options(options))};
+  });
+}
+
+void xlstm_model_free(xlstm_model* model) { delete model; }
+size_t xlstm_model_vocab_size(const xlstm_model* model) { return model->model.info().vocab_size; }
+size_t xlstm_model_input_width(const xlstm_model* model) { return model->model.info().input_width; }
+size_t xlstm_model_output_width(const xlstm_model* model) { return model->model.info().output_width; }
+size_t xlstm_model_state_bytes(const xlstm_model* model) { return model->model.info().state_bytes; }
+
+xlstm_status xlstm_session_create(const xlstm_model* model, int batch, xlstm_session** session) {
+  return guarded([&] {
+    require(model, session);
+    *session = new xlstm_session{model->model.session(batch)};
+  });
+}
+
+xlstm_status xlstm_session_fork(const xlstm_session* session, xlstm_session** fork) {
+  return guarded([&] {
+    require(session, fork);
+    *fork = new xlstm_session{session->session.fork()};
+  });
+}
+
+void xlstm_session_free(xlstm_session* session) { delete session; }
+
+xlstm_status xlstm_session_step(xlstm_session* session, const int64_t* tokens, size_t count, const float** logits) {
+  return guarded([&] {
+    require(session, tokens, logits);
+    *logits = session->session.step(xlstm::Span<const int64_t>(tokens, count)).data;
+  });
+}
+
+xlstm_status xlstm_session_step_vectors(xlstm_session* session, const float* inputs, size_t count, const float** outputs) {
+  return guarded([&] {
+    require(session, inputs, outputs);
+    *outputs = session->session.step_vectors({inputs, count}).data;
+  });
+}
+
+xlstm_status xlstm_session_prefill(xlstm_session* session, const int64_t* tokens, size_t count, const float** logits) {
+  return guarded([&] {
+    require(session, tokens, logits);
+    *logits = session->session.prefill({tokens, count}).data;
+  });
+}
+
+xlstm_status xlstm_session_reset(xlstm_session* session, int row) {
+  return guarded([&] {
+    require(session);
+    row == -1 ? session->session.reset() : session->session.reset(row);
+  });
+}
+
+xlstm_status xlstm_session_save(const xlstm_session* session, void* bytes, size_t capacity, size_t* size) {
+  return guarded([&] {
+    require(session, size);
+    const auto saved = session->session.save();
+    *size = saved.size();
+    if (!bytes) return;
+    if (capacity < saved.size())
+      throw xlstm::Error(xlstm::ErrorCode::argument, "the saved state takes " + std::to_string(saved.size()) +
+                                                         " bytes; there is room for " + std::to_string(capacity) + ".");
+    std::memcpy(bytes, saved.data(), saved.size());
+  });
+}
+
+xlstm_status xlstm_session_load(xlstm_session* session, const void* bytes, size_t size) {
+  return guarded([&] {
+    require(session, bytes);
+    session->session.load({static_cast<const std::uint8_t*>(bytes), size});
+  });
+}
+
+xlstm_status xlstm_session_save_file(const xlstm_session* session, const char* path) {
+  return guarded([&] {
+    require(session, path);
+    session->session.save_file(path);
+  });
+}
+
+xlstm_status xlstm_session_load_file(xlstm_session* session, const char* path) {
+  return guarded([&] {
+    require(session, path);
+    session->session.load_file(path);
+  });
+}
+
+xlstm_status xlstm_sampler_create(double temperature, size_t top_k, double top_p, uint32_t seed, xlstm_sampler** sampler) {
+  return guarded([&] {
+    require(sampler);
+    *sampler = new xlstm_sampler{xlstm::Sampler({temperature, top_k, top_p, seed})};
+  });
+}
+
+void xlstm_sampler_free(xlstm_sampler* sampler) { delete sampler; }
+
+xlstm_status xlstm_sampler_draw(xlstm_sampler* sampler, const float* logits, size_t count, int64_t* token) {
+  return guarded([&] {
+    require(sampler, logits, token);
+    *token = sampler->sampler({logits, count});
+  });
+}
+
+}  // extern "C"

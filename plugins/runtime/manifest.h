@@ -1,0 +1,53 @@
+// manifest.json of a bundle, checked as xlstm_export/graph/manifest.py checks it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace xlstm::internal {
+
+struct TensorSpec {
+  std::string name;
+  std::string dtype;
+  std::vector<std::int64_t> shape;  // first: the batch, 0 when it is dynamic
+
+  std::size_t row_elements() const;  // of one sequence
+};
+
+struct StateTensor {
+  std::string input, output;
+  std::string dtype;
+  std::vector<std::int64_t> shape;
+
+  std::size_t row_elements() const;
+};
+
+struct Manifest {
+  std::string family, dtype;
+  int batch = 0;  // 0: dynamic
+  TensorSpec input, output;
+  std::vector<StateTensor> states;
+  std::string tokenizer;       // empty: none
+  std::size_t vocab_size = 0;  // 0: none
+  std::string architecture;    // JSON with sorted keys
+  std::string source_sha256;   // empty: random weights
+  std::vector<std::string> weight_files;
+
+  std::size_t state_row_elements() const;  // float32 values of all states of one sequence
+};
+
+inline constexpr char kModelFile[] = "model.onnx";
+inline constexpr char kManifestFile[] = "manifest.json";
+
+// Throws Error(bundle): not a bundle, not readable, of another version, or with missing or wrong entries.
+Manifest read_manifest(const std::filesystem::path& bundle);
+Manifest parse_manifest(const std::string& text, const std::string& where);
+
+// SHA-256, hexadecimal, that names the model in state files: over the architecture and the checkpoint's checksum, or, where
+// the weights came from no file, over the bundle's weights themselves (which reads them all).
+std::string model_hash(const std::filesystem::path& bundle, const Manifest&);
+
+}  // namespace xlstm::internal

@@ -1,0 +1,207 @@
+// Model and Session: what is the same on every back end.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <mutex>
+
+#include "backend.h"
+#include "manifest.h"
+#include "state_file.h"
+#include "xlstm/xlstm.hpp"
+
+namespace xlstm {
+
+using internal::Manifest;
+
+struct Model::Impl {
+  std::filesystem::path bundle;
+  Manifest manifest;
+  ModelInfo info;
+  std::unique_ptr<internal::Engine> engine;
+  mutable std::once_flag hashed;
+  mutable std::string hash;
+
+  const std::string& model_hash() const {
+    std::call_once(hashed, [this] { hash = internal::model_hash(bundle, manifest); });
+    return hash;
+  }
+};
+
+struct Session::Impl {
+  std::shared_ptr<const Model::Impl> model;
+  std::unique_ptr<internal::Stream> stream;
+  int batch;
+
+  const Manifest& manifest() const { return model->manifest; }
+  std::size_t rows() const { return static_cast<std::size_t>(batch); }
+
+  Logits run() {
+    const float* data = stream->step();
+    return {data, rows(), model->info.output_width};
+  }
+
+  // `stride`: distance between the tokens of two rows.
+  Logits step_tokens(const std::int64_t* tokens, std::size_t stride) {
+    auto* input = static_cast<std::int64_t*>(stream->input());
+    for (std::size_t row = 0; row < rows(); ++row) input[row] = tokens[row * stride];
+    return run();
+  }
+
+  void check_tokens(Span<const std::int64_t> tokens) const {
+    const std::size_t vocabulary = model->info.vocab_size;
+    if (!vocabulary) throw Error(ErrorCode::argument, "this model is a block stack: feed it vectors, with step_vectors.");
+    for (const std::int64_t token : tokens)
+      if (static_cast<std::uint64_t>(token) >= vocabulary)
+        throw Error(ErrorCode::argument,
+                    "token " + std::to_string(token) + " is beyond the vocabulary of " + std::to_string(vocabulary) + ".");
+  }
+
+  void check_size(const char* what, std::size_t size, std::size_t expected) const {
+    if (size != expected)
+      throw Error(ErrorCode::argument, std::string(what) + ": " + std::to_string(size) + " values for a batch of " +
+                                           std::to_string(batch) + ", expected " + std::to_string(expected) + ".");
+  }
+};
+
+Model Model::load(const std::filesystem::path& bundle, const Options& options) {
+  auto impl = std::make_shared<Impl>();
+  impl->bundle = bundle;
+  const Manifest& manifest = impl->manifest = internal::read_manifest(bundle);
+  const bool tensorrt =
+      options.backend == Backend::tensorrt || (options.backend == Backend::automatic && !options.engine.empty());
+  std::string missing;
+  std::error_code ignored;
+  const auto require = [&](const std::string& name) {
+    if (!std::filesystem::is_regular_file(bundle / name, ignored)) missing += (missing.empty() ? "" : ", ") + name;
+  };
+  if (!tensorrt) {
+    require(internal::kModelFile);
+    for (const std::string& name : manifest.weight_files) require(name);
+  }
+  if (!missing.empty())
+    throw Error(ErrorCode::bundle,
+                bundle.string() + " lacks " + missing + ": it was not copied whole. Copy or export it again.");
+  impl->engine = tensorrt ? internal::load_tensorrt(bundle, manifest, options)
+                          : internal::load_onnxruntime(bundle, manifest, options);
+  ModelInfo& info = impl->info;
+  info.family = manifest.family;
+  info.dtype = manifest.dtype;
+  info.vocab_size = manifest.vocab_size;
+  info.input_width = manifest.input.row_elements();
+  info.output_width = manifest.output.row_elements();
+  info.batch = manifest.batch;
+  info.state_bytes = manifest.state_row_elements() * sizeof(float);
+  info.tokenizer = manifest.tokenizer;
+  info.backend = tensorrt ? "tensorrt" : "onnxruntime";
+  info.device = impl->engine->device();
+  info.cuda_graph = impl->engine->cuda_graph();
+  return Model(std::move(impl));
+}
+
+Session Model::session(int batch) const {
+  if (batch < 1) throw Error(ErrorCode::argument, "a batch of " + std::to_string(batch) + " is no batch: give 1 or more.");
+  if (const int made_for = impl_->manifest.batch; made_for && batch != made_for)
+    throw Error(ErrorCode::argument, impl_->bundle.string() + " was exported for batch " + std::to_string(made_for) +
+                                         ", not " + std::to_string(batch) + ". Export it with --batch dynamic or " +
+                                         std::to_string(batch) + ".");
+  return Session(std::make_unique<Session::Impl>(Session::Impl{impl_, impl_->engine->stream(batch), batch}));
+}
+
+const ModelInfo& Model::info() const noexcept { return impl_->info; }
+
+std::string Model::hash() const { return impl_->model_hash(); }
+
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+Session::~Session() = default;
+
+int Session::batch() const noexcept { return impl_->batch; }
+
+Logits Session::step(Span<const std::int64_t> tokens) {
+  impl_->check_tokens(tokens);
+  impl_->check_size("step", tokens.size(), impl_->rows());
+  return impl_->step_tokens(tokens.data(), 1);
+}
+
+Logits Session::step_vectors(Span<const float> inputs) {
+  if (impl_->model->info.vocab_size)
+    throw Error(ErrorCode::argument, "this model has a vocabulary: feed it tokens, with step.");
+  impl_->check_size("step_vectors", inputs.size(), impl_->rows() * impl_->model->info.input_width);
+  std::memcpy(impl_->stream->input(), inputs.data(), inputs.size() * sizeof(float));
+  return impl_->run();
+}
+
+Logits Session::prefill(Span<const std::int64_t> tokens) {
+  impl_->check_tokens(tokens);
+  const std::size_t length = tokens.size() / impl_->rows();
+  if (length == 0) throw Error(ErrorCode::argument, "prefill: no tokens. Give at least one for every row.");
+  impl_->check_size("prefill", tokens.size(), length * impl_->rows());
+  Logits logits;
+  for (std::size_t position = 0; position < length; ++position)
+    logits = impl_->step_tokens(tokens.data() + position, length);
+  return logits;
+}
+
+void Session::reset() { impl_->stream->reset(-1); }
+
+void Session::reset(int row) {
+  if (row < 0 || row >= impl_->batch)
+    throw Error(ErrorCode::argument,
+                "there is no row " + std::to_string(row) + " in a batch of " + std::to_string(impl_->batch) + ".");
+  impl_->stream->reset(row);
+}
+
+Session Session::fork() const {
+  auto copy = std::make_unique<Impl>(Impl{impl_->model, impl_->model->engine->stream(impl_->batch), impl_->batch});
+  copy->stream->copy_states(*impl_->stream);
+  return Session(std::move(copy));
+}
+
+std::vector<std::uint8_t> Session::save() const {
+  return internal::encode_state(impl_->manifest(), impl_->model->model_hash(), impl_->batch,
+                                [this](float* payload) { impl_->stream->read_states(payload); });
+}
+
+namespace {
+
+void load_state(Session::Impl& session, Span<const std::uint8_t> bytes, const std::string& where) {
+  const Span<const std::uint8_t> payload =
+      internal::decode_state(session.manifest(), session.model->model_hash(), session.batch, bytes, where);
+  std::vector<float> aligned(payload.size() / sizeof(float));
+  std::memcpy(aligned.data(), payload.data(), payload.size());
+  session.stream->write_states(aligned.data());
+}
+
+}  // namespace
+
+void Session::load(Span<const std::uint8_t> bytes) { load_state(*impl_, bytes, "the saved state"); }
+
+void Session::save_file(const std::filesystem::path& path) const {
+  const std::vector<std::uint8_t> bytes = save();
+  std::filesystem::path partial = path;
+  partial += ".partial";
+  std::ofstream file(partial, std::ios::binary | std::ios::trunc);
+  file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  std::error_code failure;
+  if (file) std::filesystem::rename(partial, path, failure);
+  if (!file || failure) {
+    std::error_code ignored;
+    std::filesystem::remove(partial, ignored);
+    throw Error(ErrorCode::argument, "cannot write " + path.string() + (failure ? ": " + failure.message() : "") + ".");
+  }
+}
+
+void Session::load_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error(ErrorCode::state, "cannot read " + path.string() + ".");
+  const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
+  load_state(*impl_, {reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()}, path.string());
+}
+
+const char* version() noexcept { return XLSTM_VERSION; }
+
+}  // namespace xlstm

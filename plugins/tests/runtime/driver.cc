@@ -1,0 +1,83 @@
+// Drives a session for tests/native_runtime: feeds a file of inputs, writes what comes out.
+//
+//   runtime_driver steps BUNDLE BATCH INPUTS OUTPUTS [ops=LIBRARY] [threads=N] [load=STATE] [save=STATE]
+//       INPUTS: (steps, batch) int64 tokens, or (steps, batch, width) float32; OUTPUTS: (steps, batch, width) float32
+//   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED
+//       PROMPT: ids with commas; prints COUNT drawn ids
+#include <xlstm/xlstm.hpp>
+
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <sstream>
+
+namespace {
+
+int steps(int argc, char** argv) {
+  std::map<std::string, std::string> named;
+  for (int i = 6; i < argc; ++i) {
+    const std::string argument = argv[i];
+    named[argument.substr(0, argument.find('='))] = argument.substr(argument.find('=') + 1);
+  }
+  xlstm::Options options;
+  options.device = xlstm::Device::cpu;
+  options.custom_op_library = named["ops"];
+  if (!named["threads"].empty()) options.threads = std::stoi(named["threads"]);
+  const auto model = xlstm::Model::load(argv[2], options);
+  auto session = model.session(std::stoi(argv[3]));
+  if (!named["load"].empty()) session.load_file(named["load"]);
+
+  std::ifstream file(argv[4], std::ios::binary);
+  const std::vector<char> inputs{std::istreambuf_iterator<char>(file), {}};
+  std::ofstream outputs(argv[5], std::ios::binary);
+  const std::size_t values = model.info().input_width * static_cast<std::size_t>(session.batch());
+  const bool tokens = model.info().vocab_size > 0;
+  const std::size_t bytes = values * (tokens ? sizeof(std::int64_t) : sizeof(float));
+  std::vector<std::int64_t> ids(values);
+  std::vector<float> vectors(values);
+  for (std::size_t at = 0; at + bytes <= inputs.size(); at += bytes) {
+    std::memcpy(tokens ? static_cast<void*>(ids.data()) : vectors.data(), inputs.data() + at, bytes);
+    const xlstm::Logits logits = tokens ? session.step(ids) : session.step_vectors(vectors);
+    outputs.write(reinterpret_cast<const char*>(logits.data),
+                  static_cast<std::streamsize>(logits.rows * logits.width * sizeof(float)));
+  }
+  if (!named["save"].empty()) session.save_file(named["save"]);
+  return outputs.good() ? 0 : 1;
+}
+
+int tokens(char** argv) {
+  xlstm::Options options;
+  options.device = xlstm::Device::cpu;
+  const auto model = xlstm::Model::load(argv[2], options);
+  auto session = model.session();
+  std::vector<std::int64_t> prompt;
+  std::stringstream ids(argv[3]);
+  for (std::string id; std::getline(ids, id, ',');) prompt.push_back(std::stoll(id));
+  xlstm::Sampler sampler({std::stod(argv[5]), std::stoul(argv[6]), std::stod(argv[7]),
+                          static_cast<std::uint32_t>(std::stoul(argv[8]))});
+  xlstm::Logits logits = session.prefill(prompt);
+  for (int count = std::stoi(argv[4]); count > 0; --count) {
+    const std::int64_t token = sampler(logits[0]);
+    std::printf("%lld\n", static_cast<long long>(token));
+    logits = session.step(token);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const std::string command = argc > 1 ? argv[1] : "";
+    if (command == "steps" && argc >= 6) return steps(argc, argv);
+    if (command == "tokens" && argc == 9) return tokens(argv);
+    std::cerr << "see the head of driver.cc\n";
+    return 64;
+  } catch (const xlstm::Error& error) {
+    std::cerr << "error " << static_cast<int>(error.code()) << ": " << error.what() << "\n";
+    return 2;
+  }
+}
