@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .architecture import Architecture
@@ -31,8 +31,11 @@ class Checkpoint:
 
     It builds on any machine (no CUDA or Triton kernels) and for stepping; dropout is off.
     """
-    upstream: Mapping[str, LazyTensor]
-    """The tensors as the upstream class built from `config` loads them: its `state_dict` names and layouts."""
+    upstream: Mapping[str, LazyTensor] = field(default_factory=dict)
+    """The tensors as the upstream class built from `config` loads them: its `state_dict` names and layouts.
+
+    Empty where there is no checkpoint but a configuration only.
+    """
     notes: tuple[str, ...] = ()
     """What the user should know about what was read, a sentence each."""
     tokenizer: Path | None = None

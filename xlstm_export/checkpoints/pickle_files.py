@@ -83,6 +83,18 @@ def _load(path: Path) -> object:
             )
         if not any(name.endswith("/data.pkl") for name in names):
             raise UserError(f"{path} is a zip archive, but not one of torch.save.")
+    else:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start == b"PK":
+            raise UserError(
+                f"{path} ends before its zip archive does: it is truncated or damaged. Copy or save it again."
+            )
+        if start[:1] != pickle.PROTO:
+            raise UserError(
+                f"{path} is no file of torch.save (neither a zip archive nor a pickle). It is of another format, or "
+                "damaged: copy or save it again."
+            )
     try:
         with safe_globals([*_harmless(), *_upstream_configs(path if zipped else None)]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

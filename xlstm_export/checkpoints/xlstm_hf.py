@@ -82,7 +82,8 @@ def _respelled(settings: Settings) -> Settings:
                 "names of one setting. Correct the one that is wrong."
             )
         values[ours] = values.pop(theirs)
-    return dataclasses.replace(settings, values={k: v for k, v in values.items() if v is not None})
+    caps = ("gate_soft_cap", "output_logit_soft_cap")  # null means none
+    return dataclasses.replace(settings, values={k: v for k, v in values.items() if v is not None or k in caps})
 
 
 def _hf_config(architecture: Architecture, settings: Settings, fused: bool) -> dict[str, object]:
