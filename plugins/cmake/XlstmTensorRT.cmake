@@ -1,16 +1,15 @@
 # Finds the TensorRT headers; nothing of TensorRT is linked. Order: TensorRT_INCLUDE_DIR as given, TensorRT_ROOT (CMake
-# variable or environment), the system's folders and those beside CUDA. A user without TensorRT fetches the headers with
-# scripts/fetch_tensorrt_headers.py and passes the folder it prints.
+# variable or environment), the system's folders and those beside CUDA, where scripts/fetch_tensorrt_headers.py puts them.
 find_path(TensorRT_INCLUDE_DIR NvInferRuntime.h
   HINTS ${TensorRT_ROOT} ENV TensorRT_ROOT ENV TENSORRT_ROOT
   PATHS /usr/local/tensorrt /usr/src/tensorrt /usr/local/cuda
+    "$ENV{XDG_CACHE_HOME}/xlstm-export/include/tensorrt" "$ENV{HOME}/.cache/xlstm-export/include/tensorrt"
   PATH_SUFFIXES include
   DOC "TensorRT headers, 10.3 or newer")
 if(NOT TensorRT_INCLUDE_DIR)
   message(FATAL_ERROR
     "The TensorRT headers (NvInferRuntime.h) were not found. Install TensorRT's development package, pass "
-    "-DTensorRT_ROOT=<its folder>, or run scripts/fetch_tensorrt_headers.py and pass "
-    "-DTensorRT_INCLUDE_DIR=<the folder it prints>; or configure with -DXLSTM_TENSORRT=OFF.")
+    "-DTensorRT_ROOT=<its folder>, or run scripts/fetch_tensorrt_headers.py; or configure with -DXLSTM_TENSORRT=OFF.")
 endif()
 
 # NvInferVersion.h defines NV_TENSORRT_MAJOR either as a number or through TRT_MAJOR_ENTERPRISE.

@@ -152,4 +152,6 @@ class CellRunner:
     def _died(self):
         self._process.wait()
         self._errors.seek(0)
-        raise RunnerDied(f"exit code {self._process.returncode}: {self._errors.read().decode(errors='replace')[-4000:]}")
+        raise RunnerDied(
+            f"exit code {self._process.returncode}: {self._errors.read().decode(errors='replace')[-4000:]}"
+        )

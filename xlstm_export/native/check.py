@@ -1,0 +1,162 @@
+"""What a plugin library is, and what every TensorRT that is installed makes of it.
+
+Each TensorRT flavour gets a process of its own (`registry_probe.py`). None of it needs a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from . import fatbin
+
+CREATORS = (("MLSTMCell", "1", "ai.xlstm"), ("SLSTMCell", "1", "ai.xlstm"))
+"""Name, version and namespace under which the nodes of an exported graph look their plugins up."""
+
+# Python module: what it is. Several names of one flavour: the first that is installed.
+FLAVOURS = {
+    "TensorRT": ("tensorrt",),
+    "TensorRT lean runtime": ("tensorrt_lean", "tensorrt_lean_bindings"),
+    "TensorRT-RTX": ("tensorrt_rtx",),
+}
+_TIMEOUT_S = 120  # loading a full TensorRT from a cold disk
+
+
+@dataclass(frozen=True)
+class Creator:
+    """A plugin creator as a registry lists it; `fields` are (name, type) pairs."""
+
+    name: str
+    version: str
+    namespace: str
+    fields: tuple[tuple[str, str], ...]
+    found: bool
+    """Whether the registry finds it by name, version and namespace, as a parser would."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What one TensorRT flavour's registry holds after loading the library, or why it could not be asked."""
+
+    flavour: str
+    version: str | None
+    creators: tuple[Creator, ...]
+    problem: str | None
+
+    @property
+    def passed(self) -> bool:
+        """All our creators are there and can be looked up."""
+        names = {(c.name, c.version, c.namespace) for c in self.creators if c.found}
+        return self.problem is None and names.issuperset(CREATORS)
+
+
+@dataclass(frozen=True)
+class Check:
+    """The library itself, and one entry for each TensorRT flavour that is installed."""
+
+    library: Path
+    size: int
+    versions: dict[str, str]
+    """Versions it was built with: `xlstm`, `tensorrt_headers`, `cuda`."""
+    architectures: tuple[str, ...]
+    """`sm_NN`: machine code; `compute_NN`: PTX, compiled by the driver for what is newer."""
+    registries: tuple[Registry, ...]
+    absent: tuple[str, ...]
+    """Flavours that are not installed."""
+
+    @property
+    def passed(self) -> bool:
+        """Every registry that is installed takes the library. True where none is."""
+        return all(registry.passed for registry in self.registries)
+
+
+def check_library(library: Path) -> Check:
+    """Look into a plugin library and load it into every registry that is installed.
+
+    Raises:
+        UserError: there is no such file, or it is not a TensorRT plugin library of this project.
+    """
+    library = library.resolve()
+    if not library.is_file():
+        raise UserError(f"{library} is not there. Build it with `xlstm-export plugins build`.")
+    registries, absent = [], []
+    versions = _built_with(library)
+    for flavour, modules in FLAVOURS.items():
+        module = next((name for name in modules if importlib.util.find_spec(name)), None)
+        if module is None:
+            absent.append(flavour)
+        else:
+            registries.append(_ask_registry(flavour, module, library))
+    try:
+        architectures = fatbin.architectures(library)
+    except ValueError as error:
+        raise UserError(f"{library}: {error}.") from error
+    return Check(library, library.stat().st_size, versions, architectures, tuple(registries), tuple(absent))
+
+
+def print_check(check: Check) -> None:
+    """Print a check for people."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(str(check.library))}[/bold]  {check.size / 1e6:.1f} MB")
+    console.print("  built with     " + ", ".join(f"{key.replace('_', ' ')} {v}" for key, v in check.versions.items()))
+    console.print(f"  device code    {', '.join(check.architectures) or 'none'}")
+    for registry in check.registries:
+        verdict = "[green]loads[/green]" if registry.passed else "[red]does not load[/red]"
+        version = registry.version or "version unknown"
+        console.print(f"  {registry.flavour} {version}: {verdict}")
+        if registry.problem:
+            console.print(f"    {escape(registry.problem)}")
+        for creator in registry.creators:
+            fields = ", ".join(f"{name}: {kind.lower()}" for name, kind in creator.fields)
+            lookup = "" if creator.found else "  [red]cannot be looked up[/red]"
+            console.print(f"    {creator.namespace}::{creator.name} version {creator.version} ({fields}){lookup}")
+    for flavour in check.absent:
+        console.print(f"  [dim]{flavour}: not installed here[/dim]")
+
+
+def _built_with(library: Path) -> dict[str, str]:
+    """What the library says of itself. It is opened in a process of its own: it may be anything."""
+    program = (
+        "import ctypes, sys\n"
+        "library = ctypes.CDLL(sys.argv[1])\n"
+        "info = library.xlstm_tensorrt_build_info\n"
+        "info.restype = ctypes.c_char_p\n"
+        "library.getCreators, library.setLoggerFinder\n"
+        "print(info().decode())\n"
+    )
+    done = _run([sys.executable, "-c", program, str(library)])
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise UserError(f"{library} is not a TensorRT plugin library of xlstm-export: {reason}")
+    pairs = (item.partition("=") for item in done.stdout.strip().split("; "))
+    return {key: value for key, _, value in pairs if key != "architectures"}
+
+
+def _ask_registry(flavour: str, module: str, library: Path) -> Registry:
+    probe = Path(__file__).with_name("registry_probe.py")
+    try:
+        done = _run([sys.executable, str(probe), module, str(library)])
+    except subprocess.TimeoutExpired:
+        return Registry(flavour, None, (), f"no answer within {_TIMEOUT_S} s")
+    if done.returncode != 0:
+        lines = (done.stderr + done.stdout).strip().splitlines()
+        return Registry(flavour, None, (), lines[-1] if lines else f"the process ended with code {done.returncode}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    creators = tuple(
+        Creator(c["name"], c["version"], c["namespace"], tuple((n, t) for n, t in c["fields"]), c["found"])
+        for c in answer["creators"]
+    )
+    problem = None if answer["loaded"] else "the registry refused the library"
+    return Registry(flavour, answer["version"], creators, problem)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
