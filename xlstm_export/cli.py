@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -34,6 +34,11 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class EngineRuntime(str, Enum):
+    tensorrt_rtx = "tensorrt-rtx"
+    tensorrt = "tensorrt"
+
+
 class Runtime(str, Enum):
     onnxruntime = "onnxruntime"
     tensorrt_rtx = "tensorrt-rtx"
@@ -42,12 +47,14 @@ class Runtime(str, Enum):
 
 BundleArg = Annotated[Path, typer.Argument(metavar="DIR", help="Bundle: a folder written by `xlstm-export onnx`.")]
 ConfigOption = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option("--config", metavar="FILE", help="Model configuration (yaml or json), when the checkpoint has none."),
 ]
 LibraryOption = Annotated[
-    Optional[Path],
-    typer.Option("--ort-library", metavar="LIB", help="Custom-op library for ONNX Runtime."),
+    str | None,
+    typer.Option(
+        "--ort-library", metavar="LIB|none", help="Custom-op library for ONNX Runtime; used by default once it is built."
+    ),
 ]
 
 
@@ -100,14 +107,16 @@ def validate(
     checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")],
     config: ConfigOption = None,
     runtime: Annotated[Runtime, typer.Option(help="What runs the bundle.")] = Runtime.onnxruntime,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Steps of the long run; 2,000 when not given.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the long run; 2,000 when not given.")] = None,
     text: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Text to compare on, in bits per byte.")
+        Path | None, typer.Option(metavar="FILE", help="Text to compare on, in bits per byte.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences side by side.")] = 4,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Sequences side by side; the bundle's own, or 4, when not given.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
     report: Annotated[
-        Optional[Path], typer.Option("--report", metavar="DIR", help="Folder for report.json and drift.png.")
+        Path | None, typer.Option("--report", metavar="DIR", help="Folder for report.json and drift.png.")
     ] = None,
     ort_library: LibraryOption = None,
 ) -> None:
@@ -118,7 +127,7 @@ def validate(
     with _progress() as stage:
         result = run(
             bundle, checkpoint, config=config, runtime=runtime.value, steps=steps, text=text, batch=batch, seed=seed,
-            ort_library=ort_library, stage=stage,
+            ort_library=_ort_library(ort_library), stage=stage,
         )  # fmt: skip
     folder = report or bundle / "validation"
     write_report(result, folder)
@@ -130,21 +139,22 @@ def validate(
 @app.command()
 def build(
     bundle: BundleArg,
-    runtime: Annotated[Runtime, typer.Option(help="tensorrt-rtx builds without a GPU; tensorrt needs one.")],
+    runtime: Annotated[EngineRuntime, typer.Option(help="tensorrt-rtx builds without a GPU; tensorrt needs one.")],
     target: Annotated[
-        str, typer.Option(metavar="SM,...", help="GPU architectures for tensorrt-rtx, or `current`.")
-    ] = "sm86,sm89,sm120",
+        str | None, typer.Option(metavar="SM,...", help="GPU architectures for tensorrt-rtx (sm86,sm89), or `current`.")
+    ] = None,
     batch: Annotated[
-        str, typer.Option(metavar="MIN:OPT:MAX", help="Batch range of a bundle with dynamic batch.")
-    ] = "1:1:8",
+        str | None, typer.Option(metavar="MIN:OPT:MAX", help="Batch range of a bundle with dynamic batch.")
+    ] = None,
     plugins: Annotated[
-        Optional[Path], typer.Option("--plugins", metavar="LIB", help="TensorRT plugin library; found when built.")
+        str | None,
+        typer.Option("--plugins", metavar="LIB|none", help="Plugin library for tensorrt; used by default once it is built."),
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Engine that newer TensorRT versions load too (tensorrt).")
+        bool, typer.Option("--version-compatible", help="Let later versions of the runtime load the engine.")
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Engine that other GPUs from Ampere on run too (tensorrt).")
+        bool, typer.Option("--hardware-compatible", help="Let other GPUs from Ampere on run the engine (tensorrt).")
     ] = False,
 ) -> None:
     """Build an engine from a bundle, with a sidecar that describes it."""
@@ -152,7 +162,8 @@ def build(
 
     with _progress() as stage:
         record = build_engine(
-            bundle, runtime.value, targets=tuple(target.split(",")), batch=batch, plugins=plugins,
+            bundle, runtime.value, targets=tuple(target.split(",")) if target else (), batch=batch,
+            plugins=Path(plugins) if plugins not in (None, "none") else None, use_plugins=plugins != "none",
             version_compatible=version_compatible, hardware_compatible=hardware_compatible, stage=stage,
         )  # fmt: skip
     out.print(render(record))
@@ -180,7 +191,8 @@ def generate(
     sampler = Sampler(Sampling(temperature, top_k, top_p, seed))
     manifest = read_manifest(bundle)
     tokenizer = open_tokenizer(bundle, manifest)
-    with open_session(bundle, runtime.value, batch=manifest.batch or 1, ort_library=ort_library) as session:
+    library = _ort_library(ort_library)
+    with open_session(bundle, runtime.value, batch=manifest.batch or 1, ort_library=library) as session:
         generation = Generation(session, tokenizer.encode(prompt), max_new_tokens, sampler)
         sys.stdout.write(prompt)
         for piece in tokenizer.decode_stream(generation):
@@ -208,7 +220,7 @@ def bench(
     from .benchmark import render, time_steps
 
     with _progress() as stage:
-        timing = time_steps(bundle, runtime.value, batch, steps, ort_library, stage("Stepping", steps))
+        timing = time_steps(bundle, runtime.value, batch, steps, _ort_library(ort_library), stage("Stepping", steps))
     if json:
         sys.stdout.write(timing.to_json() + "\n")
     else:
@@ -243,6 +255,52 @@ def doctor() -> None:
 
 plugins_app = typer.Typer(help="Native kernels: the TensorRT plugin and the ONNX Runtime custom-op library.")
 app.add_typer(plugins_app, name="plugins", no_args_is_help=True)
+
+
+@plugins_app.command("build")
+def plugins_build(
+    cuda_architectures: Annotated[
+        str | None,
+        typer.Option("--cuda-architectures", metavar="SM,...", help="Such as 87 or 86,89; a release's when not given."),
+    ] = None,
+    no_cuda: Annotated[bool, typer.Option("--no-cuda", help="Only the CPU kernels, for ONNX Runtime.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to put them, instead of the user's cache.")
+    ] = None,
+) -> None:
+    """Compile the libraries and install them where they are found by default."""
+    from .native.build import build_libraries
+
+    with _progress() as stage:
+        result = build_libraries(cuda_architectures, not no_cuda, output, stage=stage)
+    for library in result.libraries:
+        out.print(f"Built {library}", highlight=False, soft_wrap=True)
+    for name, reason in result.left_out.items():
+        out.print(f"Left out {name}: {reason}", highlight=False, soft_wrap=True)
+
+
+@plugins_app.command("check")
+def plugins_check(
+    library: Annotated[
+        Path | None, typer.Argument(metavar="LIB", help="Plugin library; the built one when not given.")
+    ] = None,
+) -> None:
+    """Load the TensorRT plugin into every registry that is installed. Exit code 1 when one does not take it."""
+    from .native.check import check_library, print_check
+    from .native.locate import TENSORRT_PLUGINS, require_library
+
+    check = check_library(require_library(TENSORRT_PLUGINS, library))
+    print_check(check)
+    raise typer.Exit(0 if check.passed else 1)
+
+
+def _ort_library(value: str | None) -> Path | None:
+    """What `--ort-library` names: nothing given is the built library, if any; `none` is plain ONNX Runtime."""
+    from .native.locate import ONNXRUNTIME_LIBRARY, find_onnxruntime_library, require_library
+
+    if value == "none":
+        return None
+    return require_library(ONNXRUNTIME_LIBRARY, Path(value)) if value else find_onnxruntime_library()
 
 
 def _batch(text: str) -> int | None:
