@@ -53,7 +53,7 @@ ConfigOption = Annotated[
 LibraryOption = Annotated[
     str | None,
     typer.Option(
-        "--ort-library", metavar="LIB|none", help="Custom-op library for ONNX Runtime; used by default once it is built."
+        "--ort-library", metavar="LIB|none", help="Custom-op library for ONNX Runtime; the built one by default."
     ),
 ]
 
@@ -64,7 +64,7 @@ def onnx(
         Path,
         typer.Argument(
             metavar="CKPT",
-            help="Checkpoint file or folder (.pt, .ckpt, .safetensors, Hugging Face); a configuration with --random-init.",
+            help="Checkpoint file or folder (.pt, .ckpt, .safetensors, Hugging Face), or a configuration.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write the bundle to.")],
@@ -148,7 +148,7 @@ def build(
     ] = None,
     plugins: Annotated[
         str | None,
-        typer.Option("--plugins", metavar="LIB|none", help="Plugin library for tensorrt; used by default once it is built."),
+        typer.Option("--plugins", metavar="LIB|none", help="Plugin library for tensorrt; the built one by default."),
     ] = None,
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="Let later versions of the runtime load the engine.")
@@ -265,7 +265,7 @@ def plugins_build(
     ] = None,
     no_cuda: Annotated[bool, typer.Option("--no-cuda", help="Only the CPU kernels, for ONNX Runtime.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to put them, instead of the user's cache.")
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to put them; the user cache by default.")
     ] = None,
 ) -> None:
     """Compile the libraries and install them where they are found by default."""
