@@ -1,0 +1,297 @@
+// TensorRT. libnvinfer is opened at run time; only its headers are compiled in. A step, with its two transfers, is
+// captured once for each of the two state sets into a CUDA graph, and replayed from it.
+#include <NvInferRuntime.h>
+
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <mutex>
+
+#include "backend.h"
+#include "cuda_driver.h"
+#include "engine_file.h"
+#include "shared_library.h"
+#include "states.h"
+
+#if __has_include(<cuda.h>)
+#include <cuda.h>
+namespace {
+// The driver functions that cuda_driver.h declares pass their parameters as those of cuda.h do.
+template <class A, class B>
+constexpr bool alike = sizeof(A) == sizeof(B) && std::is_pointer_v<A> == std::is_pointer_v<B>;
+template <class... A, class... B>
+constexpr bool same_call(int (*)(A...), CUresult (*)(B...)) {
+  if constexpr (sizeof...(A) == sizeof...(B)) return (alike<A, B> && ...);
+  return false;
+}
+#define XLSTM_COMPARE(name, ...) \
+  static_assert(same_call(static_cast<int (*)(__VA_ARGS__)>(nullptr), static_cast<decltype(&::name)>(nullptr)), #name);
+XLSTM_CUDA_DRIVER(XLSTM_COMPARE)
+#undef XLSTM_COMPARE
+}  // namespace
+#endif
+
+namespace xlstm::internal {
+namespace {
+
+constexpr int kThreadLocalCapture = 1;  // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
+
+// Keeps TensorRT's last error, for the message of the Error that follows.
+class Logger : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char* message) noexcept override {
+    if (severity > Severity::kERROR) return;
+    const std::lock_guard lock(mutex_);
+    try {
+      last_ = message;
+    } catch (...) {  // no memory for the message: keep the old one
+    }
+  }
+
+  std::string last() {
+    const std::lock_guard lock(mutex_);
+    return last_.empty() ? "it says no more" : last_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string last_;
+};
+
+std::string name_of(nvinfer1::DataType type) {
+  switch (type) {
+    case nvinfer1::DataType::kFLOAT: return "float32";
+    case nvinfer1::DataType::kINT64: return "int64";
+    default: return "type " + std::to_string(static_cast<int>(type));
+  }
+}
+
+nvinfer1::Dims dims_of(const std::vector<std::int64_t>& shape, int batch) {
+  nvinfer1::Dims dims{};
+  if (shape.size() > nvinfer1::Dims::MAX_DIMS) throw Error(ErrorCode::bundle, "a tensor has too many dimensions for TensorRT.");
+  dims.nbDims = static_cast<std::int32_t>(shape.size());
+  for (std::size_t i = 0; i < shape.size(); ++i) dims.d[i] = i == 0 ? batch : shape[i];
+  return dims;
+}
+
+std::size_t tensor_bytes(const TensorSpec& spec, int batch) {
+  return spec.row_elements() * static_cast<std::size_t>(batch) * (spec.dtype == "int64" ? 8 : 4);
+}
+
+class TensorRTStream : public Stream {
+ public:
+  TensorRTStream(nvinfer1::ICudaEngine& engine, Logger& logger, const CudaDevice& device, const Manifest& manifest,
+                 int batch, bool graphs)
+      : device_((device.make_current(), device)),
+        logger_(logger),
+        manifest_(manifest),
+        stream_(device),
+        states_(manifest, batch, &device, &stream_),
+        host_input_(device, tensor_bytes(manifest.input, batch)),
+        host_output_(device, tensor_bytes(manifest.output, batch)),
+        input_(device, host_input_.bytes()),
+        output_(device, host_output_.bytes()),
+        context_(engine.createExecutionContext()) {
+    if (!context_) throw Error(ErrorCode::runtime, "TensorRT cannot make an execution context: " + logger.last());
+    set_shape(engine, manifest.input.name, dims_of(manifest.input.shape, batch), batch);
+    for (const StateTensor& state : manifest.states) set_shape(engine, state.input, dims_of(state.shape, batch), batch);
+    std::memset(host_input_.data(), 0, host_input_.bytes());
+    if (graphs) {
+      for (int turn = 0; turn < 2; ++turn) capture(turn);
+      for (int turn = 0; turn < 2; ++turn, states_.advance()) states_.reset(-1);  // what the first runs left
+    }
+  }
+
+  ~TensorRTStream() override {
+    try {
+      device_.make_current();
+      stream_.synchronize();
+    } catch (const Error&) {  // a lost device: nothing to wait for
+    }
+    for (CUgraphExec_st* graph : graphs_)
+      if (graph) device_.cuGraphExecDestroy(graph);
+  }
+
+  void* input() override { return host_input_.data(); }
+
+  const float* step() override {
+    device_.make_current();
+    const int turn = states_.current();
+    if (graphs_[turn])
+      XLSTM_CUDA(device_, cuGraphLaunch, graphs_[turn], stream_);
+    else
+      enqueue(turn);
+    stream_.synchronize();
+    states_.advance();
+    return static_cast<const float*>(host_output_.data());
+  }
+
+  void reset(int row) override {
+    device_.make_current();
+    states_.reset(row);
+  }
+  void read_states(float* host) const override {
+    device_.make_current();
+    states_.read(host);
+  }
+  void write_states(const float* host) override {
+    device_.make_current();
+    states_.write(host);
+  }
+  void copy_states(const Stream& from) override {
+    device_.make_current();
+    states_.copy(static_cast<const TensorRTStream&>(from).states_);
+  }
+
+ private:
+  void set_shape(nvinfer1::ICudaEngine& engine, const std::string& name, const nvinfer1::Dims& dims, int batch) {
+    if (context_->setInputShape(name.c_str(), dims)) return;
+    using Selector = nvinfer1::OptProfileSelector;
+    const auto least = engine.getProfileShape(name.c_str(), 0, Selector::kMIN);
+    const auto most = engine.getProfileShape(name.c_str(), 0, Selector::kMAX);
+    throw Error(ErrorCode::argument, "the engine was built for a batch of " + std::to_string(least.d[0]) + " to " +
+                                         std::to_string(most.d[0]) + ", not " + std::to_string(batch) +
+                                         ". Build it again with that batch.");
+  }
+
+  void bind(const std::string& name, void* address) {
+    if (!context_->setTensorAddress(name.c_str(), address))
+      throw Error(ErrorCode::bundle, "the engine does not take the bundle's tensor " + name + ": " + logger_.last());
+  }
+
+  // Queue one step from state set `turn` to the other, transfers included.
+  void enqueue(int turn) {
+    bind(manifest_.input.name, input_.pointer());
+    bind(manifest_.output.name, output_.pointer());
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+      bind(manifest_.states[i].input, states_.tensor(turn, i));
+      bind(manifest_.states[i].output, states_.tensor(1 - turn, i));
+    }
+    XLSTM_CUDA(device_, cuMemcpyHtoDAsync_v2, input_.address(), host_input_.data(), input_.bytes(), stream_);
+    if (!context_->enqueueV3(stream_)) throw Error(ErrorCode::runtime, "TensorRT failed in a step: " + logger_.last());
+    XLSTM_CUDA(device_, cuMemcpyDtoHAsync_v2, host_output_.data(), output_.address(), output_.bytes(), stream_);
+  }
+
+  void capture(int turn) {
+    enqueue(turn);  // the first run of a context does work that cannot be captured
+    stream_.synchronize();
+    const std::string advice = " Set Options::cuda_graph to false to run without.";
+    CUgraph_st* graph = nullptr;
+    XLSTM_CUDA(device_, cuStreamBeginCapture_v2, stream_, kThreadLocalCapture);
+    try {
+      enqueue(turn);
+    } catch (const Error& error) {
+      device_.cuStreamEndCapture(stream_, &graph);
+      if (graph) device_.cuGraphDestroy(graph);
+      throw Error(ErrorCode::runtime, std::string("a step cannot be captured into a CUDA graph: ") + error.what() + advice);
+    }
+    XLSTM_CUDA(device_, cuStreamEndCapture, stream_, &graph);
+    const int result = device_.cuGraphInstantiateWithFlags(&graphs_[turn], graph, 0ull);
+    device_.cuGraphDestroy(graph);
+    device_.check(result, "cuGraphInstantiateWithFlags");
+  }
+
+  const CudaDevice& device_;
+  Logger& logger_;
+  const Manifest& manifest_;
+  CudaStream stream_;
+  StateBuffers states_;
+  PinnedBuffer host_input_, host_output_;
+  DeviceBuffer input_, output_;
+  std::unique_ptr<nvinfer1::IExecutionContext> context_;
+  CUgraphExec_st* graphs_[2] = {nullptr, nullptr};
+};
+
+class TensorRTEngine : public Engine {
+ public:
+  TensorRTEngine(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options)
+      : manifest_(manifest), library_(open_library(options)), device_(device_index(options)), index_(options.device_id),
+        graphs_(options.cuda_graph) {
+    const EngineFile file = find_engine(bundle, options, NV_TENSORRT_MAJOR);
+    const auto create = library_.function<void*(void*, std::int32_t)>("createInferRuntime_INTERNAL");
+    runtime_.reset(static_cast<nvinfer1::IRuntime*>(create(&logger_, NV_TENSORRT_VERSION)));
+    if (!runtime_) throw Error(ErrorCode::unavailable, "TensorRT cannot start: " + logger_.last());
+    runtime_->setEngineHostCodeAllowed(true);  // version-compatible engines carry their runtime
+    if (!file.plugin_library.empty()) load_plugins(file);
+    std::ifstream stream(file.engine, std::ios::binary);
+    const std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
+    engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
+    if (!engine_)
+      throw Error(ErrorCode::unavailable, "TensorRT cannot load " + file.engine.string() + ": " + logger_.last() +
+                                              ". Engines fit the GPU and the TensorRT version they were built for; build it "
+                                              "again on this machine.");
+    check_tensor(manifest.input.name, manifest.input.dtype, nvinfer1::TensorIOMode::kINPUT);
+    check_tensor(manifest.output.name, manifest.output.dtype, nvinfer1::TensorIOMode::kOUTPUT);
+    for (const StateTensor& state : manifest.states) {
+      check_tensor(state.input, state.dtype, nvinfer1::TensorIOMode::kINPUT);
+      check_tensor(state.output, state.dtype, nvinfer1::TensorIOMode::kOUTPUT);
+    }
+  }
+
+  std::unique_ptr<Stream> stream(int batch) const override {
+    return std::make_unique<TensorRTStream>(*engine_, logger_, device_, manifest_, batch, graphs_);
+  }
+
+  std::string device() const override { return "cuda:" + std::to_string(index_); }
+  bool cuda_graph() const override { return graphs_; }
+
+ private:
+  static SharedLibrary open_library(const Options& options) {
+    const std::string major = std::to_string(NV_TENSORRT_MAJOR);
+    const SharedLibrary library =
+        SharedLibrary::open("TensorRT", options.tensorrt_library, "XLSTM_NVINFER", {"libnvinfer.so." + major},
+                            "Install TensorRT " + major + ", or name its libnvinfer.so." + major +
+                                " in Options::tensorrt_library or in the environment variable XLSTM_NVINFER.");
+    const std::int32_t version = library.function<std::int32_t()>("getInferLibVersion")();
+    if (const std::int32_t found = version / 10000; found != NV_TENSORRT_MAJOR)
+      throw Error(ErrorCode::unavailable, library.path() + " is TensorRT " + std::to_string(found) +
+                                              "; this libxlstm_runtime was compiled for TensorRT " + major +
+                                              ". Compile it against the headers of that version.");
+    return library;
+  }
+
+  static int device_index(const Options& options) {
+    if (options.device == Device::cpu)
+      throw Error(ErrorCode::argument, "TensorRT runs on a GPU only: choose Device::cuda, or the ONNX Runtime back end.");
+    return options.device_id;
+  }
+
+  void load_plugins(const EngineFile& file) {
+    nvinfer1::IPluginRegistry& registry = runtime_->getPluginRegistry();
+    if (registry.getCreator("MLSTMCell", "1", "ai.xlstm")) return;  // the application has loaded them
+    std::error_code ignored;
+    const std::string path = file.plugin_library.string();
+    if (!std::filesystem::is_regular_file(file.plugin_library, ignored))
+      throw Error(ErrorCode::unavailable, file.engine.string() + " needs the plugin library " + path +
+                                              ", which is not there. Copy libxlstm_tensorrt.so beside the engine, or name it "
+                                              "in Options::plugin_library.");
+    if (!registry.loadLibrary(path.c_str()))
+      throw Error(ErrorCode::unavailable, "TensorRT cannot load the plugin library " + path + ": " + logger_.last());
+  }
+
+  void check_tensor(const std::string& name, const std::string& dtype, nvinfer1::TensorIOMode mode) const {
+    if (engine_->getTensorIOMode(name.c_str()) != mode)
+      throw Error(ErrorCode::bundle, "the engine has no " + std::string(mode == nvinfer1::TensorIOMode::kINPUT ? "input " : "output ") +
+                                         name + ", which the bundle names. Build the engine again from this bundle.");
+    if (const std::string found = name_of(engine_->getTensorDataType(name.c_str())); found != dtype)
+      throw Error(ErrorCode::bundle, "the engine's " + name + " is " + found + ", not " + dtype + " as in the bundle. Build the "
+                                         "engine again from this bundle.");
+  }
+
+  Manifest manifest_;
+  SharedLibrary library_;
+  CudaDevice device_;
+  int index_;
+  bool graphs_;
+  mutable Logger logger_;
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // its contexts may be used from several threads, one each
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> load_tensorrt(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options) {
+  return std::make_unique<TensorRTEngine>(bundle, manifest, options);
+}
+
+}  // namespace xlstm::internal
