@@ -229,7 +229,7 @@ def pickle_that_runs_code(folder: Path):
     return folder / "ckpt.pt"
 
 
-@_bad("pass it with --config")
+@_bad("holds a pickled omegaconf.")
 def pickled_omegaconf_configuration(folder: Path):
     from omegaconf import OmegaConf
 
@@ -529,7 +529,7 @@ def blocks_that_differ(folder: Path):
     return _save(folder, weights)
 
 
-@_bad("blocks.2.xlstm.proj_down.weight holds 2 values that are NaN or infinite, the first at [3, 5]", when_read=True)
+@_bad("blocks.2.xlstm.proj_down.weight holds NaN or infinity (2 times, first at [3, 5])", when_read=True)
 def nan_weight(folder: Path):
     weights = _weights()
     weights["xlstm_block_stack.blocks.2.xlstm.proj_down.weight"][3, 5] = torch.nan
@@ -537,14 +537,14 @@ def nan_weight(folder: Path):
     return _save(folder, weights)
 
 
-@_bad("mlstm_layer.qkv_opreact.weight holds 1 values that are NaN or infinite, the first at [200, 7]", when_read=True)
+@_bad("mlstm_layer.qkv_opreact.weight holds NaN or infinity (1 times, first at [200, 7])", when_read=True)
 def infinite_weight_in_a_fused_matrix(folder: Path):
     weights = _weights("b-fused")
     weights["backbone.blocks.1.mlstm_layer.qkv_opreact.weight"][200, 7] = -torch.inf
     return _save_folder(folder, "b-fused", weights)
 
 
-@_bad("xlstm_norm.weight holds 1 values that are NaN or infinite, the first at [63]", when_read=True)
+@_bad("xlstm_norm.weight holds NaN or infinity (1 times, first at [63])", when_read=True)
 def nan_in_a_norm(folder: Path):
     weights = _weights()
     weights["xlstm_block_stack.blocks.0.xlstm_norm.weight"][63] = torch.nan
@@ -672,7 +672,7 @@ def two_spellings_that_differ(folder: Path):
     return _save_folder(folder, "c-single", embedding_dim=512)
 
 
-@_bad("num_blocks = 32, but the weights say 2")
+@_bad("num_hidden_layers = 32, but the weights say 2")
 def wrong_depth_of_a_hugging_face_model(folder: Path):
     return _save_folder(folder, "c-single", num_hidden_layers=32)
 

@@ -41,6 +41,6 @@ def not_finite_error(values: torch.Tensor, start: int, shape: tuple[int, ...], n
     first = np.unravel_index(start + int(wrong.int().argmax()), shape)
     index = ", ".join(str(int(i)) for i in first)
     return UserError(
-        f"{path}: tensor {name} holds {int(wrong.sum()):,} values that are NaN or infinite, the first at [{index}]. "
+        f"{path}: tensor {name} holds NaN or infinity ({int(wrong.sum()):,} times, first at [{index}]). "
         "Its training diverged or the file is damaged; use an earlier checkpoint."
     )

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import pathlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -88,7 +89,7 @@ def _load(path: Path) -> object:
             start = file.read(2)
         if start == b"PK":
             raise UserError(
-                f"{path} ends before its zip archive does: it is truncated or damaged. Copy or save it again."
+                f"{path} is a zip archive without its end: it is truncated or damaged. Copy or save it again."
             )
         if start[:1] != pickle.PROTO:
             raise UserError(
@@ -96,7 +97,8 @@ def _load(path: Path) -> object:
                 "damaged: copy or save it again."
             )
     try:
-        with safe_globals([*_harmless(), *_upstream_configs(path if zipped else None)]):
+        with safe_globals([*_harmless(), *_upstream_configs(path if zipped else None)]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise _explain(path, str(error), zipped) from None
@@ -140,7 +142,8 @@ def _explain(path: Path, error: str, zipped: bool) -> UserError:
         try:
             with safe_globals(_harmless()):
                 names = get_unsafe_globals_in_checkpoint(path)
-            wanted = next((n for n in names if n.rpartition(".")[2] not in _CONFIG_CLASSES), names[0] if names else "")
+            others = [name for name in names if name.rpartition(".")[2] not in _CONFIG_CLASSES] or names
+            wanted = next((name for name in others if name.startswith("omegaconf.")), others[0] if others else "")
         except Exception:
             pass
     if not wanted and "GLOBAL " in error:

@@ -49,6 +49,8 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
     shapes = expected(architecture, fused, weights)
     shapes.pop("backbone.out_norm.bias", None)
     weights.require(shapes)
+    settings.agree("hidden_size", architecture.embedding_dim, f"width of {EMBEDDING}")
+    settings.agree("num_hidden_layers", len(architecture.blocks), "backbone.blocks with tensors")
     agree(large, architecture, FFN_FACTOR)
     upstream = {EMBEDDING if name == TABLES[0] else name: tensor for name, tensor in weights.tensors.items()}
     tokenizer = (weights.path if weights.path.is_dir() else weights.path.parent) / "tokenizer.json"
