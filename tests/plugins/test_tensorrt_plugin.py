@@ -1,0 +1,156 @@
+"""The TensorRT plugin library: built, driven through its interface, and loaded by every TensorRT registry there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from native_build import build
+
+from xlstm_export.errors import UserError
+from xlstm_export.native import fatbin, toolchain
+from xlstm_export.native.check import CREATORS, FLAVOURS, check_library, print_check
+
+ARCHITECTURES = "86-real;90"  # two, to be quick: machine code for one, and machine code and PTX for the other
+
+
+@pytest.fixture(scope="module")
+def build_folder():
+    tools = {"CMAKE_CUDA_COMPILER": toolchain.cuda_compiler(), "TensorRT_INCLUDE_DIR": toolchain.tensorrt_headers()}
+    for tool in tools.values():
+        if tool.path is None:
+            pytest.skip(f"{tool.name} is not here. {tool.remedy}")
+    options = [f"-D{key}={tool.path}" for key, tool in tools.items()]
+    return build("all", "-DXLSTM_ONNXRUNTIME=OFF", f"-DCMAKE_CUDA_ARCHITECTURES={ARCHITECTURES}", *options)
+
+
+@pytest.fixture(scope="module")
+def library(build_folder):
+    return build_folder / "lib" / "libxlstm_tensorrt.so"
+
+
+@pytest.fixture(scope="module")
+def checked(library):
+    return check_library(library)
+
+
+def test_plugin_breaks_its_interface(build_folder):
+    done = subprocess.run(
+        ["ctest", "--test-dir", build_folder, "--output-on-failure", "-R", "tensorrt_plugin", "--no-tests=error"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"100% tests passed, 0 tests failed out of 1\d", done.stdout), done.stdout
+
+
+def test_library_exports_more_than_its_interface_or_needs_tensorrt(library):
+    def lines(*command):
+        return subprocess.run([*command, library], capture_output=True, text=True, check=True).stdout.splitlines()
+
+    exported = {line.split()[-1] for line in lines("nm", "-D", "--defined-only")}
+    assert exported == {"getCreators", "setLoggerFinder", "xlstm_tensorrt_register", "xlstm_tensorrt_build_info"}
+    needed = {re.search(r"\[(.*)\]", line)[1] for line in lines("readelf", "-d") if "(NEEDED)" in line}
+    assert not [name for name in needed if re.match("libnvinfer|libcudart", name)]
+
+
+def test_library_lacks_an_architecture_it_was_built_for(checked):
+    assert checked.architectures == ("sm_86", "sm_90", "compute_90")
+    assert re.fullmatch(r"1\d\.\d+\.\d+", checked.versions["tensorrt_headers"])
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_registry_refuses_the_library(checked, flavour):
+    if flavour in checked.absent:
+        pytest.skip(f"{flavour} is not installed ({' or '.join(FLAVOURS[flavour])})")
+    (registry,) = (r for r in checked.registries if r.flavour == flavour)
+    assert registry.problem is None
+    assert [(c.name, c.version, c.namespace) for c in registry.creators] == list(CREATORS)
+    fields = [[name for name, _ in creator.fields] for creator in registry.creators]
+    assert fields == [["q_scale", "k_scale", "gate_soft_cap", "eps"], ["forget_clamp"]]
+    assert all(creator.found for creator in registry.creators)
+
+
+_CREATE = """
+import importlib, json, sys
+import numpy as np
+trt = importlib.import_module(sys.argv[1])
+registry = trt.get_plugin_registry()
+assert registry.get_creator("MLSTMCell", "1", "ai.xlstm") is None, "registered before it was loaded"
+assert registry.load_library(sys.argv[2]) is not None
+creator = registry.get_creator("MLSTMCell", "1", "ai.xlstm")
+
+def create(phase, **values):
+    types = {int: (np.int32, trt.PluginFieldType.INT32), float: (np.float32, trt.PluginFieldType.FLOAT32)}
+    arrays = {name: np.array([value], types[type(value)][0]) for name, value in values.items()}
+    fields = [trt.PluginField(name, arrays[name], types[type(value)][1]) for name, value in values.items()]
+    return creator.create_plugin("node", trt.PluginFieldCollection(fields), phase)
+
+build, runtime = trt.TensorRTPhase.BUILD, trt.TensorRTPhase.RUNTIME
+stored = dict(format_version=1, q_scale=0.5, k_scale=1.0, gate_soft_cap=15.0, eps=1e-6)
+plugin = create(build, q_scale=0.5)
+print(json.dumps({
+    "outputs": plugin.get_capability_interface(trt.PluginCapabilityType.BUILD).num_outputs,
+    "name": plugin.get_capability_interface(trt.PluginCapabilityType.CORE).plugin_name,
+    "from an engine": create(runtime, **stored) is not None,
+    "from a later engine": create(runtime, **{**stored, "format_version": 2}) is not None,
+    "negative eps": create(build, eps=-1.0) is not None,
+}))
+"""
+
+
+@pytest.mark.parametrize("module", ["tensorrt", "tensorrt_lean_bindings", "tensorrt_rtx"])
+def test_registry_creates_a_wrong_plugin(library, module):
+    """Fields, phases and capability interfaces across the binary interface of a real TensorRT."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    done = subprocess.run([sys.executable, "-c", _CREATE, module, library], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "outputs": 4, "name": "MLSTMCell", "from an engine": True, "from a later engine": False, "negative eps": False
+    }  # fmt: skip
+    assert "format version 2, this library reads version 1: rebuild the engine" in done.stderr
+    assert "node: attribute eps = -1" in done.stderr
+
+
+def test_registering_by_hand_crosses_a_major_version(library, checked):
+    """The registry's own interface differs between TensorRT 10 and 11; loading through it does not depend on that."""
+    lean = importlib.util.find_spec("tensorrt_lean_libs")
+    if lean is None:
+        pytest.skip("tensorrt_lean_libs is not installed")
+    program = (
+        "import ctypes, glob, sys\n"
+        "ctypes.CDLL(glob.glob(sys.argv[1] + '/libnvinfer_lean.so*')[0], mode=ctypes.RTLD_GLOBAL)\n"
+        "library = ctypes.CDLL(sys.argv[2])\n"
+        "print(library.xlstm_tensorrt_register(None), library.xlstm_tensorrt_register(None))\n"
+    )
+    folder = lean.submodule_search_locations[0]
+    done = subprocess.run([sys.executable, "-c", program, folder, library], capture_output=True, text=True)
+    (version,) = (r.version for r in checked.registries if r.flavour == "TensorRT lean runtime")
+    if checked.versions["tensorrt_headers"].split(".")[0] == version.split(".")[0]:
+        assert done.stdout.split() == ["0", "0"], done.stderr  # the second call finds what the first registered
+    else:
+        assert done.stdout.split() == ["-1", "-1"], done.stderr
+        assert "load it with IPluginRegistry::loadLibrary, or rebuild it" in done.stderr
+
+
+def test_check_takes_any_file_for_a_plugin_library(tmp_path, library):
+    with pytest.raises(UserError, match="is not there"):
+        check_library(tmp_path / "missing.so")
+    (tmp_path / "text.so").write_text("no library")
+    with pytest.raises(UserError, match="not a TensorRT plugin library"):
+        check_library(tmp_path / "text.so")
+    with pytest.raises(ValueError, match="ELF"):
+        fatbin.architectures(tmp_path / "text.so")
+
+
+def test_printed_check_hides_a_registry(checked, capsys):
+    print_check(checked)
+    printed = capsys.readouterr().out
+    for registry in checked.registries:
+        assert f"{registry.flavour} {registry.version}: loads" in printed
+    for expected in ("sm_86, sm_90, compute_90", "ai.xlstm::SLSTMCell version 1 (forget_clamp: float32)"):
+        assert expected in printed or not checked.registries
