@@ -57,6 +57,13 @@ def _rounded(name: str, value: np.ndarray, error: np.ndarray, dtype: str) -> Exp
     return Expected(name, value, error * (1 + relative) + relative * np.abs(value) + absolute)
 
 
+def _gate(exponent: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """exp(exponent), and its largest error where the exponent is off by `error` and known to be <= 0."""
+    value = np.exp(exponent)
+    above = np.exp(np.minimum(exponent + error, 0)) - value
+    return value, np.maximum(above, -value * np.expm1(-error))
+
+
 def mlstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: str) -> list[Expected]:
     """Expected h, C, n, m. Inputs by their names in the operator, activations already rounded to `dtype`."""
     x = {name: array.astype(np.float64) for name, array in inputs.items() if name != "lengths"}
@@ -151,15 +158,15 @@ def slstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: st
         fresh = n == 0
         m_next_error = np.where(fresh, i_error, np.maximum(i_error, carried_error))
         exponent = m_next_error + UNIT * (np.abs(i_raw) + np.abs(m_next) + np.abs(carried)) + FUNCTION
-        gain, gain_error = np.exp(i_raw - m_next), np.expm1(i_error + exponent)
-        with np.errstate(over="ignore"):
-            decay = np.where(fresh, 0, np.exp(np.minimum(carried - m_next, 0)))
-        decay_error = np.expm1(carried_error + exponent)
+        gain, gain_error = _gate(i_raw - m_next, i_error + exponent)
+        decay, decay_error = _gate(np.where(fresh, -np.inf, carried - m_next), carried_error + exponent)
+        decay_error = np.where(fresh, 0, decay_error)
         z, o = np.abs(np.tanh(z_raw)), 1 / (1 + np.exp(-np.clip(o_raw, -700, 700)))
-        kept, added = decay * np.abs(c), gain * z
-        c_next_error = kept * (decay_error + 4 * UNIT) + added * (gain_error + FUNCTION) + gain * z_error
-        c_next_error += decay * c_error + TINY
-        n_next_error = decay * np.abs(n) * (decay_error + 4 * UNIT) + gain * (gain_error + 4 * UNIT) + decay * n_error
+        z_error, o_error = np.minimum(z_error, 2), np.minimum(o_error, 1)  # of functions with values in [-1, 1], [0, 1]
+        c_next_error = np.abs(c) * (decay_error + 4 * UNIT * decay) + z * (gain_error + FUNCTION * gain)
+        c_next_error += (gain + gain_error) * z_error + (decay + decay_error) * c_error + TINY
+        n_next_error = np.abs(n) * (decay_error + 4 * UNIT * decay) + gain_error + 4 * UNIT * gain
+        n_next_error += (decay + decay_error) * n_error
         ratio = np.abs(c_next / n_next)
         # n' >= 1/2 of itself within its error in every case the tests draw.
         y_next_error = o * (c_next_error + ratio * n_next_error) / np.maximum(n_next - n_next_error, TINY)

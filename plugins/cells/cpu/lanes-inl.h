@@ -41,26 +41,49 @@ HWY_INLINE void store(D d, hn::Vec<D> value, float* to) {
   hn::StoreU(value, d, to);
 }
 
-template <class D>
-HWY_INLINE void store(D /*d*/, hn::Vec<D> value, Float16* to) {
-  const hn::Rebind<Float16, D> narrow;
-  hn::StoreU(hn::DemoteTo(narrow, value), narrow, to);
+// The lower 16 bits of each lane. `bits` < 2^16.
+template <class DU>
+HWY_INLINE void store_low_halves(DU /*d*/, hn::Vec<DU> bits, void* to) {
+  const hn::Rebind<uint16_t, DU> narrow;
+  hn::StoreU(hn::DemoteTo(narrow, hn::BitCast(hn::RebindToSigned<DU>(), bits)), narrow, static_cast<uint16_t*>(to));
 }
 
-// Rounds to nearest, ties to even (Highway's own demotion truncates before version 1.1). Every finite float and both
-// infinities become a bfloat16; a NaN stays one.
+// Both conversions round to nearest, ties to even, on every instruction set: Highway's own truncate where the processor
+// has no instruction for it. Every finite float, infinities included, becomes what IEEE 754 says; a NaN stays one.
+
+template <class D>
+HWY_INLINE void store(D d, hn::Vec<D> value, Float16* to) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, value);
+  const auto magnitude = hn::And(bits, hn::Set(du, 0x7FFFFFFF));
+  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 0x8000));
+  const auto below = [&](uint32_t limit) HWY_ATTR {
+    return hn::Lt(hn::BitCast(hn::RebindToSigned<D>(), magnitude),
+                  hn::Set(hn::RebindToSigned<D>(), static_cast<int32_t>(limit)));
+  };
+  // Normal: rebias the exponent from 127 to 15, and round away 13 bits of the mantissa; a carry goes to the exponent.
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1));
+  const auto rebiased = hn::Sub(magnitude, hn::Set(du, (127 - 15) << 23));
+  const auto normal = hn::ShiftRight<13>(hn::Add(hn::Add(rebiased, hn::Set(du, 0xFFF)), odd));
+  // Subnormal, below 2^-14: in a sum with 0.5 the last bit is 2^-24, as in the result; the processor rounds.
+  const auto half = hn::Set(d, 0.5f);
+  const auto subnormal = hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), half)), hn::BitCast(du, half));
+  // From 2^16 on: infinity, or a NaN.
+  const auto special = hn::IfThenElse(hn::RebindMask(du, below(0x7F800001)), hn::Set(du, 0x7C00), hn::Set(du, 0x7E00));
+  const auto finite = hn::IfThenElse(hn::RebindMask(du, below(0x38800000)), subnormal, normal);
+  const auto result = hn::IfThenElse(hn::RebindMask(du, below(0x47800000)), finite, special);
+  store_low_halves(du, hn::Or(result, sign), to);
+}
+
 template <class D>
 HWY_INLINE void store(D /*d*/, hn::Vec<D> value, BFloat16* to) {
-  const hn::RebindToUnsigned<D> bits_tag;
-  const hn::RebindToSigned<D> signed_tag;
-  const hn::Rebind<uint16_t, D> narrow;
-  const auto bits = hn::BitCast(bits_tag, value);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(bits_tag, 1));
-  const auto rounded = hn::Add(bits, hn::Add(hn::Set(bits_tag, 0x7FFF), odd));
-  const auto quiet = hn::Or(bits, hn::Set(bits_tag, 0x400000));
-  const auto is_nan = hn::RebindMask(bits_tag, hn::Ne(value, value));
-  const auto high = hn::ShiftRight<16>(hn::IfThenElse(is_nan, quiet, rounded));
-  hn::StoreU(hn::DemoteTo(narrow, hn::BitCast(signed_tag, high)), narrow, reinterpret_cast<uint16_t*>(to));
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(bits, hn::Add(hn::Set(du, 0x7FFF), odd));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
+  const auto is_nan = hn::RebindMask(du, hn::Ne(value, value));
+  store_low_halves(du, hn::ShiftRight<16>(hn::IfThenElse(is_nan, quiet, rounded)), to);
 }
 
 // Calls body(d, index) for index = 0, N, 2N ... with a full vector tag, then for each left-over element with a tag of

@@ -143,10 +143,10 @@ std::vector<int32_t> row_lengths(const Case& c) {
   return lengths;
 }
 
-// What rounding to the output's type may add: a unit in the last place, and the step of float16's subnormals.
+// What rounding to nearest in the output's type may add: half a unit in the last place, also of float16's subnormals.
 double output_rounding(DataType type, double value) {
-  const double unit = type == DataType::kFloat32 ? 0x1p-23 : type == DataType::kFloat16 ? 0x1p-10 : 0x1p-7;
-  return std::fabs(value) * unit + (type == DataType::kFloat16 ? 0x1p-24 : 0);
+  const double unit = type == DataType::kFloat32 ? 0x1p-24 : type == DataType::kFloat16 ? 0x1p-11 : 0x1p-8;
+  return std::fabs(value) * unit + (type == DataType::kFloat16 ? 0x1p-25 : 0);
 }
 
 // ---- mLSTM
