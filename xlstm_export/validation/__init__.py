@@ -1,0 +1,6 @@
+"""Is a bundle the upstream model? Both run side by side; errors are measured, judged and reported."""
+
+from .report import ValidationReport, render, write_report
+from .validate import validate
+
+__all__ = ["ValidationReport", "render", "validate", "write_report"]

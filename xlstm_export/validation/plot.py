@@ -1,0 +1,80 @@
+"""The drift plot: how the errors of the long run grow, or do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .tolerance import Series
+from .verdict import OUTPUTS, block_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .report import ValidationReport
+
+
+def save_drift_plot(report: ValidationReport, path: Path) -> None:
+    """A PNG of the long run: above the error of the outputs with its limits, below those of the states by block."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    run = report.runs[-1]
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    outputs, states = figure.subplots(2, 1, sharex=True)
+    blocks = _by_block(run.states)
+
+    _draw(outputs, np.asarray(run.outputs.steps) + 1, run.outputs.error, "tab:blue", "bundle against upstream")
+    label = f"upstream with weights moved by one {report.dtype} roundoff"
+    _draw(outputs, np.asarray(run.outputs.steps) + 1, run.outputs.sensitivity, "tab:gray", label)
+    for verdict in report.verdicts:
+        if verdict.run == run.name and verdict.quantity == OUTPUTS and verdict.limit.kind != "contract":
+            style = {"typical": "--", "worst": ":"}[verdict.limit.kind]
+            label = f"limit of the {'median' if verdict.limit.kind == 'typical' else 'worst step'}"
+            outputs.axhline(verdict.limit.value, color="tab:red", linestyle=style, linewidth=1.2, label=label)
+    outputs.set_ylabel("logit error / logit spread" if run.kl else "output error / output spread")
+    outputs.set_title(f"{report.bundle}: {report.dtype} on {report.runtime}, {run.rows} rows, {run.what}")
+
+    colors = colormaps["viridis"](np.linspace(0, 0.9, len(blocks)))
+    for color, (block, (steps, worst)) in zip(colors, blocks.items(), strict=True):
+        _draw(states, steps, worst, color, f"block {block}")
+    states.set_ylabel("state error / state scale, worst of block")
+    states.set_xlabel("step")
+    for axes in (outputs, states):
+        axes.set_yscale("log")
+        axes.grid(alpha=0.25)
+        axes.set_xlim(1, max(2, run.steps))
+    outputs.legend(loc="best", fontsize="small", ncols=2)
+    if len(blocks) <= 12:
+        states.legend(loc="best", fontsize="small", ncols=6)
+    figure.savefig(path, dpi=140, format="png")
+
+
+def _draw(axes: Axes, steps: np.ndarray, values: Sequence[float], color: object, label: str) -> None:
+    """A series that jumps from step to step: faint as it is, strong as the median of what lies around."""
+    axes.plot(steps, _shown(values), color=color, alpha=0.2, linewidth=0.6)
+    half = max(1, len(steps) // 100)
+    smooth = [np.median(values[max(0, at - half) : at + half + 1]) for at in range(len(steps))]
+    axes.plot(steps, _shown(smooth), color=color, linewidth=1.4, label=label)
+
+
+def _shown(values: Sequence[float]) -> np.ndarray:
+    """For a logarithmic axis: nothing where there is no error, or an infinite one."""
+    values = np.asarray(values, float)
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def _by_block(states: Mapping[str, Series]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Steps, and the worst error of a block's states at each."""
+    blocks: dict[int, list[Series]] = {}
+    for name, series in states.items():
+        blocks.setdefault(block_of(name), []).append(series)
+    return {
+        block: (np.asarray(own[0].steps) + 1, np.max([series.error for series in own], 0))
+        for block, own in blocks.items()
+    }

@@ -1,0 +1,182 @@
+"""What a validation found, as data (`report.json`), as a table, and as a plot."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .scenarios import Scenario
+from .tolerance import Tolerance
+from .verdict import OUTPUTS, Fault, Verdict
+
+REPORT_FILE, PLOT_FILE = "report.json", "drift.png"
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """All that was measured, and the verdict on it."""
+
+    bundle: str
+    checkpoint: str
+    checkpoint_sha256: str
+    family: str
+    dtype: str
+    runtime: str
+    seed: int
+    versions: dict[str, str]
+    seconds: float
+    tolerance: Tolerance
+    runs: tuple[Scenario, ...]
+    verdicts: tuple[Verdict, ...]
+    fault: Fault | None
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, four digits each; an infinite error is the string "inf"."""
+        data = asdict(self)
+        data["passed"] = self.passed
+        data["tolerance"] |= {"unit_roundoff": self.tolerance.unit_roundoff, "description": self.tolerance.describe()}
+        for run, entry in zip(self.runs, data["runs"], strict=True):
+            entry["top_one_agreement"] = run.top_one_agreement
+            if run.text:
+                for side in ("reference", "bundle"):
+                    entry["text"][f"{side}_bits_per_byte"] = run.text.bits_per_byte(entry["text"][f"{side}_nats"])
+        return _plain(data)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    return value
+
+
+def write_report(report: ValidationReport, folder: Path) -> list[Path]:
+    """Write `report.json` and `drift.png` into a folder, each complete or not at all; returns their paths.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    from .plot import save_drift_plot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
+    return [
+        _write(folder / REPORT_FILE, lambda path: path.write_text(text, "utf-8")),
+        _write(folder / PLOT_FILE, lambda path: save_drift_plot(report, path)),
+    ]
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> Path:
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def render(report: ValidationReport) -> RenderableType:
+    """The report as tables for a terminal."""
+    parts: list[RenderableType] = [_run_table(report), _block_table(report)]
+    parts += [line for run in report.runs if (line := _text_line(run))]
+    parts.append(Text(f"Tolerance: {report.tolerance.describe()}", style="dim"))
+    parts.append(_verdict_line(report))
+    return Group(*parts)
+
+
+def _run_table(report: ValidationReport) -> Table:
+    kind = "logits" if report.runs[0].kl else "outputs"
+    ours, theirs = f"{report.bundle} ({report.dtype}, {report.runtime})", f"{report.checkpoint} ({report.family})"
+    table = Table(title=f"{ours} against upstream on {theirs}", title_justify="left", caption_justify="left")
+    table.caption = (
+        "Error (what is allowed). Logits: relative to their spread, max - min. "
+        "States: relative to the largest value of their row and head."
+    )
+    table.add_column("run")
+    table.add_column("rows x steps", justify="right")
+    table.add_column(f"{kind}, typical", justify="right")
+    table.add_column(f"{kind}, worst", justify="right")
+    table.add_column("KL, nats", justify="right")
+    table.add_column("top-1", justify="right")
+    table.add_column("")
+    for run in report.runs:
+        own = [v for v in report.verdicts if v.run == run.name]
+        outputs = [v for v in own if v.quantity == OUTPUTS]
+        typical = max((v for v in outputs if v.limit.kind != "worst"), key=lambda v: v.share)
+        worst = next(v for v in outputs if v.limit.kind == "worst")
+        table.add_row(
+            run.what, f"{run.rows} x {run.steps}", _error(typical), _error(worst),
+            f"{sum(run.kl) / len(run.kl):.1e}" if run.kl else "-", _top_one(run), _mark(all(v.passed for v in own)),
+        )  # fmt: skip
+    return table
+
+
+def _error(verdict: Verdict) -> Text:
+    return Text(f"{verdict.measured:.1e} ({verdict.limit.value:.1e})", style="" if verdict.passed else "bold red")
+
+
+def _mark(passed: bool) -> Text:
+    return Text("pass", style="green") if passed else Text("FAIL", style="bold red")
+
+
+def _top_one(run: Scenario) -> str:
+    if not run.kl:
+        return "-"
+    if not run.disagreements:
+        return "all equal"
+    # A token that the reference itself hardly prefers is no error: the gap says how close the choice was.
+    return f"{run.top_one_agreement:.2%} equal, gap {max(d.gap for d in run.disagreements):.1e}"
+
+
+def _block_table(report: ValidationReport) -> Table:
+    """By block and run: the state that comes closest to what is allowed."""
+    table = Table(title="State error by block: the state that is closest to its limit", title_justify="left")
+    table.add_column("block")
+    for run in report.runs:
+        table.add_column(run.name, justify="right")
+    blocks = dict.fromkeys(name.rsplit(".", 1)[0] for name in report.runs[0].states)
+    for block in blocks:
+        cells = []
+        for run in report.runs:
+            own = [v for v in report.verdicts if v.run == run.name and v.quantity.startswith(f"{block}.")]
+            cells.append(_error(max(own, key=lambda v: v.share)))
+        table.add_row(block, *cells)
+    return table
+
+
+def _text_line(run: Scenario) -> Text | None:
+    if run.text is None:
+        return None
+    text = run.text
+    reference, bundle = text.bits_per_byte(text.reference_nats), text.bits_per_byte(text.bundle_nats)
+    ours, theirs = text.perplexity(text.bundle_nats), text.perplexity(text.reference_nats)
+    return Text(
+        f"Text of {text.bytes:,} bytes: {bundle:.5f} bits per byte, upstream {reference:.5f} "
+        f"({bundle - reference:+.1e}); perplexity per token {ours:.4f}, upstream {theirs:.4f}."
+    )
+
+
+def _verdict_line(report: ValidationReport) -> Text:
+    if report.passed:
+        return Text(f"Passed in {report.seconds:.0f} s: the bundle computes the upstream model.", style="bold green")
+    failed = sum(not verdict.passed for verdict in report.verdicts)
+    text = Text(f"FAILED: {failed} of {len(report.verdicts)} checks. ", style="bold red")
+    fault = report.fault
+    return text.append(f"First {fault.quantity} at step {fault.step} of run {fault.run!r}: {fault.explanation}.")

@@ -1,0 +1,107 @@
+"""When is an error too large? Tolerances that follow from the bundle's dtype and from the model's own sensitivity.
+
+A bundle of dtype T multiplies matrices in T (unit roundoff u: float32 6.0e-8, float16 4.9e-4, bfloat16 3.9e-3); norms,
+gates, cells, states and the residual stream are float32 (u32) whatever T is. Errors are relative: logits to their
+spread (max - min of the reference), states to the largest value of their row and head. Two things set the limits.
+
+**Floor**, `32 u + 3 min(steps, 512) u32`. One step is a chain of some 8 roundings to T a block (weights, inputs and
+outputs of each projection); independent roundings add up as a random walk, and 32 u is that walk over some hundred
+blocks. The recurrence rounds each state value about 3 times a step, in float32; forgetting bounds how many steps
+count, and 512 steps of one sign is the worst case: 3 * 512 * 6e-8 = 9.2e-5. So float32 logits keep within 1e-4 of
+their spread however long the run, float16 within 1.6e-2, bfloat16 within 0.125. A *locked* run, which starts every
+step from the reference's states, has one step of recurrence.
+
+**Sensitivity**. No constant holds at every step of every model: where a normaliser passes through zero, or a head's
+output nearly vanishes before its norm, the model magnifies roundings a thousandfold for some steps, upstream's own
+float32 ones as well. So the reference runs a second time with each weight moved by up to one unit roundoff of T:
+what storing weights in T does at the least. A correct bundle is the model with perturbations of that size and
+number (inputs and outputs are rounded, too), so its errors are distributed as the sensitivity is: over 600 errors of
+random models of every family and dtype, medians were within 2.5 times of each other; maxima, which are those of a
+heavy tail, within 8 times. A wrong weight, gate or state is not of the size of a roundoff, and does not hide in this.
+
+The limits, for each error of a run over its steps:
+  typical   median(error) <= max(32 u + 3 u32, 4 median(sensitivity))
+  worst     max(error)    <= max(floor, 20 max(sensitivity))
+  contract  median(error) <= floor, for the outputs: a model that magnifies every rounding does not pass as good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+CHAIN = 32  # roundings to T that one step adds up to
+ROUNDINGS_PER_STEP = 3  # of a state value, in float32
+MEMORY = 512  # steps that count
+TYPICAL, WORST = 4, 20  # times the sensitivity: twice and more what correct bundles need
+
+
+@dataclass(frozen=True)
+class Series:
+    """One error over a run: at each recorded step the worst row's."""
+
+    steps: Sequence[int]
+    error: Sequence[float]
+    sensitivity: Sequence[float]
+    """The same error, of upstream with its weights moved by up to one unit roundoff."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One bound on a series, and how it decides."""
+
+    kind: str
+    """`typical`, `worst` or `contract`."""
+    value: float
+
+    def measure(self, series: Series) -> float:
+        """What is held against the bound."""
+        return float(np.max(series.error) if self.kind == "worst" else np.median(series.error))
+
+    def passed(self, series: Series) -> bool:
+        return self.measure(series) <= self.value
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The limits for a bundle of one dtype; see the module's text."""
+
+    dtype: str
+
+    @property
+    def unit_roundoff(self) -> float:
+        return unit_roundoff(getattr(torch, self.dtype))
+
+    def floor(self, steps: int) -> float:
+        """What an error may be after so many steps of recurrence, however insensitive the model."""
+        return CHAIN * self.unit_roundoff + ROUNDINGS_PER_STEP * min(steps, MEMORY) * unit_roundoff(torch.float32)
+
+    def limits(self, series: Series, recurrence: int, outputs: bool) -> list[Limit]:
+        """The bounds on one error.
+
+        Args:
+            recurrence: steps that errors could add up over: those of the run, or 1 when it is locked.
+            outputs: it is the error of the logits, not of a state.
+        """
+        sensitivity, floor = np.asarray(series.sensitivity), self.floor(recurrence)
+        limits = [
+            Limit("typical", max(self.floor(1), TYPICAL * float(np.median(sensitivity)))),
+            Limit("worst", max(floor, WORST * float(sensitivity.max()))),
+        ]
+        return [*limits, Limit("contract", floor)] if outputs else limits
+
+    def describe(self) -> str:
+        """In two sentences, with the numbers."""
+        return (
+            f"{self.dtype}, unit roundoff {self.unit_roundoff:.1e}. Half of the steps must keep within "
+            f"{self.floor(1):.1e} or {TYPICAL} times what moving each of upstream's own weights by up to one roundoff "
+            f"does, and every step within {self.floor(MEMORY):.1e} ({self.floor(1):.1e} when locked) or {WORST} times that."
+        )
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """Largest relative error of rounding to nearest: float32 2^-24, float16 2^-11, bfloat16 2^-8."""
+    return torch.finfo(dtype).eps / 2

@@ -1,0 +1,102 @@
+"""From data to verdict: every error of every run against its limits, and where a faulty bundle first goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .scenarios import Scenario
+from .tolerance import Limit, Series, Tolerance
+
+OUTPUTS = "outputs"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One error of one run, held against one limit."""
+
+    run: str
+    quantity: str
+    """`outputs`, or the name of a state."""
+    limit: Limit
+    measured: float
+    passed: bool
+    first_step: int | None
+    """The first step at which the error is beyond the limit, when it failed."""
+
+    @property
+    def share(self) -> float:
+        """Of what is allowed; beyond 1 it failed."""
+        return self.measured / self.limit.value
+
+    def describe(self) -> str:
+        relation = "<=" if self.passed else ">"
+        error = f"{self.limit.kind} error {self.measured:.1e} {relation} {self.limit.value:.1e}"
+        return f"{self.run}: {self.quantity}, {error}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Where a bundle first leaves its tolerance."""
+
+    run: str
+    step: int
+    quantity: str
+    block: int | None
+    """The first block whose state is wrong; None when only the outputs are."""
+    explanation: str
+
+
+def judge(runs: Iterable[Scenario], tolerance: Tolerance) -> list[Verdict]:
+    """Every limit on every error, in the order of the runs and, within one, of the model."""
+    verdicts = []
+    for run in runs:
+        recurrence = 1 if run.locked else run.steps
+        for quantity, series in {**run.states, OUTPUTS: run.outputs}.items():
+            for limit in tolerance.limits(series, recurrence, quantity == OUTPUTS):
+                passed = limit.passed(series)
+                first = None if passed else _first_beyond(series, limit)
+                verdicts.append(Verdict(run.name, quantity, limit, limit.measure(series), passed, first))
+    return verdicts
+
+
+def _first_beyond(series: Series, limit: Limit) -> int:
+    return series.steps[int((np.asarray(series.error) > limit.value).argmax())]
+
+
+def first_fault(runs: Sequence[Scenario], verdicts: Sequence[Verdict]) -> Fault | None:
+    """In the first run that fails: the first block, in the order of the model, that has a wrong state.
+
+    A block's states depend on the blocks before it alone, so a fault shows in its own block or the next and
+    everywhere behind, never before.
+    """
+    for run in runs:
+        failed = [v for v in verdicts if v.run == run.name and not v.passed]
+        if not failed:
+            continue
+        first = failed[0].quantity
+        block = None if first == OUTPUTS else block_of(first)
+        own = {v.quantity for v in failed if block is None or v.quantity == OUTPUTS or block_of(v.quantity) == block}
+        step = min(v.first_step for v in failed if v.quantity in own)
+        return Fault(run.name, step, first, block, _explain(first, own, run.states))
+    return None
+
+
+def block_of(state: str) -> int:
+    """`blocks.3.mlstm.C` → 3."""
+    return int(state.split(".")[1])
+
+
+def _explain(first: str, wrong: set[str], states: Iterable[str]) -> str:
+    """Where to look: a state is the work of its own block up to the cell, and of every block before."""
+    if first == OUTPUTS:
+        last = max(map(block_of, states))
+        return f"every state is right, so the fault lies behind the cell of blocks.{last}, in the last norm or the head"
+    block = block_of(first)
+    window = f"{first.rsplit('.', 1)[0]}.conv"
+    if window in states and window not in wrong:
+        return f"its convolution window is right, so the fault lies in blocks.{block}, between that and the cell"
+    before = f"in blocks.{block - 1} behind the cell" if block else "in the embedding"
+    return f"the fault lies in blocks.{block}, up to its cell, or {before}"
