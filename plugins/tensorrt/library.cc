@@ -21,13 +21,6 @@ const std::array<nvinfer1::IPluginCreatorInterface*, 2>& creators() {
   return all;
 }
 
-// The major version of the TensorRT in this process, or 0 if none is visible.
-int32_t loaded_tensorrt_major() {
-  using MajorVersion = int32_t (*)();
-  const auto version = reinterpret_cast<MajorVersion>(dlsym(RTLD_DEFAULT, "getInferLibMajorVersion"));
-  return version ? version() : 0;
-}
-
 }  // namespace
 
 XLSTM_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
@@ -42,13 +35,6 @@ XLSTM_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { set_logger_
 // or -1 after a message: no registry, or a TensorRT of another major version than the headers this was built with (the
 // registry's own interface differs between majors; loadLibrary does not depend on it).
 XLSTM_EXPORT int32_t xlstm_tensorrt_register(nvinfer1::IPluginRegistry* registry) noexcept {
-  const int32_t major = loaded_tensorrt_major();
-  if (major != 0 && major != NV_TENSORRT_MAJOR) {
-    log_error("xlstm: this library was built for TensorRT " + std::to_string(NV_TENSORRT_MAJOR) +
-              ", but this process has TensorRT " + std::to_string(major) +
-              ": load it with IPluginRegistry::loadLibrary, or rebuild it");
-    return -1;
-  }
   if (registry == nullptr) {
     using GetRegistry = nvinfer1::IPluginRegistry* (*)();
     const auto get_registry = reinterpret_cast<GetRegistry>(dlsym(RTLD_DEFAULT, "getPluginRegistry"));
@@ -56,6 +42,13 @@ XLSTM_EXPORT int32_t xlstm_tensorrt_register(nvinfer1::IPluginRegistry* registry
   }
   if (registry == nullptr) {
     log_error("xlstm: no plugin registry: load TensorRT first, or pass its registry");
+    return -1;
+  }
+  const int32_t major = tensorrt_major_of(registry);
+  if (major != 0 && major != NV_TENSORRT_MAJOR) {
+    log_error("xlstm: this library was built for TensorRT " + std::to_string(NV_TENSORRT_MAJOR) +
+              ", the registry is of version " + std::to_string(major) +
+              ": load it with IPluginRegistry::loadLibrary, or rebuild it");
     return -1;
   }
   for (nvinfer1::IPluginCreatorInterface* creator : creators()) {
