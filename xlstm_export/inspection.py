@@ -300,7 +300,10 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
         *_dimension_rows(b.dimensions),
         ("parameters", f"{b.parameters:,} in {_bytes(b.weight_bytes)} ({b.dtype} projections)"),
         ("state", f"{_bytes(b.state_bytes)} a sequence, float32"),
-        ("bytes a token", f"{_bytes(b.token_bytes)}: {_bytes(b.read_bytes)} weights + 2 × {_bytes(b.state_bytes)} states"),
+        (
+            "a token moves",
+            f"{_bytes(b.token_bytes)}: {_bytes(b.read_bytes)} weights, 2 × {_bytes(b.state_bytes)} states",
+        ),
         ("batch", "dynamic" if b.batch is None else str(b.batch)),
         ("tokenizer", b.tokenizer or "none: token ids only"),
         ("made by", ", ".join(f"{name} {version}" for name, version in b.producer.items())),

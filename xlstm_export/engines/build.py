@@ -1,4 +1,4 @@
-"""Bundle → engine: everything around the builder's process. The engine appears whole, with its sidecar, or not at all."""
+"""Bundle → engine: all around the builder's process. The engine appears whole, with its sidecar, or not at all."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 from .. import __version__
 from ..errors import UserError
 from ..graph.manifest import MODEL_FILE, Manifest, read_manifest
+from ..native.locate import cache_folder, find_tensorrt_plugins
 from .flavours import require_installed
 from .record import FOLDER, BuildOptions, EngineRecord, FileHash, hash_bundle, parse_tensor, sha256, sidecar_of
 from .targets import BatchRange, batch_range, check_dtype, engine_name, input_profiles, parse_targets
@@ -62,7 +63,7 @@ def build_engine(
         timing_cache: folder for TensorRT's measurements of kernels; None is this user's cache folder.
 
     Returns:
-        The engine's record, which lies beside it as `<engine>.json`; the engine is `bundle/engines/<record.engine.name>`.
+        The record, which lies beside the engine as `<engine>.json`; the engine is `engines/<record.engine.name>`.
 
     Raises:
         UserError: impossible request, missing runtime or GPU, or a failure of the parser or builder.
@@ -76,7 +77,7 @@ def build_engine(
     _check_files(bundle, manifest)
     require_installed(runtime)
     if runtime == "tensorrt" and use_plugins and plugins is None:
-        plugins = _built_plugins()
+        plugins = find_tensorrt_plugins()
     folder = bundle / FOLDER
     made = not folder.exists()
     try:
@@ -95,7 +96,7 @@ def build_engine(
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
             products_as_sums="sm75" in targets,
-            timing_cache=str(timing_cache or default_cache_folder() / "timing"),
+            timing_cache=str(timing_cache or cache_folder() / "timing"),
         )
         result = _run_worker(request, stage)
         return _publish(bundle, manifest, sizes, request, result, work, plugins)
@@ -105,26 +106,12 @@ def build_engine(
             folder.rmdir()
 
 
-def _built_plugins() -> Path | None:
-    """The plugin library that was built here, if any."""
-    from ..native.locate import find_tensorrt_plugins
-
-    return find_tensorrt_plugins()
-
-
-def default_cache_folder() -> Path:
-    """This user's cache folder for xlstm-export, by the platform's convention."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "xlstm-export"
-
-
 def _check_options(runtime: str, plugins: Path | None, version_compatible: bool, hardware_compatible: bool) -> None:
     if runtime == "tensorrt-rtx":
         if plugins is not None:
-            raise UserError("TensorRT-RTX has no plugin layers: leave --plugins out. It compiles the cells' definitions.")
+            raise UserError(
+                "TensorRT-RTX has no plugin layers and compiles the cells' definitions: leave --plugins out."
+            )
         if version_compatible:
             raise UserError("TensorRT-RTX builds no version-compatible engines: build again after an upgrade.")
         if hardware_compatible:
@@ -183,8 +170,9 @@ def _run_worker(request: BuildRequest, stage: Stage) -> dict[str, Any]:
 
 def _worker_command() -> list[str]:
     """The child imports what this process imports, and nothing from the current folder."""
-    start = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from xlstm_export.engines.worker import main; main()"
-    return [sys.executable, "-c", start, json.dumps([path for path in sys.path if path])]
+    paths = json.dumps([path for path in sys.path if path])
+    start = "import json, sys; sys.path[:] = json.loads(sys.argv[1])"
+    return [sys.executable, "-c", f"{start}; from xlstm_export.engines import worker; worker.main()", paths]
 
 
 def _death_report(runtime: str, code: int, at: str, printed: str) -> str:
@@ -234,7 +222,7 @@ def _publish(
         options=BuildOptions(
             version_compatible=request.version_compatible,
             hardware_compatible=request.hardware_compatible,
-            tf32=False,
+            tf32=result["tf32"],
             stripped_functions=result["stripped_functions"],
             products_as_sums=request.products_as_sums,
         ),

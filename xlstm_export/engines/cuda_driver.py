@@ -65,7 +65,10 @@ class CudaDriver:
     """
 
     def __init__(self, library: str = LIBRARY):
-        self._library = ctypes.CDLL(library)
+        try:
+            self._library = ctypes.CDLL(library)
+        except OSError as error:
+            raise OSError(f"no NVIDIA driver: {error}") from None
         for name, types in _SIGNATURES.items():
             function = getattr(self._library, name)
             function.argtypes, function.restype = types, c_int

@@ -46,7 +46,7 @@ def import_flavour(runtime: str) -> ModuleType:
     try:
         return importlib.import_module(MODULES[runtime])
     except (ImportError, OSError) as error:
-        raise UserError(f"{runtime} is installed but cannot be loaded: {error}. Reinstall it: {INSTALL[runtime]}.") from None
+        raise UserError(f"{runtime} is installed but cannot be loaded ({error}): {INSTALL[runtime]}.") from None
 
 
 def make_logger(trt: ModuleType) -> Any:

@@ -12,7 +12,7 @@ from ..graph.functions import DOMAIN
 from .targets import parse_version
 
 PLUGIN_FIRST = (10, 15)
-"""The first TensorRT whose parser prefers a registered plugin over a local function, for a node with `plugin_namespace`."""
+"""The first TensorRT whose parser prefers a plugin over a local function, for a node with `plugin_namespace`."""
 
 
 def plugin_needs_stripping(version: str) -> bool:

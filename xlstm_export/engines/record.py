@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from ..graph.manifest import FILE_NAME, MODEL_FILE
@@ -124,26 +123,28 @@ def read_record(engine: Path) -> EngineRecord:
     try:
         data = json.loads(path.read_text("utf-8"))
         if data.get("format") != FORMAT or data.get("format_version") != FORMAT_VERSION:
-            raise UserError(
-                f"{path} is not a version {FORMAT_VERSION} {FORMAT} file. Build the engine again with this xlstm-export."
-            )
+            raise UserError(f"{path} is not a version {FORMAT_VERSION} {FORMAT} file. Build the engine again.")
         record = _parse(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}). Build the engine again.") from None
     if (size := engine.stat().st_size) != record.engine_bytes:
-        raise UserError(f"{engine} has {size:,} bytes, not {record.engine_bytes:,}: it was not copied whole. Copy it again.")
+        raise UserError(f"{engine} has {size:,} bytes, not {record.engine_bytes:,}. Copy it whole, or build it again.")
     return record
 
 
 def _parse(data: dict) -> EngineRecord:
     values = {f.name: data[f.name] for f in fields(EngineRecord)}
-    values["engine"], values["model"], values["manifest"] = (FileHash(**data[k]) for k in ("engine", "model", "manifest"))
+    for name in ("engine", "model", "manifest"):
+        values[name] = FileHash(**data[name])
     values["plugins"] = FileHash(**data["plugins"]) if data["plugins"] else None
     values["options"] = BuildOptions(**data["options"])
     values["targets"] = tuple(data["targets"])
     low, tuned, high = data["batch"]
     values["batch"] = (int(low), int(tuned), int(high))
     values["tensors"] = tuple(map(parse_tensor, data["tensors"]))
+    for name, kind in (("engine_bytes", int), ("runtime", str), ("runtime_version", str), ("seconds", (int, float))):
+        if not isinstance(values[name], kind):
+            raise TypeError(name)
     return EngineRecord(**values)
 
 

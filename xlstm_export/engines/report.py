@@ -20,16 +20,12 @@ def render(record: EngineRecord) -> Group:
     cells = "compiled from their definitions" + (", products as sums" if options.products_as_sums else "")
     if record.plugins is not None:
         cells = f"plugins in {record.plugins.name}" + (", definitions stripped" if options.stripped_functions else "")
-    compatible = [
-        word
-        for word, on in (("later versions", options.version_compatible), ("Ampere and later", options.hardware_compatible))
-        if on
-    ]
+    compatible = {"later versions": options.version_compatible, "Ampere and later": options.hardware_compatible}
     rows = {
         "engine": record.engine.name,
         "runtime": f"{record.runtime} {record.runtime_version}",
         "runs on": ", ".join(record.targets) + (f" ({record.gpu})" if record.gpu else ""),
-        "also on": ", ".join(compatible),
+        "also on": ", ".join(word for word, on in compatible.items() if on),
         "weights": record.dtype,
         "batch": batch,
         "cells": cells,

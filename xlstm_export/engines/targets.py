@@ -43,12 +43,12 @@ def parse_targets(runtime: str, targets: Iterable[str]) -> tuple[str, ...]:
     names = sorted({_target_name(word) for word in words}, key=_capability_order)
     names = names or list(DEFAULT_RTX_TARGETS if runtime == "tensorrt-rtx" else (CURRENT,))
     if CURRENT in names and len(names) > 1:
-        raise UserError(f"target {CURRENT!r} cannot be combined with {', '.join(names[1:])}: name this GPU's own capability.")
+        raise UserError(f"target {CURRENT!r} cannot be combined with {', '.join(names[1:])}: name them all.")
     if runtime == "tensorrt":
         if names != [CURRENT]:
             raise UserError(
-                f"TensorRT builds for the GPU it runs on, not for {', '.join(names)}: leave --target out, or use "
-                "--runtime tensorrt-rtx to build ahead of time. To move an engine between GPUs, see --hardware-compatible."
+                f"TensorRT builds for the GPU it runs on, not for {', '.join(names)}: leave --target out. "
+                "--runtime tensorrt-rtx builds ahead of time; --hardware-compatible makes engines for other GPUs too."
             )
     elif unknown := [name for name in names if name not in (*RTX_TARGETS, CURRENT)]:
         raise UserError(
@@ -144,9 +144,8 @@ def input_profiles(manifest: Manifest, batch: BatchRange) -> tuple[TensorProfile
     if manifest.batch is not None:
         return ()
     inputs = [(manifest.input.name, manifest.input.shape), *((s.input, s.shape) for s in manifest.states)]
-    return tuple(
-        TensorProfile(name, *((size, *shape[1:]) for size in (batch.min, batch.opt, batch.max))) for name, shape in inputs
-    )
+    sizes = (batch.min, batch.opt, batch.max)
+    return tuple(TensorProfile(name, *((size, *shape[1:]) for size in sizes)) for name, shape in inputs)
 
 
 def parse_version(text: str) -> tuple[int, ...]:

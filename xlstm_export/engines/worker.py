@@ -31,6 +31,7 @@ from .targets import CURRENT, TensorProfile
 
 Emit = Callable[..., None]
 
+
 @dataclass(frozen=True)
 class BuildRequest:
     """All that the worker is told. Paths are absolute."""
@@ -105,6 +106,7 @@ def build(request: BuildRequest, emit: Emit) -> None:
         targets=[gpu.target] if gpu else list(request.targets),
         gpu=gpu.name if gpu else None,
         tensors=[_describe(tensor, request.profiles) for tensor in names],
+        tf32=config.get_flag(trt.BuilderFlag.TF32),
         stripped_functions=stripped,
         seconds=round(time.monotonic() - started, 3),
     )
@@ -126,7 +128,9 @@ def read_graph(path: Path) -> onnx.ModelProto:
             file = path.with_name(where["location"])
             end = int(where.get("offset", 0)) + int(where.get("length", 0))
             if not file.is_file() or file.stat().st_size < end:
-                raise UserError(f"{file} ends before its tensor {tensor.name} does: it is truncated. Copy or export it again.")
+                raise UserError(
+                    f"{file} is truncated: it ends before its tensor {tensor.name}. Copy or export it again."
+                )
     return model
 
 
@@ -136,10 +140,13 @@ def _gpu_for(request: BuildRequest) -> Gpu | None:
         return None
     gpus = list_gpus()
     if not gpus:
-        hint = "name the GPUs to build for with --target, for example --target sm89, which needs no GPU."
-        if request.runtime == "tensorrt":
-            hint = "run this on the machine that the engine is for, or use --runtime tensorrt-rtx --target sm89, which needs no GPU."
-        raise UserError(f"{request.runtime} builds for the GPU of this machine, and the CUDA driver finds none: {hint}")
+        hint = "Run this on the machine that the engine is for, or use --runtime tensorrt-rtx"
+        if request.runtime == "tensorrt-rtx":
+            hint = "Name the GPUs to build for"
+        raise UserError(
+            f"{request.runtime} builds for the GPU of this machine, and the CUDA driver finds none here. "
+            f"{hint} with --target sm89 (or others), which needs no GPU."
+        )
     return gpus[0]
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.build import default_cache_folder
 from ..engines.cuda_driver import CudaDriver, DeviceMemory, Gpu
 from ..engines.flavours import import_flavour, load_plugins, make_logger
 from ..engines.record import EngineRecord, find_engine, sha256
 from ..errors import UserError
 from ..graph.manifest import Manifest
+from ..native.locate import cache_folder
 
 _ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
 _BYTES = {"float32": 4, "int64": 8}
@@ -146,7 +146,8 @@ class TensorRTSession(DeviceSession):
         self._trt = import_flavour(runtime)
         self._logger = make_logger(self._trt)
         self._runtime, self._engine = _load(self._trt, self._logger, path, record)
-        self._cache, self._cache_file = None, default_cache_folder() / "jit" / f"{record.engine.sha256[:32]}-{gpu.target}"
+        self._cache = None
+        self._cache_file = cache_folder() / "jit" / f"{record.engine.sha256[:32]}-{gpu.target}"
         super().__init__(manifest, batch, self._create_context(runtime), driver)
 
     def _create_context(self, runtime: str) -> Any:
@@ -206,14 +207,14 @@ def _load(trt: Any, logger: Any, path: Path, record: EngineRecord) -> tuple[Any,
     if record.plugins is not None:
         library = path.with_name(record.plugins.name)
         if library.is_file() and sha256(library) != record.plugins.sha256:
-            raise UserError(f"{library} is not the plugin library that {path.name} was built with. Build the engine again.")
+            raise UserError(f"{library} is not the library that {path.name} was built with. Build the engine again.")
         load_plugins(runtime.get_plugin_registry(), trt.__version__, logger.errors, library)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise UserError(
-            f"{record.runtime} {trt.__version__} cannot load {path.name}, which was built with {record.runtime_version} "
-            f"for {', '.join(record.targets)}: {_reasons(logger)}. Build it again on this machine."
+            f"{record.runtime} {trt.__version__} cannot load {path.name} (built with {record.runtime_version} for "
+            f"{', '.join(record.targets)}): {_reasons(logger)}. Build it again on this machine."
         )
     return runtime, engine
 

@@ -1,0 +1,141 @@
+"""The TensorRT sessions' handling of device memory, without a GPU.
+
+The driver is a small C library on host memory and the engine is ONNX Runtime on the same bundle, reading and writing
+at the addresses that the session binds. It proves the binding, the turns of the two state sets, resets and the ctypes
+signatures; it says nothing of TensorRT itself.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from xlstm_export.engines.cuda_driver import CudaDriver, DeviceMemory, list_gpus
+from xlstm_export.errors import UserError
+from xlstm_export.graph.manifest import read_manifest
+from xlstm_export.runtime import open_session
+from xlstm_export.runtime.tensorrt import DeviceSession
+
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler for the stand-in of the CUDA driver")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cuda") / "libfakecuda.so"
+    source = Path(__file__).with_name("fake_cuda.c")
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", source, "-o", out], check=True)
+    return str(out)
+
+
+class OnnxRuntimeContext:
+    """`IExecutionContext`'s three methods; tensors live at the addresses that were set."""
+
+    def __init__(self, bundle):
+        self.session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+        self.types = {t.name: t.type for t in (*self.session.get_inputs(), *self.session.get_outputs())}
+        self.inputs = [t.name for t in self.session.get_inputs()]
+        self.shapes, self.addresses = {}, {}
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+        return name in self.inputs and min(shape) >= 1
+
+    def set_tensor_address(self, name, address):
+        assert address % 256 == 0
+        self.addresses[name] = address
+        return name in self.types
+
+    def execute_async_v3(self, stream):
+        assert stream
+        feeds = {name: self.at(name, self.shapes[name]).copy() for name in self.inputs}
+        names = [t.name for t in self.session.get_outputs()]
+        inputs_at = {self.addresses[name] for name in self.inputs}
+        for name, value in zip(names, self.session.run(names, feeds), strict=True):
+            assert self.addresses[name] not in inputs_at, "a state must not be written where it is read"
+            self.at(name, value.shape)[...] = value
+        return True
+
+    def at(self, name, shape):
+        dtype = np.dtype("int64" if self.types[name] == "tensor(int64)" else "float32")
+        size = int(np.prod(shape)) * dtype.itemsize
+        return np.frombuffer((ctypes.c_char * size).from_address(self.addresses[name]), dtype).reshape(shape)
+
+
+@pytest.fixture(params=["a-mixed", "a-stack"])
+def bundle(request, export_variant):
+    return export_variant(request.param)[2]
+
+
+def draw(manifest, batch, steps):
+    random = np.random.default_rng(0)
+    if manifest.vocab_size:
+        return random.integers(0, manifest.vocab_size, (steps, batch, 1))
+    return random.standard_normal((steps, batch, 1, manifest.input.shape[-1]), np.float32)
+
+
+def test_steps_resets_and_states_equal_the_onnx_runtime_session(bundle, library):
+    manifest, batch = read_manifest(bundle), 3
+    inputs = draw(manifest, batch, 12)
+    context, driver = OnnxRuntimeContext(bundle), CudaDriver(library)
+    with DeviceSession(manifest, batch, context, driver) as session, open_session(bundle, batch=batch) as reference:
+        for t in range(5):
+            np.testing.assert_allclose(session.step(inputs[t]), reference.step(inputs[t]), rtol=1e-5, atol=1e-5)
+        for s in (session, reference):
+            s.reset(1)
+        for t in range(5, 8):  # an odd and an even number of turns after the reset
+            np.testing.assert_allclose(session.step(inputs[t]), reference.step(inputs[t]), rtol=1e-5, atol=1e-5)
+        states, expected = session.read_states(), reference.read_states()
+        assert list(states) == list(expected)
+        for name, value in expected.items():
+            np.testing.assert_allclose(states[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+        before = session.step(inputs[8])
+        session.reset()
+        assert all((value == 0).all() for value in session.read_states().values())
+        session.write_states(states)
+        np.testing.assert_array_equal(session.step(inputs[8]), before)
+
+
+def test_closing_gives_memory_stream_and_context_back(bundle, library):
+    manifest, driver = read_manifest(bundle), CudaDriver(library)
+    live = ctypes.CDLL(library).fake_live
+    with DeviceSession(manifest, 2, OnnxRuntimeContext(bundle), driver):
+        assert live() == 3
+    assert live() == 0
+
+
+def test_engine_without_one_of_the_tensors_is_refused_and_leaks_nothing(bundle, library):
+    context, driver = OnnxRuntimeContext(bundle), CudaDriver(library)
+    del context.types[read_manifest(bundle).output.name]
+    with pytest.raises(UserError, match="has no tensor"):
+        DeviceSession(read_manifest(bundle), 2, context, driver)
+    assert ctypes.CDLL(library).fake_live() == 0
+
+
+def test_inputs_and_states_of_another_shape_are_refused(bundle, library):
+    manifest = read_manifest(bundle)
+    with DeviceSession(manifest, 2, OnnxRuntimeContext(bundle), CudaDriver(library)) as session:
+        with pytest.raises(ValueError, match="expected"):
+            session.step(draw(manifest, 3, 1)[0])
+        with pytest.raises(ValueError, match="expected"):
+            session.write_states({name: value[:1] for name, value in session.read_states().items()})
+        with pytest.raises(IndexError):
+            session.reset(2)
+
+
+def test_driver_reports_devices_and_its_own_errors(library):
+    driver = CudaDriver(library)
+    (gpu,) = driver.gpus()
+    assert (gpu.name, gpu.target, gpu.memory_bytes, driver.version()) == ("Test device", "sm89", 24 << 30, "13.1")
+    with pytest.raises(UserError, match=r"cuMemAlloc_v2: out of memory \(code 2\)"):
+        DeviceMemory(driver, 1 << 40)
+    assert ctypes.CDLL(library).fake_live() == 0
+
+
+def test_machine_without_a_driver_has_no_gpus(monkeypatch):
+    monkeypatch.setattr("xlstm_export.engines.cuda_driver.CudaDriver.__init__.__defaults__", ("libno-such-driver.so",))
+    assert list_gpus() == []

@@ -1,0 +1,171 @@
+"""TensorRT-RTX builds an engine from every kind of bundle, ahead of time; none of it needs a GPU.
+
+Engines cannot be loaded without a GPU: what is checked here is that they are built, what their sidecars say, and that
+a failed build leaves nothing.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict
+
+import onnx
+import pytest
+
+from xlstm_export.engines import build, build_engine, list_engines, read_record
+from xlstm_export.engines.functions import without_functions
+from xlstm_export.engines.record import sha256, sidecar_of
+from xlstm_export.errors import UserError
+from xlstm_export.graph.manifest import read_manifest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install tensorrt-rtx"
+)
+
+FAMILIES = ["a-mixed", "a-stack", "b-single", "c-single"]
+
+
+@pytest.fixture
+def copy_bundle(export_variant, tmp_path):
+    """A bundle of this test's own, which it may harm."""
+
+    def copy(name, dtype="float32", batch=None):
+        return shutil.copytree(export_variant(name, dtype, batch)[2], tmp_path / "bundle")
+
+    return copy
+
+
+def build_in(bundle, **options):
+    record = build_engine(bundle, "tensorrt-rtx", **options)
+    return bundle / "engines" / record.engine.name, record
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_engine_is_built_ahead_of_time_with_a_true_sidecar(name, dtype, copy_bundle):
+    bundle = copy_bundle(name, dtype)
+    manifest = read_manifest(bundle)
+    engine, record = build_in(bundle, targets=("sm86", "sm120"), batch="1:2:4")
+    assert engine.stat().st_size == record.engine_bytes > (bundle / "model.weights").stat().st_size
+    assert read_record(engine) == record
+    assert sorted(p.name for p in engine.parent.iterdir()) == [engine.name, sidecar_of(engine).name]
+    assert record.engine.sha256 == sha256(engine) and record.fits(bundle)
+    assert (record.runtime, record.targets, record.gpu) == ("tensorrt-rtx", ("sm86", "sm120"), None)
+    assert record.dtype == dtype
+    assert record.batch == (1, 2, 4) and record.plugins is None
+    assert not record.options.tf32, "TF32 would round the factors of float32 products to ten bits"
+    tensors = {t.name: t for t in record.tensors}
+    expected = {manifest.input.name: ("input", manifest.input), manifest.output.name: ("output", manifest.output)}
+    expected |= {s.input: ("input", s) for s in manifest.states} | {s.output: ("output", s) for s in manifest.states}
+    assert tensors.keys() == expected.keys()
+    for tensor_name, (mode, spec) in expected.items():
+        tensor = tensors[tensor_name]
+        assert (tensor.mode, tensor.dtype) == (mode, spec.dtype)
+        assert tensor.shape == (-1, *spec.shape[1:])
+        profile = [(b, *spec.shape[1:]) for b in (1, 2, 4)]
+        assert tensor.profile is None if mode == "output" else list(asdict(tensor.profile).values())[1:] == profile
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "b-single"])
+def test_fixed_batch_bundle_gives_an_engine_without_profile(name, copy_bundle):
+    bundle = copy_bundle(name, batch=2)
+    engine, record = build_in(bundle, targets=("sm89",))
+    assert record.batch == (2, 2, 2) and "batch2.engine" in engine.name
+    assert all(t.profile is None and t.shape[0] == 2 for t in record.tensors)
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "b-single"])
+def test_turing_gets_float16_engines_with_products_as_sums(name, copy_bundle):
+    """TensorRT-RTX has no float32 matrix product on sm75, and the cells' definitions hold some."""
+    _, record = build_in(copy_bundle(name, "float16"), targets=("sm75",))
+    assert record.options.products_as_sums and record.targets == ("sm75",)
+
+
+def test_build_shows_its_progress_loads_no_tensorrt_here_and_is_found_again(copy_bundle):
+    bundle, stages = copy_bundle("b-single"), {}
+
+    def stage(title, total):
+        return stages.setdefault((title, total), []).append
+
+    engine, record = build_in(bundle, targets=("sm89",), batch="2", stage=stage)
+    assert [title for title, _ in stages] == ["Reading the model", "Building the engine", "Writing the engine"]
+    for (_, total), amounts in stages.items():
+        assert sum(amounts) == total and all(amount >= 0 for amount in amounts)
+    assert len(stages["Building the engine", 1000]) > 5, "the build reports no progress of its own"
+    assert not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys(), "the builder belongs into a process of its own"
+    assert list_engines(bundle) == [(engine, record)]
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert record.fits(bundle)
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"source": {"path": "other", "sha256": "0"}}))
+    assert not record.fits(bundle), "an engine of other weights would be run"
+
+
+def harm_graph(bundle):
+    model = onnx.load(bundle / "model.onnx", load_external_data=False)
+    (bundle / "model.onnx").write_bytes(without_functions(model).SerializeToString())
+
+
+def truncate_weights(bundle):
+    os.truncate(bundle / "model.weights", 1000)
+
+
+def remove_weights(bundle):
+    (bundle / "model.weights").unlink()
+
+
+def truncate_graph(bundle):
+    os.truncate(bundle / "model.onnx", 999)
+
+
+def widen_a_state(bundle):
+    """The manifest and the graph disagree: the profile asks for a shape that the graph does not have."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["states"][0]["shape"][-1] += 1
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (harm_graph, r"cannot parse .*model\.onnx:\n  node blocks\.0\.mlstm/MLSTMCell \(MLSTMCell\): "),
+        (truncate_weights, r"model\.weights is truncated: it ends before its tensor "),
+        (remove_weights, r"lacks model\.weights: it was not copied whole"),
+        (truncate_graph, r"model\.onnx is not an ONNX file, or is damaged"),
+        (widen_a_state, r"could not build the engine:\n  .*blocks\.0\.mlstm\.C"),
+    ],
+)
+def test_failed_build_says_why_and_leaves_the_bundle_as_it_was(harm, message, copy_bundle):
+    bundle = copy_bundle("a-mixed")
+    harm(bundle)
+    before = sorted(p.name for p in bundle.iterdir())
+    with pytest.raises(UserError, match=message):
+        build_in(bundle, targets=("sm89",))
+    assert sorted(p.name for p in bundle.iterdir()) == before
+
+
+def test_failed_build_keeps_the_engine_of_before(copy_bundle):
+    bundle = copy_bundle("a-mixed")
+    engine, record = build_in(bundle, targets=("sm89",))
+    harm_graph(bundle)
+    with pytest.raises(UserError, match="cannot parse"):
+        build_in(bundle, targets=("sm89",))
+    assert read_record(engine) == record and sha256(engine) == record.engine.sha256
+    assert len(list(engine.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("import os, sys; print('last words', file=sys.stderr, flush=True); os.abort()", r"SIGABRT.*\n  last words"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", r"SIGKILL.*ran out of memory"),
+        ("import sys; sys.exit(3)", r"exit code 3"),
+    ],
+)
+def test_builder_that_dies_is_a_message_not_a_crash(program, message, copy_bundle, monkeypatch):
+    bundle = copy_bundle("b-single")
+    monkeypatch.setattr(build, "_worker_command", lambda: [sys.executable, "-c", program])
+    with pytest.raises(UserError, match=message):
+        build_in(bundle, targets=("sm89",))
+    assert not (bundle / "engines").exists()

@@ -1,0 +1,366 @@
+"""Everything about engines that is decided before and after TensorRT runs."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from xlstm_export.engines import build_engine, find_engine, read_record
+from xlstm_export.engines.flavours import INSTALL, import_flavour, load_plugins
+from xlstm_export.engines.functions import plugin_needs_stripping, with_products_as_sums, without_functions
+from xlstm_export.engines.progress import PhaseTree
+from xlstm_export.engines.record import BuildOptions, EngineRecord, EngineTensor, FileHash, hash_bundle, sidecar_of
+from xlstm_export.engines.report import render
+from xlstm_export.engines.targets import (
+    BatchRange,
+    batch_range,
+    check_dtype,
+    engine_name,
+    input_profiles,
+    parse_batch,
+    parse_targets,
+    parse_version,
+)
+from xlstm_export.engines.worker import BuildRequest, read_graph
+from xlstm_export.errors import UserError
+from xlstm_export.graph.manifest import read_manifest
+
+# What to build for
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("sm89",), ("sm89",)),
+        (("sm120,sm86", "8.9"), ("sm86", "sm89", "sm120")),
+        (("SM_75", "75", "12.1"), ("sm75", "sm121")),
+        (("current",), ("current",)),
+        ((), ("sm86", "sm89", "sm120")),
+    ],
+)
+def test_rtx_targets_in_every_spelling(given, expected):
+    assert parse_targets("tensorrt-rtx", given) == expected
+
+
+@pytest.mark.parametrize(
+    ("runtime", "given", "message"),
+    [
+        ("tensorrt-rtx", ("sm90",), "does not build for sm90: it knows sm75"),
+        ("tensorrt-rtx", ("ada",), "'ada' is not a compute capability"),
+        ("tensorrt-rtx", ("current,sm89",), "cannot be combined with sm89"),
+        ("tensorrt", ("sm89",), "builds for the GPU it runs on, not for sm89"),
+        ("onnxruntime", (), "cannot build for runtime 'onnxruntime'"),
+    ],
+)
+def test_impossible_targets_are_refused(runtime, given, message):
+    with pytest.raises(UserError, match=message):
+        parse_targets(runtime, given)
+
+
+def test_tensorrt_builds_for_this_gpu():
+    assert parse_targets("tensorrt", ()) == parse_targets("tensorrt", ("current",)) == ("current",)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_turing_takes_float16_only(dtype):
+    with pytest.raises(UserError, match=f"no {dtype} matrix product for sm75"):
+        check_dtype("tensorrt-rtx", ("sm75", "sm89"), dtype)
+    check_dtype("tensorrt-rtx", ("sm75",), "float16")
+    check_dtype("tensorrt-rtx", ("sm80",), dtype)
+
+
+def test_batch_ranges():
+    assert parse_batch("4") == BatchRange(4, 4, 4) and str(parse_batch("4")) == "4"
+    assert parse_batch("1:2:16") == BatchRange(1, 2, 16) and str(parse_batch("1:2:16")) == "1-16"
+
+
+@pytest.mark.parametrize("text", ["", "0", "1:8", "2:1:8", "1:9:8", "0:1:8", "one", "1:1:8:9", "-1"])
+def test_impossible_batches_are_refused(text):
+    with pytest.raises(UserError, match="batch"):
+        parse_batch(text)
+
+
+def test_profile_covers_every_input_of_a_dynamic_bundle_and_nothing_of_a_fixed_one(export_variant):
+    dynamic = read_manifest(export_variant("a-mixed")[2])
+    profiles = input_profiles(dynamic, batch_range(dynamic, "1:2:4"))
+    assert [p.name for p in profiles] == [dynamic.input.name, *(s.input for s in dynamic.states)]
+    for profile, spec in zip(profiles, (dynamic.input, *dynamic.states), strict=True):
+        assert [profile.min, profile.opt, profile.max] == [(b, *spec.shape[1:]) for b in (1, 2, 4)]
+    fixed = replace(dynamic, batch=3)
+    assert batch_range(fixed, None) == batch_range(fixed, "3") == BatchRange(3, 3, 3)
+    assert input_profiles(fixed, batch_range(fixed, None)) == ()
+    with pytest.raises(UserError, match="fixed batch 3, not 1:1:8"):
+        batch_range(fixed, "1:1:8")
+
+
+def test_engine_names_tell_engines_of_a_bundle_apart():
+    name = engine_name("tensorrt-rtx", "1.7.1.116", ("sm86", "sm120"), "float16", BatchRange(1, 1, 8))
+    assert name == "tensorrt-rtx-1.7-sm86-sm120-float16-batch1-8.engine"
+
+
+def test_versions_compare_as_numbers():
+    assert parse_version("10.15.1.29") == (10, 15, 1, 29) and parse_version("11.0rc1") == (11, 0)
+    assert plugin_needs_stripping("10.3.0") and plugin_needs_stripping("10.9.0.34")
+    assert not plugin_needs_stripping("10.15.0") and not plugin_needs_stripping("11.4.1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"plugins": "lib.so"}, "has no plugin layers"),
+        ({"version_compatible": True}, "no version-compatible engines"),
+        ({"hardware_compatible": True}, "name the GPUs with --target"),
+    ],
+)
+def test_options_that_tensorrt_rtx_lacks_are_refused(options, message, export_variant):
+    with pytest.raises(UserError, match=message):
+        build_engine(export_variant("b-single")[2], "tensorrt-rtx", targets=("sm89",), **options)
+
+
+# Changes to the graph
+
+
+def test_stripping_takes_the_definitions_and_leaves_nodes_weights_and_the_bundle(export_variant):
+    bundle = export_variant("a-mixed")[2]
+    model = read_graph(bundle / "model.onnx")
+    stripped = without_functions(model)
+    assert not stripped.functions and {f.name for f in model.functions} == {"MLSTMCell", "SLSTMCell"}
+    assert stripped.graph == model.graph
+    assert {o.domain for o in stripped.opset_import} == {"", "ai.xlstm"}
+    external = [t for t in stripped.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    assert external, "weights must stay where they are, not come into memory"
+    for tensor in external:  # and are still found from the bundle's folder
+        length = int(next(e.value for e in tensor.external_data if e.key == "length"))
+        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(bundle))
+        assert len(tensor.raw_data) == length
+
+
+def test_stripping_keeps_functions_of_others():
+    model = onnx.ModelProto()
+    model.functions.add(name="Other", domain="elsewhere")
+    model.functions.add(name="MLSTMCell", domain="ai.xlstm")
+    assert [f.name for f in without_functions(model).functions] == ["Other"]
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "b-single"])
+def test_products_as_sums_are_the_same_numbers_without_matrix_products(name, export_variant):
+    bundle = export_variant(name)[2]
+    model = read_graph(bundle / "model.onnx")
+    summed = with_products_as_sums(model)
+    assert any(n.op_type == "MatMul" for f in model.functions for n in f.node)
+    assert not any(n.op_type == "MatMul" for f in summed.functions for n in f.node)
+    onnx.external_data_helper.load_external_data_for_model(summed, str(bundle))
+    onnx.checker.check_model(summed, full_check=True)
+    manifest, random = read_manifest(bundle), np.random.default_rng(0)
+    feeds = {manifest.input.name: random.integers(0, manifest.vocab_size, (3, 1))}
+    feeds |= {s.input: random.standard_normal((3, *s.shape[1:]), np.float32) for s in manifest.states}
+    outputs = [
+        onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, feeds)
+        for m in (str(bundle / "model.onnx"), summed.SerializeToString())
+    ]
+    for expected, got in zip(*outputs, strict=True):  # another order of summation over at most 64 terms
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+# Progress
+
+
+def test_progress_only_grows_and_ends_at_one():
+    tree, seen = PhaseTree(), []
+    tree.start("build", None, 2)
+    tree.start("optimise", "build", 4)
+    seen += [tree.step("optimise", i) for i in range(4)]
+    seen += [tree.finish("optimise"), tree.step("build", 0)]
+    tree.start("tactics", "build", 1)
+    tree.start("inner", "tactics", 10)
+    seen += [tree.step("inner", 4), tree.finish("inner"), tree.finish("tactics"), tree.finish("build")]
+    assert seen == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_progress_survives_what_it_was_not_told():
+    tree = PhaseTree()
+    assert tree.step("unknown", 3) == 0.0 and tree.finish("unknown") == 0.0
+    tree.start("empty", "unknown parent", 0)
+    assert tree.step("empty", 7) == 1.0
+
+
+# The sidecar
+
+
+def record_for(bundle, name="x.engine", runtime="tensorrt", batch=(1, 2, 8), **changes):
+    manifest = read_manifest(bundle)
+    model, manifest_hash = hash_bundle(bundle)
+    (profile, *_) = input_profiles(replace(manifest, batch=None), BatchRange(*batch))
+    record = EngineRecord(
+        engine=FileHash(name, "0" * 64),
+        engine_bytes=4,
+        runtime=runtime,
+        runtime_version="11.4.0.106",
+        targets=("sm89",),
+        gpu="Some GPU",
+        dtype=manifest.dtype,
+        batch=batch,
+        tensors=(
+            EngineTensor("tokens", "input", "int64", (-1, 1), profile),
+            EngineTensor("logits", "output", "float32", (-1, 1, 97), None),
+        ),
+        model=model,
+        manifest=manifest_hash,
+        plugins=FileHash("libxlstm_tensorrt.so", "1" * 64),
+        options=BuildOptions(False, True, False, True, False),
+        seconds=1.5,
+        producer={"xlstm-export": "0"},
+    )
+    return replace(record, **changes)
+
+
+@pytest.fixture
+def bundle(export_variant, tmp_path):
+    """A bundle's graph and manifest, with room for engines."""
+    source = export_variant("b-single")[2]
+    (tmp_path / "engines").mkdir()
+    for name in ("model.onnx", "manifest.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    return tmp_path
+
+
+def place(bundle, record):
+    engine = bundle / "engines" / record.engine.name
+    engine.write_bytes(b"plan")
+    sidecar_of(engine).write_text(record.to_json())
+    return engine
+
+
+def test_sidecar_reads_back_as_it_was_written(bundle):
+    record = record_for(bundle)
+    assert read_record(place(bundle, record)) == record
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda engine: engine.unlink(), "no engine at"),
+        (lambda engine: sidecar_of(engine).unlink(), "has no x.engine.json beside it"),
+        (lambda engine: sidecar_of(engine).write_text("{"), "is damaged"),
+        (lambda engine: sidecar_of(engine).write_text("[]"), "is damaged"),
+        (lambda engine: sidecar_of(engine).write_text('{"format": "other"}'), "is not a version 1 xlstm-engine file"),
+        (lambda engine: edit(engine, engine_bytes="many"), "is damaged"),
+        (lambda engine: edit(engine, options={}), "is damaged"),
+        (lambda engine: edit(engine, batch=[1]), "is damaged"),
+        (lambda engine: edit(engine, format_version=2), "is not a version 1"),
+        (lambda engine: engine.write_bytes(b"pla"), "has 3 bytes, not 4"),
+    ],
+)
+def test_damaged_engine_or_sidecar_is_one_message(harm, message, bundle):
+    engine = place(bundle, record_for(bundle))
+    harm(engine)
+    with pytest.raises(UserError, match=message):
+        read_record(engine)
+
+
+def edit(engine, **changes):
+    sidecar = sidecar_of(engine)
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | changes))
+
+
+def test_the_newest_engine_that_fits_is_taken(bundle):
+    import os
+
+    old = place(bundle, record_for(bundle, "old.engine"))
+    new = place(bundle, record_for(bundle, "new.engine", batch=(1, 1, 2)))
+    place(bundle, record_for(bundle, "other.engine", runtime="tensorrt-rtx"))
+    os.utime(old, (1, 1))
+    assert find_engine(bundle, "tensorrt", 2)[0] == new
+    assert find_engine(bundle, "tensorrt", 4)[0] == old
+    assert find_engine(bundle, "tensorrt", 4, engine=old)[0] == old
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch", "message"),
+    [
+        ({"runtime": "tensorrt-rtx"}, 1, "holds no engine for tensorrt.*build .* --runtime tensorrt"),
+        ({}, 9, "takes batches 1 to 8, not 9"),
+        ({"model": FileHash("model.onnx", "2" * 64)}, 1, "was built from another export"),
+    ],
+)
+def test_engine_that_does_not_fit_is_not_run(changes, batch, message, bundle):
+    place(bundle, record_for(bundle, **changes))
+    with pytest.raises(UserError, match=message):
+        find_engine(bundle, "tensorrt", batch)
+
+
+def test_named_engine_of_another_runtime_is_refused(bundle):
+    engine = place(bundle, record_for(bundle))
+    with pytest.raises(UserError, match="is an engine for tensorrt, not for tensorrt-rtx"):
+        find_engine(bundle, "tensorrt-rtx", 1, engine)
+
+
+def test_rendered_record_names_engine_targets_and_plugins(bundle):
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console.print(render(record_for(bundle)))
+    text = console.export_text()
+    for word in ("x.engine", "sm89 (Some GPU)", "1 to 8, tuned for 2", "libxlstm_tensorrt.so, definitions stripped"):
+        assert word in text
+
+
+def test_request_reaches_the_builder_unchanged(export_variant):
+    manifest = read_manifest(export_variant("a-mixed")[2])
+    profiles = input_profiles(manifest, BatchRange(1, 2, 4))
+    request = BuildRequest("tensorrt", "/m", "/e", ("current",), profiles, "/p", True, False, False, None)
+    assert BuildRequest.parse(json.dumps(asdict(request))) == request
+
+
+# What is missing here
+
+
+def test_missing_runtime_says_what_to_install(export_variant, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for runtime in ("tensorrt", "tensorrt-rtx"):
+        with pytest.raises(UserError) as error:
+            build_engine(export_variant("b-single")[2], runtime)
+        assert INSTALL[runtime] in str(error.value)
+
+
+def test_second_flavour_is_not_loaded_into_the_same_process(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx", object())
+    with pytest.raises(UserError, match="tensorrt-rtx is loaded in this process already"):
+        import_flavour("tensorrt")
+
+
+class Registry:
+    """`IPluginRegistry`'s two methods that are used."""
+
+    def __init__(self, creators_after_loading, loads=True, creators=()):
+        self.after, self.loads, self.creators, self.loaded = creators_after_loading, loads, set(creators), []
+
+    def get_creator(self, name, version, namespace):
+        return object() if (name, version, namespace) in self.creators else None
+
+    def load_library(self, path):
+        self.loaded.append(path)
+        self.creators |= set(self.after if self.loads else ())
+        return object() if self.loads else None
+
+
+OURS = ("MLSTMCell", "1", "ai.xlstm")
+
+
+def test_plugins_are_loaded_once_and_checked(tmp_path):
+    library = tmp_path / "lib.so"
+    with pytest.raises(UserError, match="no plugin library at"):
+        load_plugins(Registry([OURS]), "11.4", [], library)
+    library.touch()
+    registry = Registry([OURS])
+    load_plugins(registry, "11.4", [], library)
+    load_plugins(registry, "11.4", [], library)
+    assert registry.loaded == [str(library)]
+    with pytest.raises(UserError, match="cannot load the plugin library .*: undefined symbol"):
+        load_plugins(Registry([OURS], loads=False), "11.4", ["undefined symbol: x"], library)
+    with pytest.raises(UserError, match="is not the plugin library of xlstm-export"):
+        load_plugins(Registry([("Other", "1", "")]), "11.4", [], library)
