@@ -1,0 +1,252 @@
+"""`libxlstm_onnxruntime.so` in ONNX Runtime: its kernels run, in place of the function bodies, and give the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from cases import mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from cell_runner import TYPES, Case, from_bytes, to_bytes
+from cpu_harness import STATES, harness_options
+from hypothesis import HealthCheck, given, settings
+from native_build import build
+from onnx import TensorProto, helper
+from upstream_models import random_inputs
+
+from xlstm_export.graph.functions import DOMAIN, PLUGIN_ATTRIBUTES, step_functions
+from xlstm_export.runtime import open_session
+
+SWEEP = settings(
+    max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+CASES = {"mlstm": mlstm_case, "slstm": slstm_case}
+OPERATORS = {"mlstm": "MLSTMCell", "slstm": "SLSTMCell"}
+OUTPUTS = {"mlstm": "h", "slstm": "hidden"}
+ELEMENTS = {
+    "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16,
+    "int32": TensorProto.INT32,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    return build("xlstm_onnxruntime", *harness_options()) / "lib" / "libxlstm_onnxruntime.so"
+
+
+def _model(case: Case, dynamic: bool = False, **attributes: object) -> onnx.ModelProto:
+    """One node with its definition. `dynamic`: no axis of any input is known before it runs."""
+
+    def info(name: str, dtype: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+        axes = [f"{name}_{axis}" for axis in range(len(shape))] if dynamic else shape
+        return helper.make_tensor_value_info(name, ELEMENTS[dtype], axes)
+
+    inputs = [info(name, case.type_of(name), array.shape) for name, array in case.sent.items()]
+    outputs = [info(f"{name}_next", dtype, shape) for name, (dtype, shape) in _outputs(case).items()]
+    values = {**case.attributes, **PLUGIN_ATTRIBUTES, **attributes}
+    node = helper.make_node(
+        OPERATORS[case.cell], [i.name for i in inputs], [o.name for o in outputs], "cell", domain=DOMAIN, **values
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(helper.make_graph([node], "g", inputs, outputs), opset_imports=opsets, ir_version=10)
+    model.functions.append(step_functions()[OPERATORS[case.cell]])
+    return model
+
+
+def _outputs(case: Case) -> dict[str, tuple[str, tuple[int, ...]]]:
+    if case.cell == "mlstm":
+        shape = case.inputs["v"].shape
+    else:
+        batch, sequence, _, heads, dim = case.inputs["x"].shape
+        shape = (batch, sequence, heads, dim)
+    states = {name: ("float32", case.inputs[name].shape) for name in STATES[case.cell]}
+    return {OUTPUTS[case.cell]: (case.dtype, shape)} | states
+
+
+def _session(model: onnx.ModelProto, library: Path | None, threads: int = 1, save: Path | None = None):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    if save is not None:
+        options.optimized_model_filepath = str(save)
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: ort.InferenceSession, case: Case) -> list[np.ndarray]:
+    """Outputs as float32, through bound buffers; bit k of `case.in_place`: the k-th state has one for in and out."""
+    binding, outputs = session.io_binding(), _outputs(case)
+    buffers = {name: bytearray(to_bytes(array, case.type_of(name))) for name, array in case.sent.items()}
+
+    def address(buffer: bytearray) -> int:
+        return np.frombuffer(buffer, np.uint8).ctypes.data
+
+    for name, array in case.sent.items():
+        binding.bind_input(name, "cpu", 0, ELEMENTS[case.type_of(name)], array.shape, address(buffers[name]))
+    results = {}
+    for bit, (name, (dtype, shape)) in enumerate(outputs.items(), start=-1):
+        in_place = bit >= 0 and case.in_place >> bit & 1
+        size = int(np.prod(shape)) * (4 if dtype == "float32" else 2)
+        results[name] = buffers[name] if in_place else bytearray(size)
+        binding.bind_output(f"{name}_next", "cpu", 0, ELEMENTS[dtype], shape, address(results[name]))
+    session.run_with_iobinding(binding)
+    return [from_bytes(bytes(results[name]), shape, dtype) for name, (dtype, shape) in outputs.items()]
+
+
+def _small(cell: str, **options: object) -> Case:
+    return CASES[cell](
+        batch=2, heads=3, **({"dim_qk": 20, "dim_v": 200} if cell == "mlstm" else {"dim": 50}), **options
+    )
+
+
+def test_library_exports_more_than_its_entry_or_needs_more_than_libc(library):
+    dynamic = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in dynamic.splitlines()] == ["RegisterCustomOps"]
+    needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    names = set(re.findall(r"NEEDED.*\[(.+?)\]", needed))
+    assert names <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1"} | {
+        name for name in names if name.startswith("ld-linux")
+    }
+
+
+@pytest.mark.parametrize("recurrent", ["float32", "same"])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("cell", CASES)
+def test_cell_is_inlined_instead_of_run_by_the_library(cell, dtype, recurrent, library, tmp_path):
+    case = _small(cell, dtype=dtype, recurrent=dtype if recurrent == "same" else recurrent)
+    _session(_model(case), library, save=tmp_path / "optimised.onnx")
+    graph = onnx.load(tmp_path / "optimised.onnx").graph
+    assert [(node.domain, node.op_type) for node in graph.node] == [(DOMAIN, OPERATORS[cell])]
+
+
+@pytest.mark.parametrize("cell", CASES)
+def test_shapes_behind_the_cell_are_unknown_to_onnxruntime(cell, library, tmp_path):
+    model = _model(_small(cell))
+    del model.graph.output[:]
+    state = STATES[cell][0]
+    model.graph.node.append(helper.make_node("Identity", [f"{state}_next"], ["same"]))
+    model.graph.node.append(helper.make_node("Shape", [f"{OUTPUTS[cell]}_next"], ["shape"]))
+    model.graph.output.append(helper.make_tensor_value_info("same", TensorProto.FLOAT, None))
+    model.graph.output.append(helper.make_tensor_value_info("shape", TensorProto.INT64, None))
+    _session(model, library, save=tmp_path / "optimised.onnx")
+    graph = onnx.load(tmp_path / "optimised.onnx").graph
+    assert "Shape" not in [node.op_type for node in graph.node], "the shape of the output was not folded"
+
+
+@SWEEP
+@given(parameters=mlstm_parameters(max_size=40))
+def test_mlstm_departs_from_float64(library, parameters):
+    _check(library, mlstm_case(**parameters))
+
+
+@SWEEP
+@given(parameters=slstm_parameters(max_size=40))
+def test_slstm_departs_from_float64(library, parameters):
+    _check(library, slstm_case(**parameters))
+
+
+def _check(library: Path, case: Case) -> None:
+    outputs = _run(_session(_model(case, dynamic=case.schedule > 2), library), case)
+    problems = [expected.check(actual) for expected, actual in zip(case.expected(), outputs, strict=True)]
+    assert not any(problems), "; ".join(filter(None, problems))
+
+
+@pytest.mark.parametrize("gates", ["usual", "wide", "extreme"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("cell", CASES)
+def test_library_and_function_body_disagree(cell, dtype, gates, library):
+    """Both are within their bounds of float64, so they differ by twice the bounds at most."""
+    for seed in range(8):
+        case = _small(cell, dtype=dtype, gates=gates, seed=seed, zero_state=seed == 0)
+        bodies = _run(_session(_model(case), None), case)
+        kernels = _run(_session(_model(case), library), case)
+        for expected, body, kernel in zip(case.expected(), bodies, kernels, strict=True):
+            assert expected.check(body) is None and expected.check(kernel) is None
+            assert (np.abs(body - kernel) <= 2 * expected.bound + 1e-30).all()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("cell", CASES)
+def test_result_depends_on_the_run_the_threads_or_the_buffers(cell, dtype, library):
+    case = _small(cell, dtype=dtype, sequence=2, lengths=True, seed=5)
+    session = _session(_model(case), library, threads=2)
+    first = _run(session, case)
+    everything = 2 ** len(STATES[cell]) - 1
+    runs = [_run(session, dataclasses.replace(case, in_place=in_place)) for in_place in (0, 1, everything)]
+    runs.append(_run(_session(_model(case), library, threads=1), case))
+    for run in runs:
+        for expected, actual in zip(first, run, strict=True):
+            np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
+
+
+@pytest.mark.parametrize("cell", CASES)
+def test_state_that_only_the_next_cell_reads_is_overwritten_too_early(cell, library):
+    """ONNX Runtime lets the second of two cells write its states into the buffers of the first one's."""
+    case = _small(cell)
+    model = _model(case)
+    node, output = model.graph.node[0], OUTPUTS[cell]
+    second = onnx.NodeProto()
+    second.CopyFrom(node)
+    second.name = "second"
+    names = list(case.sent)
+    for state in STATES[cell]:
+        second.input[names.index(state)] = f"{state}_next"
+    for index, name in enumerate((output, *STATES[cell])):
+        node.output[index] = f"{name}_next"
+        second.output[index] = f"{name}_last"
+    model.graph.node.append(second)
+    del model.graph.output[:]
+    for name, (dtype, shape) in _outputs(case).items():
+        model.graph.output.append(helper.make_tensor_value_info(f"{name}_last", ELEMENTS[dtype], shape))
+    actual = _session(model, library).run(None, case.sent)
+    twice = dataclasses.replace(case, inputs={
+        name: np.concatenate([array, array], 1) if name in "qkvifx" else array for name, array in case.inputs.items()
+    })  # fmt: skip
+    for expected, value in zip(twice.expected(), actual, strict=True):
+        assert expected.check(_last(expected, value)) is None
+
+
+def _last(expected, value: np.ndarray) -> np.ndarray:
+    """Outputs at the last position beside the expected values of the first, which the model does not give."""
+    if expected.name not in OUTPUTS.values():
+        return value
+    return np.concatenate([expected.value[:, :1], value], 1)
+
+
+def test_wrong_shape_crashes_or_is_not_named(library):
+    case = _small("mlstm")
+    session = _session(_model(case, dynamic=True), library)
+    wrong = case.sent | {"C": case.sent["C"][..., :-1]}
+    with pytest.raises(Exception, match=r"MLSTMCell 'cell': input C has shape \(2, 3, 20, 199\), .* \(2, 3, 20, 200\)"):
+        session.run(None, wrong)
+
+
+def test_attribute_of_the_wrong_type_is_ignored(library):
+    with pytest.raises(Exception, match="attribute gate_soft_cap is an integer"):
+        _session(_model(_small("mlstm"), gate_soft_cap=15), library)
+
+
+@pytest.mark.parametrize("name, dtype", [("a-mixed", "float32"), ("a-mixed", "float16"), ("b-single", "float32"),
+                                         ("b-single", "bfloat16"), ("c-single", "float32")])  # fmt: skip
+def test_bundle_changes_with_the_library(name, dtype, export_variant, library):
+    """Same bundle, with and without the kernels; and the kernels twice, bit for bit.
+
+    Tolerance: both runs carry their own float32 rounding through 64 steps, see tests/parity; in half precision the
+    projections round what differs in its last bits to neighbours, so two roundoffs an operation.
+    """
+    model, _, bundle = export_variant(name, dtype)
+    inputs = random_inputs(model, 2, 64, seed=4).numpy()
+    runs = []
+    for used in (None, library, library):
+        with open_session(bundle, batch=2, ort_library=used) as session:
+            runs.append(np.concatenate([session.step(inputs[:, t : t + 1]) for t in range(64)], 1))
+    body, kernel, again = runs
+    np.testing.assert_array_equal(kernel, again)
+    roundoff = {"float32": 2.0**-24 * 100, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    assert np.abs(body - kernel).max() <= 16 * roundoff * np.ptp(body)
+    assert (body != kernel).any(), "the library was not used"
