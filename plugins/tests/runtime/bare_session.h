@@ -1,0 +1,64 @@
+// The same model, bound the same way, by bare calls of ONNX Runtime: what the runtime's own cost is measured against.
+#pragma once
+
+#include <dlfcn.h>
+#include <onnxruntime_cxx_api.h>
+
+#include <cstdlib>
+
+#include "../../runtime/manifest.h"
+#include "check.h"
+
+class BareSession {
+ public:
+  BareSession(const std::string& bundle, int threads) : manifest_(xlstm::internal::read_manifest(bundle)), api_(init()) {
+    Ort::SessionOptions options;
+    if (threads) options.SetIntraOpNumThreads(threads);
+    session_ = Ort::Session(env_, (bundle + "/model.onnx").c_str(), options);
+    const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
+    const auto value = [&](std::vector<float>& data, std::vector<std::int64_t> shape, std::size_t row) {
+      data.resize(row);
+      shape[0] = 1;
+      return Ort::Value::CreateTensor<float>(memory, data.data(), row, shape.data(), shape.size());
+    };
+    const std::vector<std::int64_t> one{1, 1};
+    const auto& states = manifest_.states;
+    for (auto& set : states_) set.resize(states.size());
+    for (int turn = 0; turn < 2; ++turn) {
+      Ort::IoBinding& binding = bindings_[turn] = Ort::IoBinding(session_);
+      binding.BindInput("tokens", Ort::Value::CreateTensor<std::int64_t>(memory, &token, 1, one.data(), 2));
+      binding.BindOutput("logits", value(logits, manifest_.output.shape, manifest_.output.row_elements()));
+      for (std::size_t i = 0; i < states.size(); ++i) {
+        binding.BindInput(states[i].input.c_str(), value(states_[turn][i], states[i].shape, states[i].row_elements()));
+        binding.BindOutput(states[i].output.c_str(), value(states_[1 - turn][i], states[i].shape, states[i].row_elements()));
+      }
+    }
+  }
+
+  void run() {
+    session_.Run(run_options_, bindings_[turn_]);
+    turn_ = 1 - turn_;
+  }
+
+  std::int64_t token = 0;
+  std::vector<float> logits;
+
+ private:
+  static const OrtApi* init() {
+    void* library = dlopen(std::getenv("XLSTM_ONNXRUNTIME"), RTLD_NOW);
+    CHECK(library);
+    const auto base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(library, "OrtGetApiBase"));
+    const OrtApi* api = base()->GetApi(ORT_API_VERSION);
+    Ort::InitApi(api);
+    return api;
+  }
+
+  xlstm::internal::Manifest manifest_;
+  const OrtApi* api_;
+  Ort::Env env_{ORT_LOGGING_LEVEL_ERROR, "bare"};
+  Ort::Session session_{nullptr};
+  std::vector<std::vector<float>> states_[2];
+  Ort::IoBinding bindings_[2] = {Ort::IoBinding(nullptr), Ort::IoBinding(nullptr)};
+  Ort::RunOptions run_options_{nullptr};
+  int turn_ = 0;
+};

@@ -1,0 +1,77 @@
+// Counts every allocation of the process: a step makes not one more than the bare call of ONNX Runtime makes itself.
+#include <dlfcn.h>
+
+#include <atomic>
+
+#include "bare_session.h"
+#include "check.h"
+
+namespace {
+std::atomic<bool> counting{false};
+std::atomic<long> allocations{0};
+void note() {
+  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+}
+}  // namespace
+
+// The program's own definitions take precedence over the C library's in every library it loads.
+extern "C" {
+void* __libc_malloc(std::size_t);
+void* __libc_calloc(std::size_t, std::size_t);
+void* __libc_realloc(void*, std::size_t);
+void* __libc_memalign(std::size_t, std::size_t);
+
+void* malloc(std::size_t size) {
+  note();
+  return __libc_malloc(size);
+}
+void* calloc(std::size_t count, std::size_t size) {
+  note();
+  return __libc_calloc(count, size);
+}
+void* realloc(void* old, std::size_t size) {
+  note();
+  return __libc_realloc(old, size);
+}
+void* memalign(std::size_t alignment, std::size_t size) {
+  note();
+  return __libc_memalign(alignment, size);
+}
+void* aligned_alloc(std::size_t alignment, std::size_t size) { return memalign(alignment, size); }
+int posix_memalign(void** result, std::size_t alignment, std::size_t size) {
+  *result = memalign(alignment, size);
+  return *result ? 0 : 12;
+}
+}
+
+template <class Body>
+long count(int times, Body&& body) {
+  allocations = 0;
+  counting = true;
+  for (int i = 0; i < times; ++i) body();
+  counting = false;
+  return allocations;
+}
+
+int main() {
+  const std::string bundle = test_bundle();
+  const auto model = xlstm::Model::load(bundle, test_options());
+  auto session = model.session();
+  BareSession bare(bundle, 1);
+  CHECK(count(1, [] { ::operator delete(::operator new(1)); }) == 1);  // the hook works
+
+  constexpr int kWarm = 20, kSteps = 200;
+  for (int i = 0; i < kWarm; ++i) bare.run(), session.step(0);
+  const long alone = count(kSteps, [&] { bare.run(); });
+  const long wrapped = count(kSteps, [&] { session.step(0); });
+  CHECK(alone > 0);
+  std::printf("allocations in a step: %.2f, of which ONNX Runtime's own: %.2f\n", double(wrapped) / kSteps,
+              double(alone) / kSteps);
+  CHECK(wrapped == alone);
+
+  xlstm::Sampler sampler({0.8, 40, 0.95, 1});
+  auto logits = session.step(0);
+  sampler(logits[0]);
+  CHECK(count(kSteps, [&] { sampler(logits[0]); }) == 0);
+  CHECK(count(kSteps, [&] { session.reset(); session.reset(0); }) == 0);
+}

@@ -1,0 +1,169 @@
+// The parts that need no bundle and no back end: checksums, manifest, state format, sampler, tokenizer, messages.
+#include <cstring>
+#include <numeric>
+
+#include "../../runtime/checksum.h"
+#include "../../runtime/manifest.h"
+#include "../../runtime/state_file.h"
+#include "check.h"
+
+using namespace xlstm::internal;
+using xlstm::ErrorCode;
+
+namespace {
+
+constexpr char kManifest[] = R"({
+  "format": "xlstm-bundle", "format_version": 1, "family": "xlstm", "dtype": "float32", "mode": "step", "batch": null,
+  "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", 1]},
+  "output": {"name": "logits", "dtype": "float32", "shape": ["batch", 1, 97]},
+  "states": [{"input": "C", "output": "C.next", "dtype": "float32", "shape": ["batch", 2, 3, 5]},
+             {"input": "m", "output": "m.next", "dtype": "float32", "shape": ["batch", 2]}],
+  "tokenizer": null, "vocab_size": 97, "architecture": {"b": 1, "a": [true]},
+  "source": {"path": "x", "sha256": "00"}, "weight_files": ["model.weights"], "producer": {}})";
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const std::size_t at = text.find(from);
+  CHECK(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+void checksums() {
+  const auto sha = [](const std::string& text) {
+    Sha256 hash;
+    for (std::size_t i = 0; i < text.size(); i += 7) hash.update(text.data() + i, std::min<std::size_t>(7, text.size() - i));
+    return to_hex(hash.digest());
+  };
+  // FIPS 180-4's examples.
+  CHECK(sha("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK(sha("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK(sha("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq") ==
+        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+  CHECK(sha(std::string(1000000, 'a')) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  // RFC 3720, appendix B.4, and the usual check value.
+  CHECK(crc32c("123456789", 9) == 0xe3069283u);
+  CHECK(crc32c(std::string(32, '\0').data(), 32) == 0x8a9136aau);
+  CHECK(crc32c(std::string(32, '\xff').data(), 32) == 0x62a8ab43u);
+}
+
+void manifest() {
+  const auto refused = [](const std::string& text, const std::string& part) {
+    check_error(ErrorCode::bundle, part, [&] { parse_manifest(text, "m.json"); });
+  };
+  const Manifest good = parse_manifest(kManifest, "m.json");
+  CHECK(good.batch == 0 && good.vocab_size == 97 && good.states.size() == 2 && good.state_row_elements() == 32);
+  CHECK(good.architecture == R"({"a":[true],"b":1})");  // sorted: the hash does not depend on the order in the file
+  refused("{", "m.json is not valid JSON");
+  refused("[]", "is not a manifest");
+  refused(replaced(kManifest, "xlstm-bundle", "other"), "is not a manifest");
+  refused(replaced(kManifest, "\"format_version\": 1", "\"format_version\": 2"), "has format version 2");
+  refused(replaced(kManifest, "\"family\"", "\"famly\""), "lacks family");
+  refused(replaced(kManifest, "\"float32\", \"mode\"", "\"float64\", \"mode\""), "dtype is \"float64\", not one of");
+  refused(replaced(kManifest, "2, 3, 5", "2, -3, 5"), "states[0].shape is");
+  refused(replaced(kManifest, "2, 3, 5", "2, 3.5, 5"), "states[0].shape is");
+  refused(replaced(kManifest, "2, 3, 5", "2000000000, 2000000000, 2000000000"), "states[0].shape is");
+  refused(replaced(kManifest, "2, 3, 5", "18446744073709551615"), "states[0].shape is");
+  refused(replaced(kManifest, "\"C\", ", "7, "), "states[0].input is 7, not a string");
+  refused(replaced(kManifest, "\"batch\": null", "\"batch\": 0"), "batch is 0, not a positive number");
+  refused(replaced(kManifest, "model.weights", "../model.weights"), "not a plain file name");
+  refused(replaced(kManifest, "[\"model.weights\"]", "{}"), "weight_files is {}, not a list");
+  refused(replaced(kManifest, "\"int64\"", "\"int32\""), "input.dtype is int32, not int64");
+  refused(replaced(kManifest, "1, 97]", "1, 96]"), "the logits of the vocabulary");
+  check_error(ErrorCode::bundle, "is not a bundle: no manifest.json there", [] { xlstm::Model::load("/nonexistent"); });
+}
+
+void states() {
+  const Manifest manifest = parse_manifest(kManifest, "m.json");
+  const std::string hash(64, 'a'), other_hash(64, 'b');
+  const int batch = 2;
+  const std::vector<std::uint8_t> good = encode_state(manifest, hash, batch, [](float* payload) {
+    std::iota(payload, payload + 64, 1.0f);
+  });
+  CHECK(good.size() == 24 + 32 + 8 + 4 * (1 + 3 + 1 + 1) + 64 * 4);
+  const auto decode = [&](const std::vector<std::uint8_t>& bytes, const std::string& h, int b) {
+    return decode_state(manifest, h, b, bytes, "s.state");
+  };
+  const auto payload = decode(good, hash, batch);
+  float first = 0;
+  std::memcpy(&first, payload.data(), sizeof first);
+  CHECK(payload.size() == 256 && first == 1.0f);
+
+  const auto refused = [&](const std::vector<std::uint8_t>& bytes, const std::string& part) {
+    check_error(ErrorCode::state, part, [&] { decode(bytes, hash, batch); });
+  };
+  refused({}, "is not a saved state");
+  refused(std::vector<std::uint8_t>(good.begin(), good.begin() + 200), "is truncated: 176 bytes of 320");
+  auto changed = good;
+  changed.push_back(0);
+  refused(changed, "is too long");
+  changed = good;
+  changed[8] = 2;
+  refused(changed, "has format version 2; this library reads version 1");
+  changed = good;
+  changed[300] ^= 0x10;
+  refused(changed, "is damaged: its checksum does not match");
+  check_error(ErrorCode::state, "was saved by another model", [&] { decode(good, other_hash, batch); });
+  check_error(ErrorCode::state, "holds 2 sequences; this session has a batch of 3", [&] { decode(good, hash, 3); });
+  Manifest reshaped = manifest;
+  std::swap(reshaped.states[0].shape[1], reshaped.states[0].shape[2]);
+  check_error(ErrorCode::state, "does not hold the states of this model",
+              [&] { decode_state(reshaped, hash, batch, good, "s.state"); });
+
+  // Fuzzing: every truncation, every bit flipped, and random damage of several bytes are refused, and nothing is read out
+  // of bounds (the address sanitizer looks on).
+  for (std::size_t size = 0; size < good.size(); ++size)
+    refused(std::vector<std::uint8_t>(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(size)), "s.state");
+  for (std::size_t bit = 0; bit < good.size() * 8; ++bit) {
+    changed = good;
+    changed[bit / 8] ^= static_cast<std::uint8_t>(1 << bit % 8);
+    refused(changed, "s.state");
+  }
+  std::mt19937 random(1);
+  for (int round = 0; round < 20000; ++round) {
+    changed = good;
+    const std::size_t at = random() % changed.size();
+    for (std::size_t i = 0; i <= random() % 8; ++i) changed[(at + i) % changed.size()] ^= static_cast<std::uint8_t>(1 + random() % 255);
+    if (round % 4 == 0) changed.resize(random() % (2 * good.size()));
+    if (round % 3 == 0 && changed.size() > 24) seal_state(changed);  // a valid checksum over damaged contents
+    if (changed == good) continue;
+    try {
+      CHECK(decode(changed, hash, batch).size() == 256);  // only the payload differs, under a valid checksum
+      CHECK(round % 3 == 0);
+    } catch (const xlstm::Error& error) {
+      CHECK(error.code() == ErrorCode::state);
+    }
+  }
+}
+
+void sampler() {
+  const std::vector<float> logits{1, 3, 3, -2, 2.5f};
+  CHECK(xlstm::Sampler({0, 0, 1, 0})(logits) == 1);  // greedy, ties to the lower
+  CHECK(xlstm::Sampler({1, 1, 1, 9})(logits) == 1);
+  CHECK(xlstm::Sampler({1, 0, 1e-9, 9})(logits) == 1);
+  int counts[5] = {};
+  xlstm::Sampler top3({1, 3, 1, 5});
+  for (int i = 0; i < 3000; ++i) ++counts[top3(logits)];
+  // Tokens 1 and 2 have 1 / (2 + e^-0.5) = 0.384 each: 1151 of 3000, with a standard deviation of 27.
+  CHECK(counts[0] == 0 && counts[3] == 0 && std::abs(counts[1] - 1151) < 135 && std::abs(counts[2] - 1151) < 135);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  CHECK(xlstm::Sampler({1, 2, 1, 5})(std::vector<float>{nan, nan, nan, 5, nan, -1e9f}) == 3);
+  check_error(ErrorCode::argument, "temperature is -1", [] { xlstm::Sampler({-1, 0, 1, 0}); });
+  check_error(ErrorCode::argument, "top-p is 0", [] { xlstm::Sampler({1, 0, 0, 0}); });
+  check_error(ErrorCode::argument, "no logits", [] { xlstm::Sampler()(xlstm::Span<const float>()); });
+}
+
+void tokenizer() {
+  const xlstm::ByteTokenizer bytes;
+  CHECK((bytes.encode("a\xff") == std::vector<std::int64_t>{97, 255}));
+  CHECK(bytes.decode(bytes.encode("gr\xc3\xbc\xc3\x9f")) == "gr\xc3\xbc\xc3\x9f");
+  check_error(ErrorCode::argument, "token 256 is not a byte", [&] { bytes.decode(std::vector<std::int64_t>{256}); });
+}
+
+}  // namespace
+
+int main() {
+  checksums();
+  manifest();
+  states();
+  sampler();
+  tokenizer();
+}

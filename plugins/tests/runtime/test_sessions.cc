@@ -1,0 +1,194 @@
+// Sessions on a real bundle.   test_sessions behaviour | threads | c_api
+#include <xlstm/xlstm.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "check.h"
+
+using xlstm::ErrorCode;
+using xlstm::Session;
+using Tokens = std::vector<std::int64_t>;
+
+namespace {
+
+std::vector<float> copy(const xlstm::Logits& logits) { return {logits.data, logits.data + logits.rows * logits.width}; }
+
+Tokens random_tokens(std::size_t count, std::size_t vocabulary, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  Tokens tokens(count);
+  for (auto& token : tokens) token = random() % vocabulary;
+  return tokens;
+}
+
+void behaviour() {
+  const auto model = xlstm::Model::load(test_bundle(), test_options());
+  const xlstm::ModelInfo& info = model.info();
+  const std::size_t vocabulary = info.vocab_size;
+  CHECK(info.backend == "onnxruntime" && info.device == "cpu" && info.output_width == vocabulary && info.input_width == 1);
+  CHECK(model.hash().size() == 64);
+
+  // prefill is a loop of steps; a fork goes on as the original does, and apart from it.
+  const Tokens text = random_tokens(20, vocabulary, 1);
+  Session a = model.session(), b = model.session();
+  std::vector<float> last;
+  for (const auto token : text) last = copy(a.step(token));
+  CHECK(copy(b.prefill(text)) == last);
+  Session fork = a.fork();
+  const auto ahead = copy(a.step(3));
+  CHECK(copy(fork.step(3)) == ahead);
+  CHECK(copy(fork.step(4)) != ahead);
+  CHECK(copy(b.step(3)) == ahead);
+
+  // reset: all rows, or one row and no other.
+  a.reset();
+  CHECK(copy(a.prefill(text)) == last);
+  Session rows = model.session(3);
+  Tokens batch;
+  for (int row = 0; row < 3; ++row) batch.insert(batch.end(), text.begin(), text.end());
+  rows.prefill(batch);
+  Session kept = rows.fork();
+  rows.reset(1);
+  const Tokens next{5, 5, 5};
+  const auto after = copy(rows.step(next)), without = copy(kept.step(next));
+  const auto row = [&](const std::vector<float>& logits, std::size_t r) {
+    return std::vector<float>(logits.begin() + r * vocabulary, logits.begin() + (r + 1) * vocabulary);
+  };
+  CHECK(row(after, 0) == row(without, 0) && row(after, 2) == row(without, 2) && row(after, 1) != row(without, 1));
+  Session fresh = model.session(3);
+  CHECK(row(copy(fresh.step(next)), 1) == row(after, 1));
+
+  // save and load; a refused state or argument leaves the session as it was.
+  const auto saved = a.save();
+  const auto expected = copy(a.step(7));
+  a.prefill(text);
+  a.load(saved);
+  auto damaged = saved;
+  damaged.back() ^= 1;
+  check_error(ErrorCode::state, "the saved state is damaged", [&] { a.load(damaged); });
+  check_error(ErrorCode::state, "holds 1 sequences", [&] { rows.load(saved); });
+  check_error(ErrorCode::argument, "is beyond the vocabulary", [&] { a.step(static_cast<std::int64_t>(vocabulary)); });
+  check_error(ErrorCode::argument, "token -1 is beyond", [&] { a.step(-1); });
+  check_error(ErrorCode::argument, "step: 2 values for a batch of 1, expected 1", [&] { a.step(Tokens{1, 2}); });
+  check_error(ErrorCode::argument, "prefill: no tokens", [&] { a.prefill(Tokens{}); });
+  check_error(ErrorCode::argument, "expected 3", [&] { rows.prefill(Tokens{1, 2, 3, 4}); });
+  check_error(ErrorCode::argument, "feed it tokens, with step", [&] { a.step_vectors(std::vector<float>{1}); });
+  check_error(ErrorCode::argument, "no row 3 in a batch of 3", [&] { rows.reset(3); });
+  check_error(ErrorCode::argument, "a batch of 0", [&] { model.session(0); });
+  CHECK(copy(a.step(7)) == expected);
+
+  // Files; a session outlives its model.
+  const auto path = std::filesystem::temp_directory_path() / ("xlstm_test_" + std::to_string(std::random_device{}()) + ".state");
+  a.save_file(path);
+  Session moved = [&] { return xlstm::Model::load(test_bundle(), test_options()).session(); }();
+  moved.load_file(path);
+  CHECK(copy(moved.step(9)) == copy(a.step(9)));
+  std::filesystem::remove(path);
+  check_error(ErrorCode::state, "cannot read", [&] { moved.load_file(path); });
+  check_error(ErrorCode::argument, "cannot write", [&] { moved.save_file("/nonexistent/state"); });
+
+  xlstm::Options options = test_options();
+  options.custom_op_library = "/nonexistent/ops.so";
+  check_error(ErrorCode::unavailable, "no custom-op library", [&] { xlstm::Model::load(test_bundle(), options); });
+  options = test_options();
+  options.onnxruntime_library = "/nonexistent/libonnxruntime.so";
+  check_error(ErrorCode::unavailable, "a process can use one", [&] { xlstm::Model::load(test_bundle(), options); });
+  options = test_options();
+  options.backend = xlstm::Backend::tensorrt;
+  check_error(ErrorCode::unavailable, "TensorRT", [&] { xlstm::Model::load(test_bundle(), options); });
+}
+
+// Eight sessions of one model on eight threads: each gives what it gives alone.
+void threads() {
+  constexpr int kThreads = 8, kSteps = 1250;
+  const auto model = xlstm::Model::load(test_bundle(), test_options());
+  const std::size_t vocabulary = model.info().vocab_size;
+  const auto run = [&](std::uint32_t seed) {
+    Session session = model.session();
+    xlstm::Sampler sampler({1.0, 0, 1.0, seed});
+    std::vector<std::uint8_t> trace;
+    std::int64_t token = seed % vocabulary;
+    for (int i = 0; i < kSteps; ++i) {
+      const auto logits = session.step(token);
+      if (i % 50 == 0) {
+        const auto bytes = reinterpret_cast<const std::uint8_t*>(logits.data);
+        trace.insert(trace.end(), bytes, bytes + vocabulary * sizeof(float));
+      }
+      token = sampler(logits[0]);
+    }
+    const auto state = session.save();
+    trace.insert(trace.end(), state.begin(), state.end());
+    return trace;
+  };
+  std::vector<std::vector<std::uint8_t>> together(kThreads);
+  std::vector<std::thread> workers;
+  for (int i = 0; i < kThreads; ++i)
+    workers.emplace_back([&, i] { together[static_cast<std::size_t>(i)] = run(static_cast<std::uint32_t>(i)); });
+  for (auto& worker : workers) worker.join();
+  for (int i = 0; i < kThreads; ++i) CHECK(together[static_cast<std::size_t>(i)] == run(static_cast<std::uint32_t>(i)));
+}
+
+void c_api() {
+  const std::string bundle = test_bundle();
+  xlstm_options options = xlstm_default_options();
+  options.device = XLSTM_DEVICE_CPU;
+  options.threads = 1;
+  xlstm_model* model = nullptr;
+  CHECK(xlstm_model_load("/nonexistent", &options, &model) == XLSTM_ERROR_BUNDLE && model == nullptr);
+  CHECK(std::strstr(xlstm_last_error(), "is not a bundle"));
+  CHECK(xlstm_model_load(nullptr, &options, &model) == XLSTM_ERROR_ARGUMENT);
+  options.size = 1;
+  CHECK(xlstm_model_load(bundle.c_str(), &options, &model) == XLSTM_ERROR_ARGUMENT);
+  options.size = sizeof options;
+  CHECK(xlstm_model_load(bundle.c_str(), &options, &model) == XLSTM_OK);
+  const std::size_t vocabulary = xlstm_model_vocab_size(model);
+  CHECK(xlstm_model_output_width(model) == vocabulary && xlstm_model_input_width(model) == 1);
+
+  xlstm_session *session = nullptr, *fork = nullptr;
+  CHECK(xlstm_session_create(model, 1, &session) == XLSTM_OK);
+  const std::int64_t text[] = {1, 2, 3};
+  const float *logits = nullptr, *others = nullptr;
+  CHECK(xlstm_session_prefill(session, text, 3, &logits) == XLSTM_OK);
+  CHECK(xlstm_session_fork(session, &fork) == XLSTM_OK);
+
+  std::size_t size = 0, again = 0;
+  CHECK(xlstm_session_save(session, nullptr, 0, &size) == XLSTM_OK && size > xlstm_model_state_bytes(model));
+  std::vector<char> bytes(size);
+  CHECK(xlstm_session_save(session, bytes.data(), size - 1, &again) == XLSTM_ERROR_ARGUMENT && again == size);
+  CHECK(xlstm_session_save(session, bytes.data(), size, &again) == XLSTM_OK);
+  CHECK(xlstm_session_load(session, bytes.data(), size - 1) == XLSTM_ERROR_STATE);
+  CHECK(std::strstr(xlstm_last_error(), "truncated"));
+  CHECK(xlstm_session_load(session, bytes.data(), size) == XLSTM_OK);
+  CHECK(xlstm_session_step(session, text, 1, &logits) == XLSTM_OK && xlstm_session_step(fork, text, 1, &others) == XLSTM_OK);
+  CHECK(std::memcmp(logits, others, vocabulary * sizeof(float)) == 0);
+  CHECK(xlstm_session_step(session, text, 2, &logits) == XLSTM_ERROR_ARGUMENT);
+
+  xlstm_sampler* sampler = nullptr;
+  CHECK(xlstm_sampler_create(-1, 0, 1, 0, &sampler) == XLSTM_ERROR_ARGUMENT && sampler == nullptr);
+  CHECK(xlstm_sampler_create(0, 0, 1, 0, &sampler) == XLSTM_OK);
+  std::int64_t token = -1;
+  CHECK(xlstm_sampler_draw(sampler, logits, vocabulary, &token) == XLSTM_OK);
+  CHECK(token >= 0 && static_cast<std::size_t>(token) < vocabulary);
+
+  xlstm_model_free(model);  // the sessions keep it alive
+  CHECK(xlstm_session_reset(session, -1) == XLSTM_OK && xlstm_session_reset(session, 1) == XLSTM_ERROR_ARGUMENT);
+  CHECK(xlstm_session_prefill(session, text, 3, &logits) == XLSTM_OK);
+  CHECK(xlstm_session_step(session, text, 1, &logits) == XLSTM_OK);
+  CHECK(std::memcmp(logits, others, vocabulary * sizeof(float)) == 0);
+  xlstm_sampler_free(sampler);
+  xlstm_session_free(fork);
+  xlstm_session_free(session);
+  xlstm_session_free(nullptr);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string name = argc == 2 ? argv[1] : "";
+  if (name == "behaviour") behaviour();
+  else if (name == "threads") threads();
+  else if (name == "c_api") c_api();
+  else return 64;
+}
