@@ -205,8 +205,7 @@ class OnnxRuntimeStream : public Stream {
 class OnnxRuntimeEngine : public Engine {
  public:
   OnnxRuntimeEngine(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options)
-      : manifest_(manifest), device_id_(options.device_id) {
-    Ort::Env& env = environment(options);
+      : env_(environment(options)), manifest_(manifest), device_id_(options.device_id) {
     const bool possible = options.device != Device::cpu && cuda_device_count() > 0;
     if (options.device == Device::cuda || (possible && has_cuda_provider())) {
       if (!has_cuda_provider())
@@ -220,13 +219,13 @@ class OnnxRuntimeEngine : public Engine {
     const std::string model = (bundle / kModelFile).string();
     graph_ = cuda_ && options.cuda_graph;
     try {
-      session_ = Ort::Session(env, model.c_str(), session_options(options));
+      session_ = Ort::Session(env_, model.c_str(), session_options(options));
     } catch (const Ort::Exception& error) {
       if (!graph_) throw Error(ErrorCode::bundle, "ONNX Runtime cannot load " + model + ": " + error.what());
       // A graph that is not wholly on the GPU cannot be captured: run it node by node. ModelInfo::cuda_graph tells.
       graph_ = false;
       session_ = translated(ErrorCode::bundle, "ONNX Runtime cannot load " + model,
-                            [&] { return Ort::Session(env, model.c_str(), session_options(options)); });
+                            [&] { return Ort::Session(env_, model.c_str(), session_options(options)); });
     }
   }
 
@@ -270,6 +269,7 @@ class OnnxRuntimeEngine : public Engine {
     return result;
   }
 
+  Ort::Env& env_;  // first: without the library, not even empty handles can be destroyed
   Manifest manifest_;
   int device_id_;
   bool graph_ = false;
