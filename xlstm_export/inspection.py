@@ -323,11 +323,14 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
     yield table
     if b.engines:
         yield Text()
-        table = Table("engine", "runs on", "batch", "size", "", box=None, pad_edge=False, header_style="dim")
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("engine", "runs on", "batch", "size", ""):
+            table.add_column(title, overflow="fold")
         for e in b.engines:
             low, _, high = e.batch
             stale = "" if e.fits else "built from another export"
-            table.add_row(e.name, ", ".join(e.targets), f"{low}-{high}", _bytes(e.bytes), Text(stale, "yellow"))
+            batch = str(low) if low == high else f"{low}-{high}"
+            table.add_row(e.name, ", ".join(e.targets), batch, _bytes(e.bytes), Text(stale, "yellow"))
         yield table
 
 

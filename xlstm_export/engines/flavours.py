@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +63,26 @@ def make_logger(trt: ModuleType) -> Any:
                 self.errors.append(" ".join(message.split()))
 
     return Logger()
+
+
+def start(kind: Callable[[Any], Any], logger: Any, version: str) -> Any:
+    """Create TensorRT's `Builder` or `Runtime` with a logger of `make_logger`.
+
+    Without a usable GPU or driver, TensorRT logs an error and gives nothing, or an object that crashes when it is used.
+
+    Raises:
+        UserError: it could not start; says what TensorRT said.
+    """
+    try:
+        started = kind(logger)
+    except TypeError:  # how pybind11 says that the factory returned null
+        started = None
+    if started is None or logger.errors:
+        raise UserError(
+            f"TensorRT {version} cannot start: {'; '.join(logger.errors) or 'no reason given'}. "
+            "The NVIDIA driver may be too old for it; `xlstm-export doctor` shows both."
+        )
+    return started
 
 
 def load_plugins(registry: Any, version: str, errors: list[str], library: Path) -> None:

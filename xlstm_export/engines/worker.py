@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 
 from ..errors import UserError
 from .cuda_driver import Gpu, list_gpus
-from .flavours import import_flavour, load_plugins, make_logger
+from .flavours import import_flavour, load_plugins, make_logger, start
 from .functions import plugin_needs_stripping, with_products_as_sums, without_functions
 from .progress import PhaseTree
 from .targets import CURRENT, TensorProfile
@@ -71,12 +71,14 @@ def build(request: BuildRequest, emit: Emit) -> None:
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"  # read once, when Polygraphy is imported
     trt = import_flavour(request.runtime)
     logger = make_logger(trt)
+    builder = start(trt.Builder, logger, trt.__version__)
     if request.plugins is not None:
         load_plugins(trt.get_plugin_registry(), trt.__version__, logger.errors, Path(request.plugins))
     stripped = request.plugins is not None and plugin_needs_stripping(trt.__version__)
 
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    # Precision is what the ONNX file says. TensorRT 11 knows nothing else, whether or not it still has the flag.
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, logger)
     model = read_graph(Path(request.model))
     if stripped:

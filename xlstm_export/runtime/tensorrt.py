@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..engines.cuda_driver import CudaDriver, DeviceMemory, Gpu
-from ..engines.flavours import import_flavour, load_plugins, make_logger
+from ..engines.flavours import import_flavour, load_plugins, make_logger, start
 from ..engines.record import EngineRecord, find_engine, sha256
 from ..errors import UserError
 from ..graph.manifest import Manifest
@@ -201,7 +201,7 @@ def _first_gpu(runtime: str) -> tuple[CudaDriver, Gpu]:
 
 def _load(trt: Any, logger: Any, path: Path, record: EngineRecord) -> tuple[Any, Any]:
     """Runtime and engine, with the plugins that the engine needs."""
-    runtime = trt.Runtime(logger)
+    runtime = start(trt.Runtime, logger, trt.__version__)
     if record.options.version_compatible:
         runtime.engine_host_code_allowed = True  # such an engine brings its own lean runtime
     if record.plugins is not None:
