@@ -1,5 +1,6 @@
 // Runs the CUDA launchers on cases read from standard input, for tests written in Python. Built twice: by a C++ compiler
-// against cuda_on_cpu/ (XLSTM_CUDA_ON_CPU), under sanitizers, and by nvcc for a real GPU.
+// against cuda_on_cpu/ (XLSTM_CUDA_ON_CPU), under sanitizers, and for a real GPU; and both once more with every call
+// going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN).
 //
 // A case is the struct below, its input tensors one after the other in the order of the launcher's struct, and
 // `lengths` (int32) if has_lengths. The answer is an int64 cudaError_t and, if that is 0, the output tensors, then an
@@ -17,9 +18,12 @@
 #include "cells/cuda/launch.h"
 
 #if defined(XLSTM_CUDA_ON_CPU)
-// One translation unit, since the simulator's headers must come first for these too.
+// The kernels' sources, compiled here by the C++ compiler.
 #include "cells/cuda/mlstm.cu"
 #include "cells/cuda/slstm.cu"
+#endif
+#if defined(XLSTM_THROUGH_PLUGIN)
+#include "plugin_launcher.h"
 #endif
 
 namespace {
@@ -142,10 +146,14 @@ class Runner {
     a.m_out = state_output(2, a.m_in, heads);
     a.q_scale = c.parameters[0], a.k_scale = c.parameters[1];
     a.gate_soft_cap = c.parameters[2], a.eps = c.parameters[3];
+#if defined(XLSTM_THROUGH_PLUGIN)
+    launch_ = through_plugin(a);
+#else
     launch_ = [a, &c](cudaStream_t stream) {
       const xlstm::cuda::MlstmTile tile{static_cast<int>(c.tile_vector), static_cast<int>(c.tile_lanes)};
       return tile.vector ? xlstm::cuda::launch_mlstm_tiled(a, tile, stream) : xlstm::cuda::launch_mlstm(a, stream);
     };
+#endif
   }
 
   void build_slstm() {
@@ -177,7 +185,11 @@ class Runner {
       scratch.updated = true;
       workspace = scratch.device;
     }
+#if defined(XLSTM_THROUGH_PLUGIN)
+    launch_ = through_plugin(a, workspace);
+#else
     launch_ = [a, workspace](cudaStream_t stream) { return xlstm::cuda::launch_slstm(a, workspace, stream); };
+#endif
   }
 
   void upload() {

@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source, run on the CPU under the address and undefined-behaviour sanitizers, against float64."""
+"""The CUDA kernels' own source, run on the CPU under sanitizers (address, undefined behaviour), against float64."""
 
 from __future__ import annotations
 
@@ -12,16 +12,32 @@ from cell_runner import TYPES, CellRunner, RunnerDied
 from hypothesis import HealthCheck, given, settings
 from native_build import SOURCE, build
 
+from xlstm_export.native import toolchain
+
 SCHEDULES = range(6)  # orders in which the simulated threads run
 SWEEP = settings(
     max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 
+def _build_folder(target: str):
+    headers = toolchain.tensorrt_headers().path
+    options = [f"-DTensorRT_INCLUDE_DIR={headers}"] if headers else []
+    return build(target, "-DXLSTM_CUDA=OFF", "-DXLSTM_ONNXRUNTIME=OFF", *options)
+
+
 @pytest.fixture(scope="module")
 def runner():
-    folder = build("cell_runner_on_cpu", "-DXLSTM_CUDA=OFF", "-DXLSTM_ONNXRUNTIME=OFF")
-    with CellRunner(folder / "bin" / "cell_runner_on_cpu") as started:
+    with CellRunner(_build_folder("cell_runner_on_cpu") / "bin" / "cell_runner_on_cpu") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def plugin_runner():
+    tool = toolchain.tensorrt_headers()
+    if tool.path is None:
+        pytest.skip(f"{tool.name} are not here. {tool.remedy}")
+    with CellRunner(_build_folder("plugin_runner_on_cpu") / "bin" / "plugin_runner_on_cpu") as started:
         yield started
 
 
@@ -35,6 +51,18 @@ def test_mlstm_kernel_departs_from_float64(runner, parameters):
 @given(parameters=slstm_parameters())
 def test_slstm_kernel_departs_from_float64(runner, parameters):
     runner.check(slstm_case(**parameters))
+
+
+@settings(SWEEP, max_examples=40)
+@given(parameters=mlstm_parameters(max_size=33))
+def test_mlstm_plugin_departs_from_float64(plugin_runner, parameters):
+    plugin_runner.check(mlstm_case(**parameters))
+
+
+@settings(SWEEP, max_examples=40)
+@given(parameters=slstm_parameters(max_size=33))
+def test_slstm_plugin_departs_from_float64(plugin_runner, parameters):
+    plugin_runner.check(slstm_case(**parameters))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -1,7 +1,8 @@
 // The CPU kernels for Python's tests and benchmarks (through ctypes): a small thread pool, and the memory stream that a
 // cell's time is compared with.
 #include <atomic>
-#include <cstring>
+#include <condition_variable>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -12,14 +13,15 @@
 
 namespace {
 
-// Workers that spin between tasks, as ONNX Runtime's do: waking a sleeping thread would cost more than a small cell.
+// Workers spin between tasks, as ONNX Runtime's do: waking a sleeping thread would cost more than a small cell. After a
+// while without any they sleep, so as not to take time from whatever is measured next.
 class Pool {
  public:
   explicit Pool(int64_t threads) {
     for (int64_t index = 1; index < threads; ++index) workers_.emplace_back([this] { work(); });
   }
   ~Pool() {
-    stop_ = true;
+    begin([this] { stop_ = true; });
     for (std::thread& worker : workers_) worker.join();
   }
   xlstm::cpu::ParallelFor parallel_for() {
@@ -33,11 +35,21 @@ class Pool {
   }
 
  private:
+  template <class Change>
+  void begin(const Change& change) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      change();
+      ++round_;
+    }
+    wake_.notify_all();
+  }
   void run(int64_t tasks, xlstm::cpu::ParallelFor::Task task, void* context) {
-    tasks_ = tasks, task_ = task, context_ = context;
-    next_ = 0;
-    busy_ = static_cast<int64_t>(workers_.size());
-    ++round_;
+    begin([&] {
+      tasks_ = tasks, task_ = task, context_ = context;
+      next_ = 0;
+      busy_ = static_cast<int64_t>(workers_.size());
+    });
     take();
     while (busy_ != 0) std::this_thread::yield();
   }
@@ -45,18 +57,22 @@ class Pool {
     for (int64_t index; (index = next_++) < tasks_;) task_(context_, index);
   }
   void work() {
-    for (int64_t seen = 0;;) {
-      while (round_ == seen) {
-        if (stop_) return;
-        std::this_thread::yield();
+    constexpr int kSpins = 20000;
+    for (int64_t seen = 0;; ++seen) {
+      for (int spin = 0; spin < kSpins && round_ == seen; ++spin) std::this_thread::yield();
+      if (round_ == seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return round_ != seen; });
       }
-      seen = round_;
+      if (stop_) return;
       take();
       --busy_;
     }
   }
 
   std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
   std::atomic<bool> stop_{false};
   std::atomic<int64_t> round_{0}, next_{0}, busy_{0};
   int64_t tasks_ = 0;
@@ -87,14 +103,42 @@ EXPORT const char* xlstm_instruction_sets() {
 }
 EXPORT bool xlstm_force_instruction_set(const char* name) { return xlstm::cpu::force_instruction_set(name); }
 
+namespace {
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define EVERY_INSTRUCTION_SET __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define EVERY_INSTRUCTION_SET
+#endif
+
+EVERY_INSTRUCTION_SET void update(float* begin, float* end) {
+  for (float* value = begin; value < end; ++value) *value = 0.999f * *value + 1.0f;
+}
+
+EVERY_INSTRUCTION_SET int32_t mix(const int32_t* begin, const int32_t* end) {
+  int32_t mixed = 0;
+  for (const int32_t* value = begin; value < end; ++value) mixed ^= *value;
+  return mixed;
+}
+
+// A few pieces for each thread, as a cell's tasks.
+template <class Function>
+void in_pieces(int64_t count, void* pool, const Function& function) {
+  const auto parallel_for = static_cast<Pool*>(pool)->parallel_for();
+  const int64_t tasks = 4 * parallel_for.threads;
+  parallel_for(tasks, [&](int64_t task) { function(count * task / tasks, count * (task + 1) / tasks); });
+}
+
+}  // namespace
+
 // data[j] = 0.999 data[j] + 1 for `count` floats: the least that a state update in place must do to its bytes.
 EXPORT void xlstm_read_modify_write(float* data, int64_t count, void* pool) {
-  const auto parallel_for = static_cast<Pool*>(pool)->parallel_for();
-  constexpr int64_t kPieces = 4;  // for each thread, as a cell's tasks
-  const int64_t tasks = kPieces * parallel_for.threads;
-  parallel_for(tasks, [&](int64_t task) {
-    float* const begin = data + count * task / tasks;
-    float* const end = data + count * (task + 1) / tasks;
-    for (float* value = begin; value < end; ++value) *value = 0.999f * *value + 1.0f;
-  });
+  in_pieces(count, pool, [&](int64_t begin, int64_t end) { update(data + begin, data + end); });
+}
+
+// Reads `count` 32-bit words: the least that a step must do to the weights. What it returns only keeps the reads alive.
+EXPORT int32_t xlstm_read(const int32_t* data, int64_t count, void* pool) {
+  std::atomic<int32_t> mixed{0};
+  in_pieces(count, pool, [&](int64_t begin, int64_t end) { mixed ^= mix(data + begin, data + end); });
+  return mixed;
 }
