@@ -104,6 +104,8 @@ HWY_INLINE void advance_rows(int64_t columns, int64_t stride, float forget, cons
       sum[j] = hn::LoadU(d, numerator + c + j * lanes);
     }
     for (int r = 0; r < rows; ++r) {
+      // The rows of the next sweep, ahead of the hardware's prefetcher, which stops at every page. It never faults.
+      if constexpr (!kStream) hwy::Prefetch(C_in + (r + rows) * stride + c);
       const auto decay = hn::Set(d, forget), k = hn::Set(d, key[r]), q = hn::Set(d, query[r]);
       for (int j = 0; j < vectors; ++j) {
         const int64_t at = r * stride + c + j * lanes;
