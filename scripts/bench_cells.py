@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Time the mLSTM cell in ONNX Runtime: the function body, the CPU kernel, and what the memory allows, in one run.
+
+    scripts/bench_cells.py                    one table, a few minutes; compiles the kernels first
+    scripts/bench_cells.py --bundle DIR       whole steps of a bundle, with and without the kernels
+
+`limit` is a read-modify-write stream over the same bytes of C, compiled C++ with as many threads. `cells` is how many
+cells one run of the graph holds, each with its own states: with 1 the state may stay in a cache, with many it comes
+from memory at every token, as in a model. Variants take turns, so that a disturbance hits all of them; times are
+medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from xlstm_export.graph.functions import DOMAIN, PLUGIN_ATTRIBUTES, step_functions  # noqa: E402
+from xlstm_export.native import toolchain  # noqa: E402
+from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, cache_folder  # noqa: E402
+
+HEADS, DIM = 4, 384  # of the paper's 125M models
+STATES = {"C": (HEADS, DIM, DIM), "n": (HEADS, DIM), "m": (HEADS,)}
+MEMORY = 512 << 20  # of all states in one graph, at most
+ROUNDS = 9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--cells", type=int, nargs="+", default=[1, 24], help="cells in one graph")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bundle", type=Path, metavar="DIR")
+    arguments = parser.parse_args()
+    native = build()
+    if arguments.bundle is not None:
+        bench_bundle(arguments.bundle, native, arguments.batches, arguments.threads)
+        return
+    print(f"mLSTM cell, H {HEADS}, DK = DV = {DIM}, float32, {arguments.threads} threads; milliseconds a cell")
+    print(f"{'batch':>5} {'cells':>5} {'MB moved':>9} {'body':>8} {'kernel':>8} {'in place':>8} {'limit':>8}"
+          f" {'body/in place':>14} {'in place/limit':>15} {'kernel/limit':>13}")  # fmt: skip
+    for cells in arguments.cells:
+        for batch in arguments.batches:
+            bytes_each = 4 * batch * HEADS * DIM * DIM
+            count = max(1, min(cells, MEMORY // bytes_each))
+            body, kernel, in_place, limit = bench_cell(native, batch, count, arguments.threads)
+            print(f"{batch:5} {count:5} {2e-6 * bytes_each:9.1f} {body:8.3f} {kernel:8.3f} {in_place:8.3f} {limit:8.3f}"
+                  f" {body / in_place:14.2f} {in_place / limit:15.2f} {kernel / limit:13.2f}")  # fmt: skip
+
+
+def build() -> Path:
+    """The folder of the compiled libraries."""
+    folder = cache_folder() / "build" / "bench"
+    ninja = ["-G", "Ninja"] if shutil.which("ninja") else []
+    headers = {
+        "XLSTM_ONNXRUNTIME_INCLUDE_DIR": toolchain.onnxruntime_headers(),
+        "XLSTM_HIGHWAY_INCLUDE_DIR": toolchain.highway_headers(),
+    }
+    options = ["-DXLSTM_CUDA=OFF", *(f"-D{name}={tool.require()}" for name, tool in headers.items())]
+    cmake = str(toolchain.cmake().require())
+    for command in (
+        [cmake, "-S", str(ROOT / "plugins"), "-B", str(folder), *ninja, *options],
+        [cmake, "--build", str(folder), "--target", "xlstm_onnxruntime", "xlstm_cpu_harness", "--parallel", "2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+    return folder / "lib"
+
+
+def bench_cell(native: Path, batch: int, cells: int, threads: int) -> tuple[float, float, float, float]:
+    """Milliseconds a cell: function body, kernel out of place, kernel in place, memory stream."""
+    random = np.random.default_rng(0)
+    tokens = (batch, 1, HEADS)
+    inputs = {name: random.standard_normal((*tokens, DIM), np.float32) for name in "qkv"}
+    inputs |= {"i": random.standard_normal(tokens, np.float32), "f": 2 + random.standard_normal(tokens, np.float32)}
+    model = cell_model(batch, cells)
+    body, kernel = (make_session(model, library, threads) for library in (None, native / ONNXRUNTIME_LIBRARY))
+    states = [make_states(batch, cells) for _ in range(2)]
+    outputs = [np.zeros((*tokens, DIM), np.float32) for _ in range(cells)]
+
+    def turns(session: ort.InferenceSession, *pairs: tuple[list, list]) -> Callable[[], None]:
+        bindings = [bind(session, inputs, *pair, outputs) for pair in pairs]
+
+        def run() -> None:
+            for binding in bindings:
+                session.run_with_iobinding(binding)
+
+        return run
+
+    there_and_back = [(states[0], states[1]), (states[1], states[0])]
+    in_place = [(states[0], states[0])] * 2
+    variants = [turns(body, *there_and_back), turns(kernel, *there_and_back), turns(kernel, *in_place)]
+    memory, arrays = Memory(native, threads), [state["C"] for state in states[0]]
+    variants.append(lambda: (memory.update(arrays), memory.update(arrays)))
+    return tuple(1e3 * seconds / (2 * cells) for seconds in take_turns(variants))
+
+
+def take_turns(variants: list[Callable[[], object]]) -> list[float]:
+    """Median seconds of one call of each, over rounds in which each has its turn."""
+    times: list[list[float]] = [[] for _ in variants]
+    for _ in range(ROUNDS):
+        for variant, seconds in zip(variants, times, strict=True):
+            variant()  # the caches and the threads are this variant's own when it is timed
+            start, runs = time.perf_counter(), 0
+            while runs < 2 or (time.perf_counter() - start < 0.02):
+                began = time.perf_counter()
+                variant()
+                seconds.append(time.perf_counter() - began)
+                runs += 1
+    return [float(np.median(seconds)) for seconds in times]
+
+
+def cell_model(batch: int, cells: int) -> onnx.ModelProto:
+    tokens = [batch, 1, HEADS]
+    tensor = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
+    inputs = [tensor(name, [*tokens, DIM]) for name in "qkv"] + [tensor(name, tokens) for name in "if"]
+    outputs, nodes = [], []
+    for cell in range(cells):
+        old = [tensor(f"{name}{cell}", [batch, *shape]) for name, shape in STATES.items()]
+        new = [tensor(f"h{cell}", [*tokens, DIM])]
+        new += [tensor(f"{name}{cell}_next", [batch, *shape]) for name, shape in STATES.items()]
+        nodes.append(helper.make_node(
+            "MLSTMCell", [*"qkvif", *(o.name for o in old)], [n.name for n in new], domain=DOMAIN,
+            k_scale=DIM**-0.5, **PLUGIN_ATTRIBUTES,
+        ))  # fmt: skip
+        inputs += old
+        outputs += new
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(helper.make_graph(nodes, "cells", inputs, outputs), opset_imports=opsets, ir_version=10)
+    model.functions.append(step_functions()["MLSTMCell"])
+    return model
+
+
+def make_session(model: onnx.ModelProto, library: Path | None, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def make_states(batch: int, cells: int) -> list[dict[str, np.ndarray]]:
+    return [{name: aligned((batch, *shape)) for name, shape in STATES.items()} for _ in range(cells)]
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros that start at a cache line, as ONNX Runtime's own buffers do."""
+    size = 4 * int(np.prod(shape))
+    buffer = np.zeros(size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + size].view(np.float32).reshape(shape)
+
+
+def bind(session: ort.InferenceSession, inputs: dict, old: list[dict], new: list[dict], outputs: list) -> ort.IOBinding:
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+    for cell, (before, after) in enumerate(zip(old, new, strict=True)):
+        h = outputs[cell]
+        binding.bind_output(f"h{cell}", "cpu", 0, np.float32, h.shape, h.ctypes.data)
+        for name in STATES:
+            shape = before[name].shape
+            binding.bind_input(f"{name}{cell}", "cpu", 0, np.float32, shape, before[name].ctypes.data)
+            binding.bind_output(f"{name}{cell}_next", "cpu", 0, np.float32, shape, after[name].ctypes.data)
+    return binding
+
+
+class Memory:
+    """What the memory allows, on a thread pool of its own."""
+
+    def __init__(self, native: Path, threads: int):
+        self._library = ctypes.CDLL(str(native / "libxlstm_cpu_harness.so"))
+        self._library.xlstm_pool_create.restype = ctypes.c_void_p
+        self._pool = ctypes.c_void_p(self._library.xlstm_pool_create(ctypes.c_int64(threads)))
+
+    def update(self, arrays: list[np.ndarray]) -> None:
+        """Read, modify and write every element."""
+        for array in arrays:
+            self._library.xlstm_read_modify_write(*self._words(array), self._pool)
+
+    def read(self, arrays: list[np.ndarray]) -> None:
+        for array in arrays:
+            self._library.xlstm_read(*self._words(array), self._pool)
+
+    @staticmethod
+    def _words(array: np.ndarray) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
+        return ctypes.c_void_p(array.ctypes.data), ctypes.c_int64(array.nbytes // 4)
+
+
+def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -> None:
+    """Whole steps: function bodies, kernels with states in two sets of buffers, and with the cells' states in place."""
+    from xlstm_export.benchmark.step import _weight_bytes
+    from xlstm_export.graph.manifest import MODEL_FILE, read_manifest
+
+    manifest = read_manifest(bundle)
+    memory, weight_bytes = Memory(native, threads), _weight_bytes(bundle)
+    weights = [aligned((min(weight_bytes, 64 << 20) // 4,)) for _ in range(-(-weight_bytes // (64 << 20)))]
+    graph = onnx.load(bundle / MODEL_FILE, load_external_data=False).graph
+    # States that go from the graph's input through a cell straight to its output; others may not share a buffer.
+    of_cells = {name for node in graph.node if node.domain == DOMAIN for name in node.input}
+    sessions = []
+    for library in (None, native / ONNXRUNTIME_LIBRARY):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        sessions.append(ort.InferenceSession(str(bundle / MODEL_FILE), options, providers=["CPUExecutionProvider"]))
+    print(f"{bundle.name}: {len(graph.node)} nodes, {weight_bytes / 1e6:.1f} MB of weights; {threads} threads; "
+          "milliseconds a step, and times the limit")  # fmt: skip
+    print(f"{'batch':>5} {'states MB':>10} {'bodies':>16} {'kernels':>16} {'in place':>16} {'limit':>8}")
+    for batch in batches:
+        shapes = {state: (batch, *state.shape[1:]) for state in manifest.states}
+        one, other = ({state: aligned(shape) for state, shape in shapes.items()} for _ in range(2))
+        shared = {state: (one if state.input in of_cells else other)[state] for state in shapes}
+        dtype = np.dtype(manifest.input.dtype)
+        x = np.ones((batch, *manifest.input.shape[1:]), dtype)
+        y = np.zeros((batch, *manifest.output.shape[1:]), manifest.output.dtype)
+
+        def step(session, *pairs, x=x, y=y):
+            bindings = [bind_bundle(session, manifest, x, y, *pair) for pair in pairs]
+            return lambda: [session.run_with_iobinding(binding) for binding in bindings]
+
+        variants = [
+            step(sessions[0], (one, other), (other, one)),
+            step(sessions[1], (one, other), (other, one)),
+            step(sessions[1], (one, shared), (shared, one)),
+            lambda one=one: [(memory.read(weights), memory.update(list(one.values()))) for _ in range(2)],
+        ]
+        bodies, kernels, in_place, limit = (1e3 * seconds / 2 for seconds in take_turns(variants))
+        columns = " ".join(f"{t:8.2f} ({t / limit:4.2f}x)" for t in (bodies, kernels, in_place))
+        print(f"{batch:5} {sum(a.nbytes for a in one.values()) / 1e6:10.1f} {columns} {limit:8.2f}")
+
+
+def bind_bundle(session, manifest, x: np.ndarray, y: np.ndarray, before: dict, after: dict) -> ort.IOBinding:
+    binding = session.io_binding()
+    binding.bind_input(manifest.input.name, "cpu", 0, x.dtype, x.shape, x.ctypes.data)
+    binding.bind_output(manifest.output.name, "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+    for state in manifest.states:
+        old, new = before[state], after[state]
+        binding.bind_input(state.input, "cpu", 0, old.dtype, old.shape, old.ctypes.data)
+        binding.bind_output(state.output, "cpu", 0, new.dtype, new.shape, new.ctypes.data)
+    return binding
+
+
+if __name__ == "__main__":
+    main()
