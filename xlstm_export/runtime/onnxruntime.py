@@ -92,7 +92,8 @@ def cuda_device_count() -> int:
 def _load(bundle: Path, manifest: Manifest, library: Path | None, device: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0: one a core
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one a core
     if library is not None:
         if not library.is_file():
             raise UserError(f"no custom-op library at {library}. Build it with `xlstm-export plugins build`.")

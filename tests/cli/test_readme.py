@@ -1,0 +1,78 @@
+"""Every command in the README does what it says, in the order in which it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DEMO, ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for language, text in BLOCKS
+    if language == "bash"
+    for line in text.splitlines()
+    if line.startswith("xlstm-export")
+]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README's reader has it: a checkpoint, a Hugging Face folder, a text."""
+    from upstream_models import VARIANTS
+
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copy(DEMO / "ckpt.pt", folder)
+    (folder / "heldout.txt").write_text((DEMO / "heldout.txt").read_text()[:4000])
+    (folder / "models").symlink_to(ROOT / "models")
+    hf = VARIANTS["c-bfloat16"]
+    hf.save(hf.build(seed=0), folder / "my-xlstm")
+    weights = VARIANTS["a-all-mlstm"]
+    saved = weights.save(weights.build(seed=0), folder / "made")
+    shutil.copy(saved / "model.safetensors", folder / "weights.safetensors")
+    shutil.copy(saved / "config.json", folder / "config.yaml")  # JSON is YAML
+    return folder
+
+
+def test_readme_has_the_commands():
+    assert {c[1] for c in COMMANDS} >= {"inspect", "onnx", "validate", "generate", "bench", "build", "doctor"}
+
+
+def test_two_commands_exist_and_ci_runs_the_second():
+    first = next(text for language, text in BLOCKS if language == "bash")
+    scripts = [line.split()[0] for line in first.splitlines()]
+    assert scripts == ["scripts/demo.sh", "scripts/test.sh"]
+    assert all((ROOT / script).stat().st_mode & 0o111 for script in scripts)
+    assert scripts[1] in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.slow
+def test_commands_run_in_order(desk):
+    for command in COMMANDS:
+        shown = " ".join(command)
+        if "tensorrt-rtx" in shown:
+            pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+        if command[1] == "plugins":
+            continue  # tests/plugins builds them
+        arguments = [*command[1:], "--steps", "50"] if command[1] == "validate" and "--steps" not in command else command[1:]
+        result = subprocess.run(
+            [sys.executable, "-m", "xlstm_export.cli", *arguments], cwd=desk, capture_output=True, text=True, timeout=900
+        )
+        assert result.returncode == 0, f"{shown}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.slow
+def test_python_example_prints_a_character(desk, export_variant, demo_bundle):
+    example = next(text for language, text in BLOCKS if language == "python")
+    bundle = desk / "bundle"
+    if not bundle.exists():
+        shutil.copytree(demo_bundle, bundle)
+    result = subprocess.run([sys.executable, "-c", example], cwd=desk, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 and len(result.stdout) == 2, result.stderr
