@@ -1,0 +1,19 @@
+"""These tests run the CUDA kernels on a GPU. Without one they are skipped, and say so."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
+
+import gpu_build  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def gpu_folder():
+    """The build folder with the programs for this machine's GPU."""
+    reason = gpu_build.why_not()
+    if reason:
+        pytest.skip(reason)
+    return gpu_build.build_for_this_gpu()

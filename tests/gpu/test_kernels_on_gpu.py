@@ -1,0 +1,100 @@
+"""The CUDA kernels and the TensorRT plugin on a real GPU: float64, CUDA graphs, compute-sanitizer."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+from cases import TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from cell_runner import TYPES, CellRunner
+from hypothesis import HealthCheck, given, settings
+
+from xlstm_export.native import toolchain
+
+SWEEP = settings(
+    max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+# Heads, DK, DV (mLSTM) or DH (sLSTM): xLSTM-7B, and the paper's 125M and 1.3B.
+MLSTM_SHAPES = [(8, 256, 512), (4, 384, 384), (4, 1024, 1024)]
+SLSTM_SHAPES = [(4, 192), (4, 384), (4, 512)]
+
+
+@pytest.fixture(scope="module", params=["launcher", "plugin"])
+def runner(request, gpu_folder):
+    if request.param == "plugin" and toolchain.tensorrt_headers().path is None:
+        pytest.skip(f"TensorRT's headers are not here. {toolchain.tensorrt_headers().remedy}")
+    program = {"launcher": "cell_runner_gpu", "plugin": "plugin_runner_gpu"}[request.param]
+    with CellRunner(gpu_folder / "bin" / program) as started:
+        yield started
+
+
+@SWEEP
+@given(parameters=mlstm_parameters())
+def test_mlstm_departs_from_float64(runner, parameters):
+    runner.check(mlstm_case(**parameters))
+
+
+@SWEEP
+@given(parameters=slstm_parameters())
+def test_slstm_departs_from_float64(runner, parameters):
+    runner.check(slstm_case(**parameters))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("shape", MLSTM_SHAPES)
+def test_mlstm_departs_from_float64_at_model_shapes(runner, shape, batch, dtype):
+    heads, dim_qk, dim_v = shape
+    for in_place in (0, 7):
+        runner.check(
+            mlstm_case(batch=batch, heads=heads, dim_qk=dim_qk, dim_v=dim_v, dtype=dtype, in_place=in_place, cap=15.0)
+        )
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("batch", [1, 9])
+@pytest.mark.parametrize("shape", SLSTM_SHAPES)
+def test_slstm_departs_from_float64_at_model_shapes(runner, shape, batch, dtype):
+    heads, dim = shape
+    for recurrent in {"float32", dtype}:
+        for in_place in (0, 15):
+            runner.check(
+                slstm_case(batch=batch, heads=heads, dim=dim, dtype=dtype, recurrent=recurrent, in_place=in_place)
+            )
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("sequence", [1, 3])
+def test_replayed_cuda_graph_departs_from_float64(runner, sequence, in_place):
+    """Captured once, replayed twice on fresh inputs; what cannot be captured fails to launch."""
+    for dtype in TYPES:
+        common = {"batch": 2, "sequence": sequence, "heads": 2, "dtype": dtype, "capture": True, "lengths": True}
+        runner.check(mlstm_case(dim_qk=64, dim_v=256, in_place=7 if in_place else 0, **common))
+        runner.check(slstm_case(dim=64, in_place=15 if in_place else 0, **common))
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
+def test_compute_sanitizer_finds_an_error(gpu_folder, tool, tmp_path):
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    if sanitizer is None:
+        pytest.skip("compute-sanitizer is not on this machine")
+    cases = []
+    for sequence in (1, 2):
+        for in_place in (0, 15):
+            for misalign in (False, True):
+                common = {"batch": 2, "heads": 2, "sequence": sequence, "misalign": misalign, "lengths": True}
+                cases.append(slstm_case(dim=40, dtype="float16", recurrent="float16", in_place=in_place, **common))
+                for tile in TILES if not misalign else [(1, 32)]:
+                    cases.append(mlstm_case(dim_qk=33, dim_v=132, in_place=in_place & 7, tile=tile, **common))
+    log = tmp_path / "log"
+    options = ["--tool", tool, "--error-exitcode", "9", "--log-file", str(log)]
+    done = subprocess.run(
+        [sanitizer, *options, gpu_folder / "bin" / "cell_runner_gpu"],
+        input=b"".join(case.encode() for case in cases), capture_output=True,
+    )  # fmt: skip
+    text = log.read_text() if log.exists() else ""
+    if "Device not supported" in text or "not supported on this" in text:
+        pytest.skip(f"compute-sanitizer does not run on this machine: {text[-300:]}")
+    assert done.returncode == 0, text[-4000:] + done.stderr.decode(errors="replace")
+    assert "ERROR SUMMARY: 0 errors" in text or "RACECHECK SUMMARY: 0 hazards" in text, text[-4000:]
