@@ -52,7 +52,7 @@ class Variant:
 
     def build(self, seed: int = 0) -> nn.Module:
         """The upstream model with random weights, float32, in eval mode."""
-        model = {"xlstm": _build_xlstm, "xlstm-large": _build_large, "xlstm-hf": _build_hf}[self.family](self.config)
+        model = build_upstream(self.family, self.config)
         if self.tied_by_hand:
             model.lm_head.weight = model.backbone.embeddings.weight
         randomise(model, seed, self.dtype)
@@ -87,6 +87,11 @@ def randomise(model: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -
 # --- building -------------------------------------------------------------------------------------------------------
 
 
+def build_upstream(family: str, config: Mapping[str, Any]) -> nn.Module:
+    """The upstream model of a configuration, with upstream's own initial weights."""
+    return {"xlstm": _build_xlstm, "xlstm-large": _build_large, "xlstm-hf": _build_hf}[family](dict(config))
+
+
 def _build_xlstm(config: dict) -> nn.Module:
     from dacite import from_dict
     from xlstm import xLSTMBlockStack, xLSTMBlockStackConfig, xLSTMLMModel, xLSTMLMModelConfig
@@ -107,6 +112,7 @@ def _build_hf(config: dict) -> nn.Module:
     from transformers.models.xlstm.configuration_xlstm import xLSTMConfig
     from transformers.models.xlstm.modeling_xlstm import xLSTMForCausalLM
 
+    config.pop("model_type", None)
     return xLSTMForCausalLM(xLSTMConfig(**(config | NATIVE_KERNELS | {"autocast_kernel_dtype": "float32"})))
 
 
@@ -395,8 +401,7 @@ VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
 
 def upstream_model_of(checkpoint: Any) -> nn.Module:
     """The upstream model of a checkpoint that was read, float32, in eval mode: what validation drives."""
-    build = {"xlstm": _build_xlstm, "xlstm-large": _build_large, "xlstm-hf": _build_hf}[checkpoint.family]
-    model = build({key: value for key, value in checkpoint.config.items() if key != "model_type"})
+    model = build_upstream(checkpoint.family, checkpoint.config)
     if checkpoint.family == "xlstm-hf" and checkpoint.architecture.tied_head:
         model.lm_head.weight = model.backbone.embeddings.weight
     model.load_state_dict({name: tensor.read() for name, tensor in checkpoint.upstream.items()})

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import pathlib
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -77,7 +78,11 @@ def read_file(path: Path, recognises: Callable[[Mapping[str, object]], bool]) ->
 def _load(path: Path) -> object:
     zipped = zipfile.is_zipfile(path)
     if zipped:
-        names = zipfile.ZipFile(path).namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
+            raise UserError(f"{path} is a damaged zip archive ({error}). Copy or save it again.") from None
         if any(name.endswith("/constants.pkl") for name in names):
             raise UserError(
                 f"{path} is a TorchScript archive. Save the model with torch.save(model.state_dict(), ...)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -50,22 +51,22 @@ class Settings:
                 value = float(value)
             except ValueError:
                 raise self.error(key, "expected a number") from None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.error(key, "expected a number")
         return value
 
     def positive(self, key: str, default: float) -> float:
         value = self.number(key, default)
-        if not 0 < value < float("inf"):
+        if value <= 0:
             raise self.error(key, "expected a positive number")
         return float(value)
 
-    def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int:
+    def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
         if key not in self.values and default is None:
             raise UserError(f"{self.source} has no {self.section}{key}. Add it.")
         value = self.number(key, default)
-        if value != int(value) or value < minimum:
-            raise self.error(key, f"expected a whole number, {minimum} or more")
+        if value != int(value) or not minimum <= value <= maximum:
+            raise self.error(key, f"expected a whole number from {minimum} to {maximum:,}")
         return int(value)
 
     def boolean(self, key: str, default: bool) -> bool:
@@ -111,6 +112,8 @@ class Settings:
     def error(self, key: str, expected: str) -> UserError:
         return UserError(f"{self.source} has {self.section}{key} = {_show(self.values.get(key))}: {expected}.")
 
+
+MAX_BLOCKS = 10_000
 
 NO_SETTINGS = Settings({}, "the configuration")
 

@@ -239,7 +239,8 @@ def _expected(architecture: Architecture, stack: str, group_norm_weight: bool) -
 def _divides(name: str, part: int, whole: int) -> None:
     if whole % part:
         raise UserError(
-            f"tensor {name} speaks of {part} in a width of {whole}, which does not divide. The file is damaged."
+            f"tensor {name} divides a width of {whole} by {part}, which leaves a rest. The file is damaged, or its "
+            "model is a variant that is not supported."
         )
 
 

@@ -13,7 +13,7 @@ from ..errors import UserError
 from .architecture import Architecture, FeedForward, MLSTMLargeBlock
 from .checkpoint import Checkpoint
 from .family import Family, join_tables, plain_factor
-from .settings import Settings
+from .settings import MAX_BLOCKS, Settings
 from .tensors import LazyTensor
 from .weights import Weights, missing
 
@@ -313,7 +313,7 @@ def architecture_from(settings: Settings, ffn_factor: float) -> tuple[Architectu
     add_norm = settings.boolean("add_out_norm", True)
     architecture = Architecture(
         embedding_dim=dim,
-        blocks=(block,) * settings.integer("num_blocks"),
+        blocks=(block,) * settings.integer("num_blocks", maximum=MAX_BLOCKS),
         vocab_size=settings.integer("vocab_size"),
         tied_head=settings.boolean("tie_word_embeddings", False),
         final_norm="rms_norm" if add_norm else None,

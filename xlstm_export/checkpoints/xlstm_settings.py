@@ -7,7 +7,7 @@ import math
 from ..errors import UserError
 from .architecture import Architecture, FeedForward, MLSTMBlock, SLSTMBlock
 from .family import plain_factor
-from .settings import Settings
+from .settings import MAX_BLOCKS, Settings
 
 ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
 _PROJECTION = {"proj_factor", "round_proj_up_dim_up", "round_proj_up_to_multiple_of"}
@@ -181,7 +181,7 @@ def _projection(section: Settings, default: float, dim: int, width: int) -> dict
 def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
     """The architecture that upstream builds from a configuration, with its defaults."""
     check_settings(settings)
-    dim, depth = settings.integer("embedding_dim", 128), settings.integer("num_blocks", 1)
+    dim, depth = settings.integer("embedding_dim", 128), settings.integer("num_blocks", 1, maximum=MAX_BLOCKS)
     at = settings.values.get("slstm_at", [])
     if settings.values.get("mlstm_block") is None:
         at = "all"
