@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -63,6 +64,13 @@ NESTINGS = {
     },
     "tuple in the configuration": lambda sd, config: {"model": sd, "config": config | {"slstm_at": (1,)}},
     "namespace": lambda sd, config: {"model": sd, "args": argparse.Namespace(lr=0.1, out=Path("out"), model=config)},
+    "numpy values": lambda sd, config: {
+        "model": sd,
+        "config": config,
+        "best": np.float64(1.5),
+        "step": np.int64(3),
+        "rng": ("MT19937", np.arange(4, dtype=np.uint32)),
+    },
     "averaged": lambda sd, config: {
         "model": {"n_averaged": torch.tensor(7)} | {f"module.{name}": tensor for name, tensor in sd.items()},
         "config": config,

@@ -115,10 +115,10 @@ def _load(path: Path) -> object:
 
 
 def _harmless() -> list[object]:
-    """Plain containers that training scripts keep beside the weights."""
-    scalar = np.float64(0).__reduce__()[0]
+    """Plain containers and NumPy values (losses, random states) that training scripts keep beside the weights."""
+    numbers = [np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0], np.ndarray, np.dtype]
     dtypes = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType") and name != "ObjectDType"]
-    return [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, scalar, np.dtype, *dtypes]
+    return [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, *numbers, *dtypes]
 
 
 def _upstream_configs(path: Path | None) -> list[type]:
