@@ -43,22 +43,26 @@ def save_drift_plot(report: ValidationReport, path: Path) -> None:
     colors = colormaps["viridis"](np.linspace(0, 0.9, len(blocks)))
     for color, (block, (steps, worst)) in zip(colors, blocks.items(), strict=True):
         _draw(states, steps, worst, color, f"block {block}")
+    floor = report.tolerance.floor(1)
+    states.axhline(floor, color="tab:red", linestyle="--", linewidth=1.2, label="least limit of the median")
     states.set_ylabel("state error / state scale, worst of block")
     states.set_xlabel("step")
     for axes in (outputs, states):
         axes.set_yscale("log")
         axes.grid(alpha=0.25)
         axes.set_xlim(1, max(2, run.steps))
+        low, high = axes.get_ylim()
+        axes.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
     outputs.legend(loc="best", fontsize="small", ncols=2)
     if len(blocks) <= 12:
-        states.legend(loc="best", fontsize="small", ncols=6)
+        states.legend(loc="best", fontsize="small", ncols=4)
     figure.savefig(path, dpi=140, format="png")
 
 
 def _draw(axes: Axes, steps: np.ndarray, values: Sequence[float], color: object, label: str) -> None:
     """A series that jumps from step to step: faint as it is, strong as the median of what lies around."""
     axes.plot(steps, _shown(values), color=color, alpha=0.2, linewidth=0.6)
-    half = max(1, len(steps) // 100)
+    half = max(1, len(steps) // 60)
     smooth = [np.median(values[max(0, at - half) : at + half + 1]) for at in range(len(steps))]
     axes.plot(steps, _shown(smooth), color=color, linewidth=1.4, label=label)
 

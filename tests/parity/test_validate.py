@@ -1,0 +1,188 @@
+"""`validate` passes bundles that are right, and catches and places the faults of those that are not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import DEMO
+from upstream_models import VARIANTS
+
+from xlstm_export.checkpoints import Checkpoint, open_checkpoint
+from xlstm_export.errors import UserError
+from xlstm_export.graph.export import export_bundle
+from xlstm_export.modeling.random_init import random_tensors
+from xlstm_export.runtime.onnxruntime import OnnxRuntimeSession
+from xlstm_export.validation import validate
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "b-single", "c-single"])
+def test_float32_bundle_of_every_family_passes_after_512_steps(name, export_variant):
+    _, checkpoint, bundle = export_variant(name)
+    report = validate(bundle, checkpoint, steps=512, batch=2)
+    assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
+    assert [run.name for run in report.runs] == ["zeros", "warm", "reset", "drift"]
+    assert report.runs[-1].steps == 512
+    contracts = [v for v in report.verdicts if v.limit.kind == "contract"]
+    assert len(contracts) == 4 and all(v.limit.value < 1e-4 for v in contracts)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["a-mixed", "b-single", "c-single"])
+def test_half_precision_bundle_of_every_family_passes(name, dtype, export_variant):
+    _, checkpoint, bundle = export_variant(name, dtype)
+    report = validate(bundle, checkpoint, steps=64, batch=2)
+    assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
+
+
+def test_block_stack_and_fixed_batch_pass(export_variant):
+    _, checkpoint, bundle = export_variant("a-stack", batch=2)
+    report = validate(bundle, checkpoint, steps=24)
+    assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
+    assert {run.rows for run in report.runs} == {2}
+    assert report.runs[0].kl == []
+
+
+@pytest.mark.slow
+def test_trained_model_predicts_held_out_text_as_upstream_does(demo_bundle):
+    report = validate(demo_bundle, DEMO, text=DEMO / "heldout.txt", steps=500, batch=4)
+    assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
+    drift = report.runs[-1]
+    assert drift.text.bytes == 2000
+    assert drift.top_one_agreement == 1
+    upstream, bundle = (drift.text.bits_per_byte(nats) for nats in (drift.text.reference_nats, drift.text.bundle_nats))
+    assert bundle == pytest.approx(upstream, abs=1e-5)
+    assert upstream < 2.5  # it has learnt its text
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+def weight(bundle: Path, name: str) -> np.memmap:
+    """A weight of the bundle, writable where it lies."""
+    model = onnx.load(bundle / "model.onnx", load_external_data=False)
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.memmap(bundle / place["location"], dtype, "r+", offset=int(place["offset"]), shape=tuple(tensor.dims))
+
+
+def move(name: str):
+    """One element of one weight, by 0.01."""
+
+    def fault(bundle: Path) -> None:
+        weight(bundle, name).reshape(-1)[3] += 1e-2
+
+    return fault
+
+
+def swap(a: str, b: str):
+    def fault(bundle: Path) -> None:
+        first, second = weight(bundle, a), weight(bundle, b)
+        first[:], second[:] = second.copy(), first.copy()
+
+    return fault
+
+
+def cross(a: str, b: str):
+    """Two states each get the other's next value."""
+
+    def fault(bundle: Path) -> None:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        states = {state["input"]: state for state in manifest["states"]}
+        states[a]["output"], states[b]["output"] = states[b]["output"], states[a]["output"]
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    return fault
+
+
+def scale_attribute(node: str, name: str, factor: float):
+    def fault(bundle: Path) -> None:
+        model = onnx.load(bundle / "model.onnx", load_external_data=False)
+        cell = next(n for n in model.graph.node if n.name == node)
+        next(a for a in cell.attribute if a.name == name).f *= factor
+        (bundle / "model.onnx").write_bytes(model.SerializeToString())
+
+    return fault
+
+
+FAULTS = {
+    "one weight before a cell": ("a-mixed", move("blocks.0.mlstm.q_proj.weight"), 0, "lies in blocks.0, between"),
+    "one recurrent weight": ("a-mixed", move("blocks.1.slstm.R"), 1, "lies in blocks.1, between"),
+    "one weight behind a cell": ("a-mixed", move("blocks.1.ffn.proj_down.weight"), 2, "in blocks.1 behind the cell"),
+    "one weight of the head": ("a-mixed", move("head.weight"), None, "behind the cell of blocks.2"),
+    "input and forget gate swapped": (
+        "a-mixed", swap("blocks.2.mlstm.igate.weight", "blocks.2.mlstm.fgate.weight"), 2, "lies in blocks.2, between",
+    ),
+    "states paired wrongly": ("a-mixed", cross("blocks.0.mlstm.n", "blocks.2.mlstm.n"), 0, "lies in blocks.0, between"),
+    "keys scaled by 1.01": (
+        "a-mixed", scale_attribute("blocks.2.mlstm/MLSTMCell", "k_scale", 1.01), 2, "lies in blocks.2, between",
+    ),
+    "one gate bias of xLSTM-7B's block": ("c-single", move("blocks.1.mlstm.igate.bias"), 1, "blocks.1, up to its cell"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_bundle_fails_and_the_fault_is_placed(fault, export_variant, tmp_path):
+    name, break_, block, place = FAULTS[fault]
+    _, checkpoint, bundle = export_variant(name)
+    shutil.copytree(bundle, tmp_path / "bundle")
+    break_(tmp_path / "bundle")
+    report = validate(tmp_path / "bundle", checkpoint, steps=12, batch=2)
+    assert not report.passed
+    assert report.fault.block == block, report.fault
+    assert place in report.fault.explanation
+    assert report.fault.run == "zeros"
+
+
+def test_swapped_gates_are_caught_in_float16(export_variant, tmp_path):
+    _, checkpoint, bundle = export_variant("a-mixed", "float16")
+    shutil.copytree(bundle, tmp_path / "bundle")
+    swap("blocks.1.slstm.igate.weight", "blocks.1.slstm.fgate.weight")(tmp_path / "bundle")
+    report = validate(tmp_path / "bundle", checkpoint, steps=12, batch=2)
+    assert report.fault is not None and report.fault.block == 1
+
+
+def test_a_runtime_that_does_not_reset_a_row_is_caught(export_variant, monkeypatch):
+    _, checkpoint, bundle = export_variant("a-mixed")
+    reset = OnnxRuntimeSession.reset
+    monkeypatch.setattr(OnnxRuntimeSession, "reset", lambda self, row=None: reset(self) if row is None else None)
+    report = validate(bundle, checkpoint, steps=12, batch=2)
+    assert (report.fault.run, report.fault.step, report.fault.block) == ("reset", 4, 0)
+
+
+# --- pairs that do not belong together ------------------------------------------------------------------------------
+
+
+def test_a_bundle_of_other_weights_is_refused(export_variant, tmp_path):
+    _, _, bundle = export_variant("a-mixed")
+    variant = VARIANTS["a-mixed"]
+    other = variant.save(variant.build(seed=1), tmp_path)
+    with pytest.raises(UserError, match=r"made from other weights \(ckpt.pt, sha256 \w{12}.*Export it again"):
+        validate(bundle, other, steps=1)
+
+
+def test_a_bundle_of_another_architecture_is_refused_and_the_difference_named(export_variant, tmp_path):
+    _, _, bundle = export_variant("a-mixed")
+    variant = VARIANTS["a-no-conv"]
+    other = variant.save(variant.build(), tmp_path)
+    with pytest.raises(UserError, match=r"different models \(blocks\[1\]\.conv_kernel: bundle 4, checkpoint 0\)"):
+        validate(bundle, other, steps=1)
+
+
+def test_a_bundle_of_another_family_is_refused(export_variant):
+    _, _, bundle = export_variant("a-mixed")
+    _, other, _ = export_variant("b-single")
+    with pytest.raises(UserError, match="is of family xlstm, .* of family xlstm-large"):
+        validate(bundle, other, steps=1)
+
+
+def test_a_bundle_of_random_weights_is_refused(export_variant, tmp_path):
+    _, path, _ = export_variant("a-mixed")
+    real = open_checkpoint(path)
+    tensors = random_tensors(real.architecture, seed=0)
+    export_bundle(Checkpoint(real.family, path, (), real.architecture, tensors, real.config, {}), tmp_path / "random")
+    with pytest.raises(UserError, match="random weights, without a checkpoint"):
+        validate(tmp_path / "random", path, steps=1)
