@@ -249,9 +249,9 @@ void test_slstm(const Case& c, bool float_recurrent, Random& random) {
   for (int s = 0; s < 4; ++s) {
     old[s] = random.normal(DataType::kFloat32, size, 1);
     for (int64_t j = 0; j < size; ++j) {
-      // A fresh element here and there; n is never negative.
-      const bool fresh = j % 5 == 0;
-      old[s].set(j, fresh ? 0.0f : s == 2 ? std::fabs(old[s].floats[j]) + 0.1f : old[s].floats[j]);
+      // A fresh element here and there, every other one with what is left of an earlier sequence; n is never negative.
+      const bool fresh = j % 5 == 0, cleared = fresh && (s == 2 || j % 10 == 0);
+      old[s].set(j, cleared ? 0.0f : s == 2 ? std::fabs(old[s].floats[j]) + 0.1f : old[s].floats[j]);
       if (c.extreme && s == 3 && !fresh) old[s].set(j, j % 2 ? 1e4f : -1e4f);
     }
     updated[s] = c.in_place ? old[s] : Tensor(DataType::kFloat32, size);
