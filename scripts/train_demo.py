@@ -50,7 +50,9 @@ def build_model(context_length: int) -> tuple[xLSTMLMModel, xLSTMLMModelConfig]:
         context_length=context_length,
         mlstm_block=mLSTMBlockConfig(mlstm=mLSTMLayerConfig(conv1d_kernel_size=4, qkv_proj_blocksize=4, num_heads=4)),
         slstm_block=sLSTMBlockConfig(
-            slstm=sLSTMLayerConfig(backend="vanilla", num_heads=4, conv1d_kernel_size=4, bias_init="powerlaw_blockdependent"),
+            slstm=sLSTMLayerConfig(
+                backend="vanilla", num_heads=4, conv1d_kernel_size=4, bias_init="powerlaw_blockdependent"
+            ),
             feedforward=FeedForwardConfig(proj_factor=1.3, act_fn="gelu"),
         ),
     )
@@ -106,7 +108,8 @@ def main() -> None:
     decay, no_decay = model.get_weight_decay_optim_groups()
     optimizer = torch.optim.AdamW(
         [{"params": list(decay), "weight_decay": 0.05}, {"params": list(no_decay), "weight_decay": 0.0}],
-        lr=args.lr, betas=(0.9, 0.95),
+        lr=args.lr,
+        betas=(0.9, 0.95),
     )
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "heldout.txt").write_text(heldout_text, "ascii")
@@ -140,14 +143,23 @@ def main() -> None:
     save(args, model, config, step, final)
 
 
-def save(args: argparse.Namespace, model: xLSTMLMModel, config: xLSTMLMModelConfig, step: int, bpb: float | None) -> None:
+def save(
+    args: argparse.Namespace, model: xLSTMLMModel, config: xLSTMLMModelConfig, step: int, bpb: float | None
+) -> None:
     partial = args.out / "ckpt.pt.partial"
     torch.save({"state_dict": model.state_dict(), "config": plain_config(config)}, partial)
     partial.rename(args.out / "ckpt.pt")
     report = {
         "corpus": "King James Bible, one verse a line (Debian bible-kjv-text); every twentieth chapter held out",
-        "steps": step, "batch": args.batch, "context": args.context, "learning_rate": args.lr, "seed": args.seed,
-        "minutes": args.minutes, "threads": torch.get_num_threads(), "init": args.init and str(args.init), "heldout_bits_per_byte": bpb,
+        "steps": step,
+        "batch": args.batch,
+        "context": args.context,
+        "learning_rate": args.lr,
+        "seed": args.seed,
+        "minutes": args.minutes,
+        "threads": torch.get_num_threads(),
+        "init": args.init and str(args.init),
+        "heldout_bits_per_byte": bpb,
     }
     (args.out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
 

@@ -93,6 +93,8 @@ def onnx(
         from .modeling.random_init import random_checkpoint
 
         ckpt = random_checkpoint(checkpoint, seed) if random_init else open_checkpoint(checkpoint, config)
+    for note in ckpt.notes:
+        err.print(f"note: {note}", markup=False, highlight=False)
     with _progress() as stage:
         manifest = export_bundle(ckpt, output, dtype.value, batch_size, link_weights, overwrite, stage)
     from .inspection import inspect_bundle, render
@@ -108,9 +110,7 @@ def validate(
     config: ConfigOption = None,
     runtime: Annotated[Runtime, typer.Option(help="What runs the bundle.")] = Runtime.onnxruntime,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the long run; 2,000 when not given.")] = None,
-    text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text to compare on, in bits per byte.")
-    ] = None,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help="Text to compare on, in bits per byte.")] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Sequences side by side; the bundle's own, or 4, when not given.")
     ] = None,

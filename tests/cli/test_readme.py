@@ -61,10 +61,10 @@ def test_commands_run_in_order(desk):
             pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
         if command[1] == "plugins":
             continue  # tests/plugins builds them
-        arguments = [*command[1:], "--steps", "50"] if command[1] == "validate" and "--steps" not in command else command[1:]
-        result = subprocess.run(
-            [sys.executable, "-m", "xlstm_export.cli", *arguments], cwd=desk, capture_output=True, text=True, timeout=900
-        )
+        process = [sys.executable, "-m", "xlstm_export.cli", *command[1:]]
+        if command[1] == "validate":
+            process += ["--steps", "50"]  # the last one counts
+        result = subprocess.run(process, cwd=desk, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, f"{shown}\n{result.stdout}\n{result.stderr}"
 
 

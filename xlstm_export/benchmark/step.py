@@ -85,8 +85,8 @@ def time_steps(
     median, p90, p99 = np.percentile(seconds, (50, 90, 99))
     read, update = _bandwidths()
     return StepTiming(
-        runtime, batch, steps, float(median), float(p90), float(p99), _weight_bytes(bundle), manifest.state_bytes(batch),
-        read, update,
+        runtime, batch, steps, float(median), float(p90), float(p99),
+        _weight_bytes(bundle), manifest.state_bytes(batch), read, update,
     )  # fmt: skip
 
 
@@ -122,11 +122,17 @@ def _weight_bytes(bundle: Path) -> int:
 def render(timing: StepTiming) -> RenderableType:
     """The timing as a table."""
     table = Table("what", "value", title=f"{timing.steps} steps on {timing.runtime}, batch {timing.batch}")
-    table.add_row("step, median / p90 / p99", " / ".join(f"{1e3 * s:.3f} ms" for s in (timing.median, timing.p90, timing.p99)))
+    table.add_row(
+        "step, median / p90 / p99", " / ".join(f"{1e3 * s:.3f} ms" for s in (timing.median, timing.p90, timing.p99))
+    )
     table.add_row("tokens per second", f"{timing.tokens_per_second:,.0f}")
-    table.add_row("bytes a step", f"{timing.weight_bytes / 1e6:.1f} MB weights + 2 x {timing.state_bytes / 1e6:.2f} MB states")
+    table.add_row(
+        "bytes a step", f"{timing.weight_bytes / 1e6:.1f} MB weights + 2 x {timing.state_bytes / 1e6:.2f} MB states"
+    )
     table.add_row(
         "memory, read / update", f"{timing.read_bandwidth / 1e9:.1f} GB/s / {timing.update_bandwidth / 1e9:.1f} GB/s"
     )
-    table.add_row("memory limit", f"{1e3 * timing.limit:.3f} ms: the step takes {timing.median / timing.limit:.2f} times it")
+    table.add_row(
+        "memory limit", f"{1e3 * timing.limit:.3f} ms: the step takes {timing.median / timing.limit:.2f} times it"
+    )
     return table

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..modeling.step_model import StepModel
 from . import manifest as m
 from .trace import trace_step
-from .weights import TORCH_DTYPES, attach_weights
+from .weights import attach_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BYTE_VOCABULARY = 256
@@ -120,7 +120,9 @@ def _describe(
         dtype=dtype,
         mode="step",
         batch=batch,
-        input=m.TensorSpec("tokens", "int64", (first, 1)) if vocab else m.TensorSpec("inputs", "float32", (first, 1, width)),
+        input=m.TensorSpec("tokens", "int64", (first, 1))
+        if vocab
+        else m.TensorSpec("inputs", "float32", (first, 1, width)),
         output=m.TensorSpec("logits" if vocab else "outputs", "float32", (first, 1, vocab or width)),
         states=tuple(m.StateTensor(s.name, s.next_name, "float32", (first, *s.shape)) for s in model.states),
         tokenizer=tokenizer,

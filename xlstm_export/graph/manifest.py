@@ -95,7 +95,9 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / FILE_NAME
     if not bundle.is_dir() or not path.is_file():
-        raise UserError(f"{bundle} is not a bundle: no {FILE_NAME} there. Make one with `xlstm-export onnx CKPT -o DIR`.")
+        raise UserError(
+            f"{bundle} is not a bundle: no {FILE_NAME} there. Make one with `xlstm-export onnx CKPT -o DIR`."
+        )
     try:
         data = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -106,7 +108,7 @@ def read_manifest(bundle: Path) -> Manifest:
 def parse_manifest(data: Any, where: str) -> Manifest:
     """Check the parsed JSON and build the manifest; `where` names the file in messages."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"{where} is not a manifest of xlstm-export: no \"format\": \"{FORMAT}\".")
+        raise UserError(f'{where} is not a manifest of xlstm-export: no "format": "{FORMAT}".')
     version = data.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(

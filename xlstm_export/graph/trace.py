@@ -1,4 +1,4 @@
-"""Step-mode model → ONNX graph without weights: traced on fake tensors, cells as `ai.xlstm` nodes, names from modules."""
+"""Step-mode model → ONNX graph without weights: traced on fake tensors, cells as `ai.xlstm` nodes."""
 
 from __future__ import annotations
 
@@ -124,6 +124,6 @@ def _name_after_modules(graph: ir.Graph) -> None:
 
 
 def _innermost_module(scopes: str) -> str:
-    """`"['', 'blocks.0', 'blocks.0.mlstm', 'linear']"` → `"blocks.0.mlstm"`; the last entry is the torch node itself."""
+    """`"['', 'blocks.0', 'blocks.0.mlstm', 'linear']"` → `"blocks.0.mlstm"`; the last entry is the node."""
     entries = [s.strip().strip("'\"") for s in scopes.strip("[]").split(",")]
     return entries[-2] if len(entries) >= 2 else ""

@@ -9,8 +9,18 @@ from torch import Tensor, nn
 
 from ..checkpoints.architecture import Block, MLSTMBlock, MLSTMLargeBlock, SLSTMBlock
 from .cells import mlstm_cell, slstm_cell
-from .layers import BlockDiagonalLinear, CausalConv, Dtypes, FeedForward, HeadNorm, LayerNorm, Linear, RMSNorm
-from .layers import make_norm, parameter
+from .layers import (
+    BlockDiagonalLinear,
+    CausalConv,
+    Dtypes,
+    FeedForward,
+    HeadNorm,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    make_norm,
+    parameter,
+)
 
 States = tuple[Tensor, ...]
 

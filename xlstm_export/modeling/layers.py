@@ -28,6 +28,9 @@ class Dtypes:
     compute: torch.dtype = torch.float32
 
 
+FLOAT32 = Dtypes()
+
+
 def parameter(*shape: int, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
 

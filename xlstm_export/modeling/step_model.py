@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..checkpoints.architecture import Architecture
 from ..checkpoints.tensors import LazyTensor
 from .blocks import StepBlock
-from .layers import Dtypes, Embedding, Head, make_norm, parameter
+from .layers import FLOAT32, Dtypes, Embedding, Head, make_norm, parameter
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StepModel(nn.Module):
     Matrices have the dtype `dtypes.weights`; every other parameter, and every state, `dtypes.compute`.
     """
 
-    def __init__(self, architecture: Architecture, dtypes: Dtypes = Dtypes()):
+    def __init__(self, architecture: Architecture, dtypes: Dtypes = FLOAT32):
         super().__init__()
         dim = architecture.embedding_dim
         self.architecture, self.dtypes = architecture, dtypes

@@ -78,7 +78,7 @@ class OnnxRuntimeSession:
 
 
 def cuda_device_count() -> int:
-    """CUDA devices that the driver sees; 0 without a driver. Asking ONNX Runtime instead prints errors where there is none."""
+    """CUDA devices that the driver sees. (ONNX Runtime, when asked instead, prints errors where there is none.)"""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
