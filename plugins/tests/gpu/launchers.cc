@@ -14,3 +14,7 @@ EXPORT int xlstm_launch_mlstm_tiled(const xlstm::MlstmArgs* args, int vector, in
 EXPORT int xlstm_launch_slstm(const xlstm::SlstmArgs* args, void* workspace, void* stream) {
   return xlstm::cuda::launch_slstm(*args, workspace, static_cast<cudaStream_t>(stream));
 }
+
+// For Python to hold its own declarations of the structs against.
+EXPORT int xlstm_size_of_mlstm_args() { return sizeof(xlstm::MlstmArgs); }
+EXPORT int xlstm_size_of_slstm_args() { return sizeof(xlstm::SlstmArgs); }
