@@ -1,6 +1,7 @@
 // The two cells on a CPU. Knows nothing of any framework: whoever calls brings its thread pool as a ParallelFor.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -16,17 +17,29 @@ struct ParallelFor {
   using Task = void (*)(void* context, int64_t index);
 
   int64_t threads = 1;
+  // Less than this is not worth handing to another thread: some microseconds' worth of memory traffic.
+  int64_t grain_bytes = 128 << 10;
   void (*run)(void* pool, int64_t tasks, Task task, void* context) =
       [](void*, int64_t tasks, Task task, void* context) {
         for (int64_t index = 0; index < tasks; ++index) task(context, index);
       };
   void* pool = nullptr;
 
+  // function(0) ... function(tasks - 1), each of which moves about `bytes_each`.
   template <class Function>
-  void operator()(int64_t tasks, const Function& function) const {
-    const auto task = [](void* context, int64_t index) { (*static_cast<const Function*>(context))(index); };
-    if (tasks == 1) return function(0);
-    run(pool, tasks, task, const_cast<Function*>(&function));
+  void operator()(int64_t tasks, int64_t bytes_each, const Function& function) const {
+    struct Grains {
+      const Function& function;
+      int64_t tasks, size;
+    } grains{function, tasks, std::max<int64_t>(1, grain_bytes / std::max<int64_t>(1, bytes_each))};
+    const auto grain = [](void* context, int64_t index) {
+      const Grains& grains = *static_cast<const Grains*>(context);
+      const int64_t end = std::min((index + 1) * grains.size, grains.tasks);
+      for (int64_t task = index * grains.size; task < end; ++task) grains.function(task);
+    };
+    const int64_t count = (tasks + grains.size - 1) / grains.size;
+    if (count == 1) return grain(&grains, 0);
+    run(pool, count, grain, &grains);
   }
 };
 

@@ -231,14 +231,16 @@ void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
     const int64_t begin = split * columns, end = std::min(begin + columns, a.dim_v);
     memory_part<T>(a, head, begin, end, &positions[head * a.sequence], stream);
   };
+  const int64_t normaliser_bytes = 4 * a.sequence * a.dim_qk * static_cast<int64_t>(sizeof(float));
+  const int64_t memory_bytes = 2 * a.sequence * a.dim_qk * columns * static_cast<int64_t>(sizeof(float));
   if (splits == 1) {
-    parallel_for(heads, [&](int64_t head) HWY_ATTR {
+    parallel_for(heads, memory_bytes, [&](int64_t head) HWY_ATTR {
       normaliser(head);
       memory(head, 0);
     });
   } else {
-    parallel_for(heads, normaliser);
-    parallel_for(heads * splits, [&](int64_t task) HWY_ATTR { memory(task / splits, task % splits); });
+    parallel_for(heads, normaliser_bytes, normaliser);
+    parallel_for(heads * splits, memory_bytes, [&](int64_t task) HWY_ATTR { memory(task / splits, task % splits); });
   }
 }
 

@@ -186,6 +186,9 @@ void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
   const int64_t wanted = std::max<int64_t>(1, 4 * parallel_for.threads / std::max<int64_t>(1, a.heads));
   const int64_t tiles_each = std::max<int64_t>(1, tiles / wanted);
   const int64_t splits = (tiles + tiles_each - 1) / tiles_each;
+  // R comes from memory for the first sweep over the batch, from the nearest cache for the others.
+  const int64_t sweeps = (a.batch + kSweepRows - 1) / kSweepRows;
+  const int64_t bytes_each = sweeps * tiles_each * kUnits * kGates * a.dim * static_cast<int64_t>(sizeof(float));
   for (int64_t t = 0; t < a.sequence; ++t) {
     const bool is_first = t == 0, is_last = t + 1 == a.sequence;
     const Position position{t,
@@ -194,7 +197,7 @@ void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
                             is_first ? a.n_in : a.n_out,
                             is_first ? a.m_in : a.m_out,
                             is_last ? a.y_out : y_next};
-    parallel_for(a.heads * splits, [&](int64_t task) HWY_ATTR {
+    parallel_for(a.heads * splits, bytes_each, [&](int64_t task) HWY_ATTR {
       const int64_t h = task / splits, first = task % splits * tiles_each, last = std::min(first + tiles_each, tiles);
       for (int64_t tile = first; tile < last; ++tile) {
         advance_units<T, TR>(a, position, h, tile * kUnits, std::min((tile + 1) * kUnits, a.dim));

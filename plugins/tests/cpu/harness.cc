@@ -27,6 +27,7 @@ class Pool {
   xlstm::cpu::ParallelFor parallel_for() {
     xlstm::cpu::ParallelFor result;
     result.threads = static_cast<int64_t>(workers_.size()) + 1;
+    result.grain_bytes = 1;  // tests of small cases use every thread too
     result.pool = this;
     result.run = [](void* pool, int64_t tasks, xlstm::cpu::ParallelFor::Task task, void* context) {
       static_cast<Pool*>(pool)->run(tasks, task, context);
@@ -126,7 +127,7 @@ template <class Function>
 void in_pieces(int64_t count, void* pool, const Function& function) {
   const auto parallel_for = static_cast<Pool*>(pool)->parallel_for();
   const int64_t tasks = 4 * parallel_for.threads;
-  parallel_for(tasks, [&](int64_t task) { function(count * task / tasks, count * (task + 1) / tasks); });
+  parallel_for(tasks, 1, [&](int64_t task) { function(count * task / tasks, count * (task + 1) / tasks); });
 }
 
 }  // namespace

@@ -103,10 +103,11 @@ struct Random {
   }
 };
 
-// Runs tasks in reverse order: right results may not depend on the order, nor on `threads`.
+// Runs tasks in reverse order: right results may not depend on the order, on `threads`, nor on how tasks are grouped.
 xlstm::cpu::ParallelFor reversed(int64_t threads) {
   xlstm::cpu::ParallelFor parallel_for;
   parallel_for.threads = threads;
+  parallel_for.grain_bytes = threads == 4 ? 1000 : 1;
   parallel_for.run = [](void*, int64_t tasks, xlstm::cpu::ParallelFor::Task task, void* context) {
     for (int64_t index = tasks; index-- > 0;) task(context, index);
   };
