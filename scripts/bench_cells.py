@@ -210,6 +210,8 @@ def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -
     manifest = read_manifest(bundle)
     memory, weight_bytes = Memory(native, threads), _weight_bytes(bundle)
     weights = [aligned((min(weight_bytes, 64 << 20) // 4,)) for _ in range(-(-weight_bytes // (64 << 20)))]
+    for part in weights:
+        part[:] = 1  # pages of its own: untouched ones would all be the same page of zeros
     graph = onnx.load(bundle / MODEL_FILE, load_external_data=False).graph
     # States that go from the graph's input through a cell straight to its output; others may not share a buffer.
     of_cells = {name for node in graph.node if node.domain == DOMAIN for name in node.input}
