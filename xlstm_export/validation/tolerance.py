@@ -15,13 +15,13 @@ step from the reference's states, has one step of recurrence.
 output nearly vanishes before its norm, the model magnifies roundings a thousandfold for some steps, upstream's own
 float32 ones as well. So the reference runs a second time with each weight moved by up to one unit roundoff of T:
 what storing weights in T does at the least. A correct bundle is the model with perturbations of that size and
-number (inputs and outputs are rounded, too), so its errors are distributed as the sensitivity is. Over 1,300 errors
+number (inputs and outputs are rounded, too), so its errors are distributed as the sensitivity is. Over 1,500 errors
 of eighteen random models in the three dtypes, all of them ill-conditioned in places, the median error was at most 2.1
 times the larger of 32 u and the median sensitivity, and the largest error, the end of a heavy tail, at most 9.4 times
 the larger of floor and largest sensitivity. A wrong weight or gate is not of the size of a roundoff: it does not hide.
 
 The limits, for each error of a run over its steps:
-  typical   median(error) <= max(32 u + 3 u32, 4 median(sensitivity))
+  typical   median(error) <= max(32 u + 3 u32, 8 median(sensitivity))
   worst     max(error)    <= max(floor, 32 max(sensitivity))
   contract  median(error) <= floor, for the outputs: a model that magnifies every rounding does not pass as good.
 """
@@ -37,7 +37,7 @@ import torch
 CHAIN = 32  # roundings to T that one step adds up to
 ROUNDINGS_PER_STEP = 3  # of a state value, in float32
 MEMORY = 512  # steps that count
-TYPICAL, WORST = 4, 32  # times the sensitivity: at least twice what correct bundles need
+TYPICAL, WORST = 8, 32  # times the sensitivity: over three times what correct bundles need
 
 
 @dataclass(frozen=True)
