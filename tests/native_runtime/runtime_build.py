@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,16 @@ SOURCE = ROOT / "plugins" / "runtime"
 def onnxruntime_library() -> Path:
     """The library that Python itself runs."""
     return next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
+
+
+@cache
+def custom_op_library() -> Path:
+    """libxlstm_onnxruntime.so, from the build folder that its own tests use."""
+    sys.path.append(str(ROOT / "tests" / "plugins"))
+    from cpu_harness import harness_options
+    from native_build import build as build_plugins
+
+    return build_plugins("xlstm_onnxruntime", *harness_options()) / "lib" / "libxlstm_onnxruntime.so"
 
 
 def environment() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from runtime_build import (
     ROOT,
     attempt,
     build,
+    custom_op_library,
     environment,
     onnxruntime_library,
     release_build,
@@ -26,7 +26,6 @@ from runtime_build import (
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.graph.export import export_bundle
 from xlstm_export.graph.manifest import read_manifest
-from xlstm_export.native.locate import find_onnxruntime_library
 from xlstm_export.runtime import open_session
 from xlstm_export.runtime.generation import Generation
 from xlstm_export.runtime.sampling import Sampler, Sampling
@@ -47,16 +46,6 @@ CASES = [  # every family; both dtypes that the CPU computes; a block stack; a b
 def release() -> Path:
     """The programs of an ordinary build, with the TensorRT back end where its headers are here."""
     return release_build() / "bin"
-
-
-@pytest.fixture(scope="module")
-def custom_ops() -> Path:
-    """libxlstm_onnxruntime.so, as `xlstm-export plugins build` or another test has built it."""
-    default = find_onnxruntime_library()
-    path = Path(os.environ.get("XLSTM_TEST_CUSTOM_OPS", default or ""))
-    if not path.is_file():
-        pytest.skip("needs the custom-op library: xlstm-export plugins build, or XLSTM_TEST_CUSTOM_OPS")
-    return path
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,13 +91,14 @@ def test_logits_are_pythons_to_the_last_bit(
 
 @pytest.mark.parametrize("name, dtype, fixed, batch", CASES)
 def test_logits_are_pythons_to_the_last_bit_with_the_custom_op_library(
-    release: Path, custom_ops: Path, export_variant: Export, tmp_path: Path, name: str, dtype: str, fixed: int | None,
+    release: Path, export_variant: Export, tmp_path: Path, name: str, dtype: str, fixed: int | None,
     batch: int,
 ) -> None:  # fmt: skip
     bundle = export_variant(name, dtype, fixed)[2]
     inputs = make_inputs(bundle, STEPS, batch)
-    expected = python_steps(bundle, inputs, custom_ops)
-    found = native_steps(release, bundle, inputs, tmp_path, f"ops={custom_ops}")
+    library = custom_op_library()
+    expected = python_steps(bundle, inputs, library)
+    found = native_steps(release, bundle, inputs, tmp_path, f"ops={library}")
     assert expected.tobytes() == found.tobytes()
 
 

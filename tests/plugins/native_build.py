@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -18,8 +19,11 @@ def build(target: str, *options: str) -> Path:
     name = hashlib.sha256("\n".join([str(SOURCE), *options]).encode()).hexdigest()[:12]
     folder = Path(os.environ.get("XLSTM_TEST_BUILD_DIR", default)) / name
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    _run("cmake", "-S", str(SOURCE), "-B", str(folder), *generator, *options)
-    _run("cmake", "--build", str(folder), "--target", target, "--parallel", "2")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:  # two workers must not build in one folder at a time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run("cmake", "-S", str(SOURCE), "-B", str(folder), *generator, *options)
+        _run("cmake", "--build", str(folder), "--target", target, "--parallel", "2")
     return folder
 
 

@@ -1,6 +1,7 @@
 // Drives a session for tests/native_runtime: feeds a file of inputs, writes what comes out.
 //
 //   runtime_driver steps BUNDLE BATCH INPUTS OUTPUTS [ops=LIBRARY] [threads=N] [load=STATE] [save=STATE]
+//                  [device=cuda] [graph=0] [engine=FILE]
 //       INPUTS: (steps, batch) int64 tokens, or (steps, batch, width) float32; OUTPUTS: (steps, batch, width) float32
 //   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED
 //       PROMPT: ids with commas; prints COUNT drawn ids
@@ -23,10 +24,13 @@ int steps(int argc, char** argv) {
     named[argument.substr(0, argument.find('='))] = argument.substr(argument.find('=') + 1);
   }
   xlstm::Options options;
-  options.device = xlstm::Device::cpu;
+  options.device = named["device"] == "cuda" ? xlstm::Device::cuda : xlstm::Device::cpu;
+  options.cuda_graph = named["graph"] != "0";
+  options.engine = named["engine"];
   options.custom_op_library = named["ops"];
   if (!named["threads"].empty()) options.threads = std::stoi(named["threads"]);
   const auto model = xlstm::Model::load(argv[2], options);
+  std::printf("%s %s%s\n", model.info().backend.c_str(), model.info().device.c_str(), model.info().cuda_graph ? " graph" : "");
   auto session = model.session(std::stoi(argv[3]));
   if (!named["load"].empty()) session.load_file(named["load"]);
 
