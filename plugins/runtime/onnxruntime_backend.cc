@@ -259,9 +259,9 @@ class OnnxRuntimeEngine : public Engine {
       const std::unique_ptr<OrtCUDAProviderOptionsV2, void (*)(OrtCUDAProviderOptionsV2*)> owner(
           cuda, api.ReleaseCUDAProviderOptions);
       const std::string id = std::to_string(device_id_);
-      const char* const keys[] = {"device_id", "enable_cuda_graph"};
-      const char* const values[] = {id.c_str(), graph_ ? "1" : "0"};
-      Ort::ThrowOnError(api.UpdateCUDAProviderOptions(cuda, keys, values, 2));
+      const char* const keys[] = {"device_id", "use_tf32", "enable_cuda_graph"};  // float32 means float32
+      const char* const values[] = {id.c_str(), "0", graph_ ? "1" : "0"};
+      Ort::ThrowOnError(api.UpdateCUDAProviderOptions(cuda, keys, values, std::size(keys)));
       Ort::ThrowOnError(api.UpdateCUDAProviderOptionsWithValue(
           cuda, "user_compute_stream", static_cast<CUstream_st*>(cuda_->stream)));
       result.AppendExecutionProvider_CUDA_V2(*cuda);

@@ -1,0 +1,57 @@
+"""libxlstm_runtime on a GPU. Without one these tests are skipped, and say so."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime_build import release_build, run
+
+from xlstm_export.graph.manifest import read_manifest
+from xlstm_export.native.locate import find_onnxruntime_library
+from xlstm_export.runtime.onnxruntime import cuda_device_count
+
+pytestmark = pytest.mark.skipif(cuda_device_count() == 0, reason="needs a GPU")
+STEPS = 200
+
+
+def steps(bundle: Path, inputs: np.ndarray, folder: Path, *named: str) -> tuple[str, np.ndarray]:
+    """What it ran on, and the logits (steps, batch, V)."""
+    inputs.tofile(folder / "inputs")
+    driver = release_build() / "bin" / "runtime_driver"
+    place = run(driver, "steps", bundle, inputs.shape[1], folder / "inputs", folder / "outputs", *named).strip()
+    width = read_manifest(bundle).output.shape[-1]
+    return place, np.fromfile(folder / "outputs", np.float32).reshape(*inputs.shape, width)
+
+
+@pytest.mark.parametrize("graph", ["graph=1", "graph=0"])
+@pytest.mark.parametrize("ops", [False, True], ids=["definitions", "custom-ops"])
+def test_onnxruntime_on_cuda_equals_the_cpu_on_the_trained_model(
+    demo_bundle: Path, tmp_path: Path, graph: str, ops: bool
+) -> None:
+    library = find_onnxruntime_library() if ops else None
+    if ops and library is None:
+        pytest.skip("needs the custom-op library with CUDA: xlstm-export plugins build")
+    tokens = np.random.default_rng(0).integers(32, 127, (STEPS, 2))
+    _, expected = steps(demo_bundle, tokens, tmp_path, "threads=1")
+    place, found = steps(demo_bundle, tokens, tmp_path, "device=cuda", graph, *([f"ops={library}"] if ops else []))
+    assert place.startswith("onnxruntime cuda:0")
+    if ops and graph == "graph=1":
+        assert place.endswith(" graph")  # the whole graph is on the GPU, so it must have been captured
+    # float32 on both sides (TF32 is off), in another order of additions, over hundreds of recurrent steps.
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_tensorrt_equals_the_cpu(export_variant: Callable[..., tuple], tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt", reason="needs TensorRT")
+    bundle = export_variant("a-mixed")[2]
+    run(sys.executable, "-m", "xlstm_export.cli", "build", bundle, "--runtime", "tensorrt")
+    engine = next((bundle / "engines").glob("*.engine"))
+    tokens = np.random.default_rng(0).integers(0, 97, (STEPS, 1))
+    _, expected = steps(bundle, tokens, tmp_path, "threads=1")
+    place, found = steps(bundle, tokens, tmp_path, "device=cuda", f"engine={engine}")
+    assert place == "tensorrt cuda:0 graph"
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
