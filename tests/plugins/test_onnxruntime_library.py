@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +188,19 @@ def test_result_depends_on_the_run_the_threads_or_the_buffers(cell, dtype, libra
 
 
 @pytest.mark.parametrize("cell", CASES)
+def test_concurrent_runs_of_one_session_disturb_each_other(cell, library):
+    cases = [_small(cell, seed=seed) for seed in range(4)]
+    session = _session(_model(cases[0], **cases[1].attributes), library, threads=2)
+    alone = [_run(session, case) for case in cases]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda case: [_run(session, case) for _ in range(20)], cases))
+    for expected, runs in zip(alone, together, strict=True):
+        for run in runs:
+            for first, actual in zip(expected, run, strict=True):
+                np.testing.assert_array_equal(actual, first)
+
+
+@pytest.mark.parametrize("cell", CASES)
 def test_state_that_only_the_next_cell_reads_is_overwritten_too_early(cell, library):
     """ONNX Runtime lets the second of two cells write its states into the buffers of the first one's."""
     case = _small(cell)
@@ -231,8 +247,7 @@ def test_attribute_of_the_wrong_type_is_ignored(library):
         _session(_model(_small("mlstm"), gate_soft_cap=15), library)
 
 
-@pytest.mark.parametrize("name, dtype", [("a-mixed", "float32"), ("a-mixed", "float16"), ("b-single", "float32"),
-                                         ("b-single", "bfloat16"), ("c-single", "float32")])  # fmt: skip
+@pytest.mark.parametrize("name, dtype", [("a-mixed", "float32"), ("a-mixed", "float16"), ("c-single", "bfloat16")])
 def test_bundle_changes_with_the_library(name, dtype, export_variant, library):
     """Same bundle, with and without the kernels; and the kernels twice, bit for bit.
 
@@ -250,3 +265,25 @@ def test_bundle_changes_with_the_library(name, dtype, export_variant, library):
     roundoff = {"float32": 2.0**-24 * 100, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
     assert np.abs(body - kernel).max() <= 16 * roundoff * np.ptp(body)
     assert (body != kernel).any(), "the library was not used"
+
+
+@pytest.fixture
+def parity(library, monkeypatch):
+    """The module of the bundles' parity tests, with sessions that use the library, and fewer steps."""
+    path = Path(__file__).parents[1] / "parity" / "test_exported_bundles.py"
+    spec = importlib.util.spec_from_file_location("parity_with_library", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "open_session", functools.partial(open_session, ort_library=library))
+    monkeypatch.setattr(module, "STEPS", 128)
+    return module
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "a-all-slstm", "b-wide-keys", "c-single"])
+def test_float32_bundle_departs_from_upstream_with_the_library(name, export_variant, parity):
+    parity.test_float32_bundle_gives_upstream_logits_and_states_after_512_steps(name, export_variant)
+
+
+@pytest.mark.parametrize("name, dtype", [("a-mixed", "float16"), ("c-single", "bfloat16")])
+def test_half_precision_bundle_departs_from_upstream_with_the_library(name, dtype, export_variant, parity):
+    parity.test_half_precision_bundle_stays_within_sixteen_roundoffs_of_float32_upstream(name, dtype, export_variant)
