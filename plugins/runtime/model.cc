@@ -33,6 +33,8 @@ struct Session::Impl {
   std::shared_ptr<const Model::Impl> model;
   std::unique_ptr<internal::Stream> stream;
   int batch;
+  std::vector<double> uniforms = std::vector<double>(static_cast<std::size_t>(batch));
+  std::vector<std::int64_t> drawn = std::vector<std::int64_t>(static_cast<std::size_t>(batch));
 
   const Manifest& manifest() const { return model->manifest; }
   std::size_t rows() const { return static_cast<std::size_t>(batch); }
@@ -64,6 +66,15 @@ struct Session::Impl {
                                            std::to_string(batch) + ", expected " + std::to_string(expected) + ".");
   }
 };
+
+namespace {
+
+std::unique_ptr<Session::Impl> make_session(std::shared_ptr<const Model::Impl> model, int batch) {
+  auto stream = model->engine->stream(batch);
+  return std::unique_ptr<Session::Impl>(new Session::Impl{std::move(model), std::move(stream), batch});
+}
+
+}  // namespace
 
 Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   auto impl = std::make_shared<Impl>();
@@ -106,7 +117,7 @@ Session Model::session(int batch) const {
     throw Error(ErrorCode::argument, impl_->bundle.string() + " was exported for batch " + std::to_string(made_for) +
                                          ", not " + std::to_string(batch) + ". Export it with --batch dynamic or " +
                                          std::to_string(batch) + ".");
-  return Session(std::make_unique<Session::Impl>(Session::Impl{impl_, impl_->engine->stream(batch), batch}));
+  return Session(make_session(impl_, batch));
 }
 
 const ModelInfo& Model::info() const noexcept { return impl_->info; }
@@ -124,6 +135,22 @@ Logits Session::step(Span<const std::int64_t> tokens) {
   impl_->check_tokens(tokens);
   impl_->check_size("step", tokens.size(), impl_->rows());
   return impl_->step_tokens(tokens.data(), 1);
+}
+
+Span<const std::int64_t> Session::step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler) {
+  impl_->check_tokens(tokens);
+  impl_->check_size("step_and_sample", tokens.size(), impl_->rows());
+  std::vector<std::int64_t>& drawn = impl_->drawn;
+  if (impl_->stream->can_sample()) {
+    if (sampler.sampling_.temperature != 0)
+      for (double& uniform : impl_->uniforms) uniform = sampler.uniform();
+    std::copy(tokens.begin(), tokens.end(), static_cast<std::int64_t*>(impl_->stream->input()));
+    impl_->stream->step_and_sample(sampler.sampling_, impl_->uniforms.data(), drawn.data());
+  } else {
+    const Logits logits = impl_->step_tokens(tokens.data(), 1);
+    for (std::size_t row = 0; row < logits.rows; ++row) drawn[row] = sampler(logits[row]);
+  }
+  return {drawn.data(), drawn.size()};
 }
 
 Logits Session::step_vectors(Span<const float> inputs) {
@@ -155,7 +182,7 @@ void Session::reset(int row) {
 }
 
 Session Session::fork() const {
-  auto copy = std::make_unique<Impl>(Impl{impl_->model, impl_->model->engine->stream(impl_->batch), impl_->batch});
+  auto copy = make_session(impl_->model, impl_->batch);
   copy->stream->copy_states(*impl_->stream);
   return Session(std::move(copy));
 }

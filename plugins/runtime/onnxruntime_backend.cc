@@ -8,6 +8,7 @@
 
 #include "backend.h"
 #include "cuda_driver.h"
+#include "cuda_sampler.h"
 #include "shared_library.h"
 #include "states.h"
 
@@ -84,6 +85,8 @@ class OnnxRuntimeStream : public Stream {
  public:
   OnnxRuntimeStream(Ort::Session& session, const Manifest& manifest, int batch, Cuda* cuda, int device_id, bool graph)
       : session_(session),
+        manifest_(manifest),
+        batch_(batch),
         cuda_(cuda),
         lock_(guard()),
         states_(manifest, batch, cuda ? &cuda->device : nullptr, cuda ? &cuda->stream : nullptr),
@@ -122,19 +125,23 @@ class OnnxRuntimeStream : public Stream {
 
   const float* step() override {
     const auto lock = guard();
-    const int turn = states_.current();
-    if (cuda_) XLSTM_CUDA(cuda_->device, cuMemcpyHtoDAsync_v2, input_.address(), input_.host(), input_.bytes(), cuda_->stream);
-    try {
-      session_.Run(options_[turn], bindings_[turn]);
-    } catch (const Ort::Exception& error) {
-      throw Error(ErrorCode::runtime, std::string("ONNX Runtime failed in a step: ") + error.what());
-    }
+    run();
     if (cuda_) {
       XLSTM_CUDA(cuda_->device, cuMemcpyDtoHAsync_v2, output_.host(), output_.address(), output_.bytes(), cuda_->stream);
       cuda_->stream.synchronize();
     }
     states_.advance();
     return static_cast<const float*>(output_.host());
+  }
+
+  bool can_sample() const override { return cuda_ && CudaSampler::available(); }
+
+  void step_and_sample(const Sampling& sampling, const double* uniforms, std::int64_t* tokens) override {
+    const auto lock = guard();
+    if (!sampler_) sampler_.emplace(cuda_->device, cuda_->stream, batch_, manifest_.vocab_size);
+    run();
+    sampler_->draw(output_.gpu(), sampling, uniforms, tokens);
+    states_.advance();
   }
 
   void reset(int row) override {
@@ -172,6 +179,7 @@ class OnnxRuntimeStream : public Stream {
     std::size_t bytes() const { return bytes_; }
     void* host() const { return pinned_ ? pinned_->data() : memory_->data(); }
     void* device() const { return gpu_ ? gpu_->pointer() : memory_->data(); }
+    const DeviceBuffer& gpu() const { return *gpu_; }
     unsigned long long address() const { return gpu_->address(); }
 
    private:
@@ -185,6 +193,17 @@ class OnnxRuntimeStream : public Stream {
     return spec.row_elements() * static_cast<std::size_t>(batch) * element_bytes(spec.dtype);
   }
 
+  // One step, its outputs left in the output buffer; the caller advances the states when all has gone well.
+  void run() {
+    const int turn = states_.current();
+    if (cuda_) XLSTM_CUDA(cuda_->device, cuMemcpyHtoDAsync_v2, input_.address(), input_.host(), input_.bytes(), cuda_->stream);
+    try {
+      session_.Run(options_[turn], bindings_[turn]);
+    } catch (const Ort::Exception& error) {
+      throw Error(ErrorCode::runtime, std::string("ONNX Runtime failed in a step: ") + error.what());
+    }
+  }
+
   // On CUDA: one session of the model at a time, with its device current in this thread.
   std::unique_lock<std::mutex> guard() const {
     if (!cuda_) return {};
@@ -194,12 +213,15 @@ class OnnxRuntimeStream : public Stream {
   }
 
   Ort::Session& session_;
+  const Manifest& manifest_;
+  int batch_;
   Cuda* cuda_;
   std::unique_lock<std::mutex> lock_;  // held while it is made and while it is destroyed
   StateBuffers states_;
   Port input_, output_;
   Ort::IoBinding bindings_[2] = {Ort::IoBinding(nullptr), Ort::IoBinding(nullptr)};
   Ort::RunOptions options_[2] = {Ort::RunOptions(nullptr), Ort::RunOptions(nullptr)};
+  std::optional<CudaSampler> sampler_;
 };
 
 class OnnxRuntimeEngine : public Engine {

@@ -6,15 +6,12 @@
 #include "xlstm/xlstm.hpp"
 
 namespace xlstm {
-namespace {
 
-// 53 random bits in [0, 1), as numpy's RandomState.random_sample draws them.
-double random_sample(std::mt19937& random) {
-  const double high = random() >> 5, low = random() >> 6;
+// 53 random bits, as numpy's RandomState.random_sample draws them.
+double Sampler::uniform() {
+  const double high = random_() >> 5, low = random_() >> 6;
   return (high * 67108864.0 + low) / 9007199254740992.0;
 }
-
-}  // namespace
 
 Sampler::Sampler(const Sampling& sampling) : sampling_(sampling), random_(sampling.seed) {
   const auto refuse = [](const std::string& what) { throw Error(ErrorCode::argument, what); };
@@ -56,7 +53,7 @@ std::int64_t Sampler::operator()(Span<const float> logits) {
     const auto last = std::lower_bound(cumulative_.begin(), end, sampling_.top_p * cumulative_.back());
     if (last != end) end = last + 1;
   }
-  const double draw = random_sample(random_) * *(end - 1);
+  const double draw = uniform() * *(end - 1);
   const auto chosen = std::min(std::upper_bound(cumulative_.begin(), end, draw), end - 1);
   return order_[static_cast<std::size_t>(chosen - cumulative_.begin())];
 }

@@ -1,14 +1,16 @@
-// TensorRT. libnvinfer is opened at run time; only its headers are compiled in. A step, with its two transfers, is
-// captured once for each of the two state sets into a CUDA graph, and replayed from it.
+// TensorRT. libnvinfer is opened at run time; only its headers are compiled in. A step, with the transfer of its
+// input, is captured once for each of the two state sets into a CUDA graph, and replayed from it.
 #include <NvInferRuntime.h>
 
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <mutex>
+#include <optional>
 
 #include "backend.h"
 #include "cuda_driver.h"
+#include "cuda_sampler.h"
 #include "engine_file.h"
 #include "shared_library.h"
 #include "states.h"
@@ -85,6 +87,7 @@ class TensorRTStream : public Stream {
       : device_((device.make_current(), device)),
         logger_(logger),
         manifest_(manifest),
+        batch_(batch),
         stream_(device),
         states_(manifest, batch, &device, &stream_),
         host_input_(device, tensor_bytes(manifest.input, batch)),
@@ -116,14 +119,21 @@ class TensorRTStream : public Stream {
 
   const float* step() override {
     device_.make_current();
-    const int turn = states_.current();
-    if (graphs_[turn])
-      XLSTM_CUDA(device_, cuGraphLaunch, graphs_[turn], stream_);
-    else
-      enqueue(turn);
+    run();
+    XLSTM_CUDA(device_, cuMemcpyDtoHAsync_v2, host_output_.data(), output_.address(), output_.bytes(), stream_);
     stream_.synchronize();
     states_.advance();
     return static_cast<const float*>(host_output_.data());
+  }
+
+  bool can_sample() const override { return CudaSampler::available(); }
+
+  void step_and_sample(const Sampling& sampling, const double* uniforms, std::int64_t* tokens) override {
+    device_.make_current();
+    if (!sampler_) sampler_.emplace(device_, stream_, batch_, manifest_.vocab_size);
+    run();
+    sampler_->draw(output_, sampling, uniforms, tokens);
+    states_.advance();
   }
 
   void reset(int row) override {
@@ -159,7 +169,16 @@ class TensorRTStream : public Stream {
       throw Error(ErrorCode::bundle, "the engine does not take the bundle's tensor " + name + ": " + logger_.last());
   }
 
-  // Queue one step from state set `turn` to the other, transfers included.
+  // Queue the next step; the caller fetches its outputs and advances the states.
+  void run() {
+    const int turn = states_.current();
+    if (graphs_[turn])
+      XLSTM_CUDA(device_, cuGraphLaunch, graphs_[turn], stream_);
+    else
+      enqueue(turn);
+  }
+
+  // Queue one step from state set `turn` to the other, with the transfer of its input.
   void enqueue(int turn) {
     bind(manifest_.input.name, input_.pointer());
     bind(manifest_.output.name, output_.pointer());
@@ -169,7 +188,6 @@ class TensorRTStream : public Stream {
     }
     XLSTM_CUDA(device_, cuMemcpyHtoDAsync_v2, input_.address(), host_input_.data(), input_.bytes(), stream_);
     if (!context_->enqueueV3(stream_)) throw Error(ErrorCode::runtime, "TensorRT failed in a step: " + logger_.last());
-    XLSTM_CUDA(device_, cuMemcpyDtoHAsync_v2, host_output_.data(), output_.address(), output_.bytes(), stream_);
   }
 
   void capture(int turn) {
@@ -194,12 +212,14 @@ class TensorRTStream : public Stream {
   const CudaDevice& device_;
   Logger& logger_;
   const Manifest& manifest_;
+  int batch_;
   CudaStream stream_;
   StateBuffers states_;
   PinnedBuffer host_input_, host_output_;
   DeviceBuffer input_, output_;
   std::unique_ptr<nvinfer1::IExecutionContext> context_;
   CUgraphExec_st* graphs_[2] = {nullptr, nullptr};
+  std::optional<CudaSampler> sampler_;
 };
 
 class TensorRTEngine : public Engine {

@@ -63,17 +63,16 @@ def build(*options: str) -> Path:
     return folder
 
 
+@cache
 def release_build() -> Path:
-    """The build of a user, with the TensorRT back end where its headers are here."""
-    return build(*(_tensorrt_options() or ["-DXLSTM_TENSORRT=OFF"]))
+    """The build of a user, with the TensorRT back end and the GPU's sampler where they can be compiled."""
+    return build(*(_tensorrt_options() or ["-DXLSTM_TENSORRT=OFF"]), *_cuda_options())
 
 
 def require_tensorrt_headers() -> None:
     """Skips the test where `release_build` has to leave the TensorRT back end out."""
     if not _tensorrt_options():
-        pytest.skip(
-            "needs TensorRT's headers (scripts/fetch_tensorrt_headers.py) and CUDA's (pip: nvidia-cuda-runtime)"
-        )
+        pytest.skip("needs the headers of TensorRT (scripts/fetch_tensorrt_headers.py) and CUDA (nvidia-cuda-runtime)")
 
 
 def _tensorrt_options() -> list[str]:
@@ -86,6 +85,17 @@ def _tensorrt_options() -> list[str]:
     if headers is None or cuda is None:
         return []
     return ["-DXLSTM_TENSORRT=ON", f"-DTensorRT_INCLUDE_DIR={headers}", f"-DXLSTM_CUDA_INCLUDE_DIR={cuda}"]
+
+
+def _cuda_options() -> list[str]:
+    nvcc = toolchain.cuda_compiler().path
+    if nvcc is None:
+        return []
+    return [
+        "-DXLSTM_CUDA=ON",
+        f"-DCMAKE_CUDA_COMPILER={nvcc}",
+        "-DCMAKE_CUDA_ARCHITECTURES=75",
+    ]  # and newer, by its PTX
 
 
 def run(*command: object, **options: object) -> str:

@@ -45,6 +45,14 @@ def test_onnxruntime_on_cuda_equals_the_cpu_on_the_trained_model(
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("settings", ["0 0 1 0", "0.8 0 1 1", "1.0 40 0.9 2"])
+def test_the_gpu_draws_the_tokens_that_the_host_draws_from_the_same_logits(demo_bundle: Path, settings: str) -> None:
+    ids = run(
+        release_build() / "bin" / "runtime_driver", "tokens", demo_bundle, "73,110,32", STEPS, *settings.split(), "cuda"
+    )
+    assert len(ids.split()) == STEPS
+
+
 def test_tensorrt_equals_the_cpu(export_variant: Callable[..., tuple], tmp_path: Path) -> None:
     pytest.importorskip("tensorrt", reason="needs TensorRT")
     bundle = export_variant("a-mixed")[2]

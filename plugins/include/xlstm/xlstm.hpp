@@ -133,6 +133,7 @@ struct Logits {
   Span<const float> operator[](std::size_t row) const { return {data + row * width, width}; }
 };
 
+class Sampler;
 class Session;
 
 /// A bundle, loaded: immutable weights that any number of sessions share. Copies refer to the same weights.
@@ -173,6 +174,11 @@ class XLSTM_API Session {
   Logits step(Span<const std::int64_t> tokens);
   /// The same for a batch of 1.
   Logits step(std::int64_t token) { return step(Span<const std::int64_t>(&token, 1)); }
+
+  /// As `step`, then choose a token for each row with `sampler`, in the order of the rows. On a GPU, where the library was
+  /// built with XLSTM_CUDA, the choice is made there and only token ids leave it. The ids are valid until the next call.
+  /// Errors: as `step`; the sampler's random numbers may then have been drawn.
+  Span<const std::int64_t> step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler);
 
   /// For block stacks: feed one vector a row, (batch, width).
   Logits step_vectors(Span<const float> inputs);
@@ -221,6 +227,9 @@ class XLSTM_API Sampler {
   std::int64_t operator()(Span<const float> logits);
 
  private:
+  friend class Session;
+  double uniform();  // in [0, 1), the next of the stream
+
   Sampling sampling_;
   std::mt19937 random_;
   std::vector<std::uint32_t> order_;

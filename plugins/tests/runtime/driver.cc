@@ -3,8 +3,8 @@
 //   runtime_driver steps BUNDLE BATCH INPUTS OUTPUTS [ops=LIBRARY] [threads=N] [load=STATE] [save=STATE]
 //                  [device=cuda] [graph=0] [engine=FILE]
 //       INPUTS: (steps, batch) int64 tokens, or (steps, batch, width) float32; OUTPUTS: (steps, batch, width) float32
-//   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED
-//       PROMPT: ids with commas; prints COUNT drawn ids
+//   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED [cuda]
+//       PROMPT: ids with commas; prints COUNT ids. They are drawn twice, by step_and_sample and on the host, and must agree
 #include <xlstm/xlstm.hpp>
 
 #include <cstdio>
@@ -52,21 +52,26 @@ int steps(int argc, char** argv) {
   return outputs.good() ? 0 : 1;
 }
 
-int tokens(char** argv) {
+int tokens(int argc, char** argv) {
   xlstm::Options options;
-  options.device = xlstm::Device::cpu;
+  options.device = argc > 9 ? xlstm::Device::cuda : xlstm::Device::cpu;
   const auto model = xlstm::Model::load(argv[2], options);
-  auto session = model.session();
+  auto session = model.session(), twin = model.session();
   std::vector<std::int64_t> prompt;
   std::stringstream ids(argv[3]);
   for (std::string id; std::getline(ids, id, ',');) prompt.push_back(std::stoll(id));
+  const std::int64_t last = prompt.back();
+  prompt.pop_back();
   xlstm::Sampler sampler({std::stod(argv[5]), std::stoul(argv[6]), std::stod(argv[7]),
                           static_cast<std::uint32_t>(std::stoul(argv[8]))});
-  xlstm::Logits logits = session.prefill(prompt);
+  xlstm::Sampler twin_sampler = sampler;
+  if (!prompt.empty()) session.prefill(prompt), twin.prefill(prompt);
+  std::vector<std::int64_t> token{last};
   for (int count = std::stoi(argv[4]); count > 0; --count) {
-    const std::int64_t token = sampler(logits[0]);
-    std::printf("%lld\n", static_cast<long long>(token));
-    logits = session.step(token);
+    const std::int64_t expected = twin_sampler(twin.step(token)[0]);
+    token[0] = session.step_and_sample(token, sampler)[0];
+    if (token[0] != expected) throw xlstm::Error(xlstm::ErrorCode::runtime, "step_and_sample differs from the host's choice");
+    std::printf("%lld\n", static_cast<long long>(token[0]));
   }
   return 0;
 }
@@ -77,7 +82,7 @@ int main(int argc, char** argv) {
   try {
     const std::string command = argc > 1 ? argv[1] : "";
     if (command == "steps" && argc >= 6) return steps(argc, argv);
-    if (command == "tokens" && argc == 9) return tokens(argv);
+    if (command == "tokens" && argc >= 9) return tokens(argc, argv);
     std::cerr << "see the head of driver.cc\n";
     return 64;
   } catch (const xlstm::Error& error) {

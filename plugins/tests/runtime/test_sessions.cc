@@ -60,6 +60,17 @@ void behaviour() {
   Session fresh = model.session(3);
   CHECK(row(copy(fresh.step(next)), 1) == row(after, 1));
 
+  // step_and_sample is a step, and a draw for each row in their order.
+  Session x = rows.fork(), y = rows.fork();
+  xlstm::Sampler sampler_x({1.0, 0, 0.9, 3}), sampler_y({1.0, 0, 0.9, 3});
+  for (int i = 0; i < 5; ++i) {
+    const auto logits = x.step(next);
+    const auto drawn = y.step_and_sample(next, sampler_y);
+    CHECK(drawn.size() == 3);
+    for (std::size_t r = 0; r < 3; ++r) CHECK(sampler_x(logits[r]) == drawn[r]);
+  }
+  CHECK(x.save() == y.save());
+
   // save and load; a refused state or argument leaves the session as it was.
   const auto saved = a.save();
   const auto expected = copy(a.step(7));
