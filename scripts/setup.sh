@@ -1,9 +1,24 @@
 #!/usr/bin/env bash
-# Make the virtual environment (.venv, or the folder named by VENV) with all that the demo and the tests need.
-# Safe to run again.
+# Make the virtual environment (.venv, or the folder named by VENV) for the demo; with --tests, also all that the tests
+# need: compilers and headers for the native code. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check "torch==2.13.0"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --editable ".[dev]"
+install() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+install "torch==2.13.0"
+if [ "${1:-}" != --tests ]; then
+    install --editable ".[reference,tensorrt-rtx]"
+    exit
+fi
+install --editable ".[dev]"
+if ! command -v g++ >/dev/null; then
+    sudo=$([ "$(id -u)" = 0 ] || echo sudo)
+    $sudo apt-get update -qq
+    $sudo apt-get install -y -qq g++
+fi
+headers=${XDG_CACHE_HOME:-$HOME/.cache}/xlstm-export/include
+for name in onnxruntime highway; do
+    [ -d "$headers/$name" ] || "$venv/bin/python" scripts/fetch_debian_headers.py "$name"
+done
+[ -d "$headers/tensorrt" ] || "$venv/bin/python" scripts/fetch_tensorrt_headers.py

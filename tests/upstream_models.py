@@ -52,6 +52,7 @@ class Variant:
 
     def build(self, seed: int = 0) -> nn.Module:
         """The upstream model with random weights, float32, in eval mode."""
+        torch.manual_seed(seed)  # some parameters keep a part of their own initialisation
         model = build_upstream(self.family, self.config)
         if self.tied_by_hand:
             model.lm_head.weight = model.backbone.embeddings.weight
