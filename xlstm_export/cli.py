@@ -151,7 +151,7 @@ def build(
         typer.Option("--plugins", metavar="LIB|none", help="Plugin library for tensorrt; the built one by default."),
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Let later versions of the runtime load the engine.")
+        bool, typer.Option("--version-compatible", help="Let later versions of TensorRT load the engine (tensorrt).")
     ] = False,
     hardware_compatible: Annotated[
         bool, typer.Option("--hardware-compatible", help="Let other GPUs from Ampere on run the engine (tensorrt).")

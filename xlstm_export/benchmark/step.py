@@ -19,7 +19,8 @@ import torch
 from rich.console import RenderableType
 from rich.table import Table
 
-from ..graph.manifest import MODEL_FILE, read_manifest
+from ..graph.manifest import read_manifest
+from ..inspection import inspect_bundle
 from ..runtime import open_session
 
 _STREAM_BYTES = 256 << 20
@@ -86,7 +87,7 @@ def time_steps(
     read, update = _bandwidths()
     return StepTiming(
         runtime, batch, steps, float(median), float(p90), float(p99),
-        _weight_bytes(bundle), manifest.state_bytes(batch), read, update,
+        inspect_bundle(bundle).read_bytes, manifest.state_bytes(batch), read, update,
     )  # fmt: skip
 
 
@@ -102,21 +103,6 @@ def _bandwidths() -> tuple[float, float]:
         return count / min(times)
 
     return best(stream.sum, _STREAM_BYTES), best(lambda: stream.mul_(1.0), 2 * _STREAM_BYTES)
-
-
-def _weight_bytes(bundle: Path) -> int:
-    """Bytes of weights that a step reads: all but the rows of the embedding that it does not look up."""
-    import onnx
-
-    graph = onnx.load(bundle / MODEL_FILE, load_external_data=False).graph
-    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    read_whole = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
-    total = 0
-    for tensor in graph.initializer:
-        if tensor.name not in looked_up or tensor.name in read_whole:
-            width = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-            total += width * int(np.prod(tensor.dims))
-    return total
 
 
 def render(timing: StepTiming) -> RenderableType:
