@@ -33,7 +33,8 @@ def build_for_this_gpu() -> Path:
     architecture = capability.stdout.splitlines()[0].strip().replace(".", "")
     headers = toolchain.tensorrt_headers().path
     options = [f"-DTensorRT_INCLUDE_DIR={headers}"] if headers else ["-DXLSTM_TENSORRT=OFF"]
+    targets = "cell_runner_gpu xlstm_launchers" + " plugin_runner_gpu" * bool(headers)
     return build(
-        "all", "-DXLSTM_ONNXRUNTIME=OFF", f"-DCMAKE_CUDA_COMPILER={toolchain.cuda_compiler().require()}",
+        targets, "-DXLSTM_ONNXRUNTIME=OFF", f"-DCMAKE_CUDA_COMPILER={toolchain.cuda_compiler().require()}",
         f"-DCMAKE_CUDA_ARCHITECTURES={architecture}", *options,
     )  # fmt: skip

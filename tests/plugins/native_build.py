@@ -13,8 +13,11 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "plugins"
 
 
-def build(target: str, *options: str) -> Path:
-    """The build folder after building `target` with these CMake options; XLSTM_TEST_BUILD_DIR says where it lies."""
+def build(targets: str, *options: str) -> Path:
+    """The build folder after building `targets` (separated by spaces) with these CMake options.
+
+    XLSTM_TEST_BUILD_DIR says where it lies.
+    """
     default = Path(tempfile.gettempdir()) / f"xlstm-export-tests-{os.getuid()}"
     name = hashlib.sha256("\n".join([str(SOURCE), *options]).encode()).hexdigest()[:12]
     folder = Path(os.environ.get("XLSTM_TEST_BUILD_DIR", default)) / name
@@ -23,7 +26,7 @@ def build(target: str, *options: str) -> Path:
     with folder.with_suffix(".lock").open("w") as lock:  # two workers must not build in one folder at a time
         fcntl.flock(lock, fcntl.LOCK_EX)
         _run("cmake", "-S", str(SOURCE), "-B", str(folder), *generator, *options)
-        _run("cmake", "--build", str(folder), "--target", target, "--parallel", "2")
+        _run("cmake", "--build", str(folder), "--target", *targets.split(), "--parallel", "2")
     return folder
 
 
