@@ -14,7 +14,6 @@ import pytest
 from runtime_build import (
     ROOT,
     attempt,
-    build,
     custom_op_library,
     environment,
     onnxruntime_library,
@@ -171,24 +170,6 @@ def test_a_state_moves_between_dtypes_of_a_model_and_not_to_another_model(
     refused = attempt(release / "xlstm-generate", export_variant("a-yaml")[2], *load)
     assert refused.returncode == 2
     assert "was saved by another model" in refused.stderr
-
-
-def test_ctest_passes(export_variant: Export) -> None:
-    run_ctest(release_build(), export_variant("a-mixed")[2])
-
-
-@pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_sanitizers_find_nothing(export_variant: Export, sanitizer: str) -> None:
-    folder = build(
-        "-DXLSTM_APPS=OFF", "-DXLSTM_TENSORRT=OFF", "-DCMAKE_BUILD_TYPE=Debug", f"-DXLSTM_SANITIZE={sanitizer}"
-    )
-    run_ctest(folder, export_variant("a-mixed")[2])
-
-
-def run_ctest(folder: Path, bundle: Path) -> None:
-    variables = environment() | {"XLSTM_TEST_BUNDLE": str(bundle)}
-    report = run("ctest", "--test-dir", folder, "--output-on-failure", env=variables)
-    assert "100% tests passed" in report and "Skipped" not in report
 
 
 def test_an_installed_package_is_found_by_cmake_and_pkg_config(export_variant: Export, tmp_path: Path) -> None:
