@@ -204,11 +204,11 @@ class Memory:
 
 def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -> None:
     """Whole steps: function bodies, kernels with states in two sets of buffers, and with the cells' states in place."""
-    from xlstm_export.benchmark.step import _weight_bytes
     from xlstm_export.graph.manifest import MODEL_FILE, read_manifest
+    from xlstm_export.inspection import inspect_bundle
 
     manifest = read_manifest(bundle)
-    memory, weight_bytes = Memory(native, threads), _weight_bytes(bundle)
+    memory, weight_bytes = Memory(native, threads), inspect_bundle(bundle).read_bytes
     weights = [aligned((min(weight_bytes, 64 << 20) // 4,)) for _ in range(-(-weight_bytes // (64 << 20)))]
     for part in weights:
         part[:] = 1  # pages of its own: untouched ones would all be the same page of zeros

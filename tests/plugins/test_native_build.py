@@ -105,7 +105,9 @@ def test_library_is_not_found_where_it_was_built(empty_machine, monkeypatch):
         locate.require_library(locate.ONNXRUNTIME_LIBRARY, empty_machine / "missing.so")
 
 
-def test_build_without_cuda_gives_no_library_that_loads(tmp_path):
+def test_build_without_cuda_gives_no_library_that_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "cache_folder", lambda: tmp_path / "cache")  # nothing was compiled before
+    output = tmp_path / "lib"
     stages: dict[str, list] = {}
 
     def stage(title, total):
@@ -116,12 +118,12 @@ def test_build_without_cuda_gives_no_library_that_loads(tmp_path):
 
         return advance
 
-    result = build.build_libraries(cuda=False, output=tmp_path, stage=stage)
-    assert result.libraries == (tmp_path / locate.ONNXRUNTIME_LIBRARY,)
+    result = build.build_libraries(cuda=False, output=output, stage=stage)
+    assert result.libraries == (output / locate.ONNXRUNTIME_LIBRARY,)
     assert list(result.left_out) == [locate.TENSORRT_PLUGINS] and result.cuda_compiler is None
     assert stages["Compiling"][0] == stages["Compiling"][1]
     ort.SessionOptions().register_custom_ops_library(str(result.libraries[0]))
-    assert sorted(tmp_path.iterdir()) == [result.libraries[0]]
+    assert list(output.iterdir()) == [result.libraries[0]]
 
 
 def test_failed_compilation_hides_its_reason(tmp_path, monkeypatch):
@@ -129,9 +131,8 @@ def test_failed_compilation_hides_its_reason(tmp_path, monkeypatch):
         found = toolchain.Tool(name, tmp_path, "system", (), "")
         monkeypatch.setattr(toolchain, name, lambda found=found: found)
     monkeypatch.setattr(build, "cache_folder", lambda: tmp_path / "cache")
-    project = (
-        "cmake_minimum_required(VERSION 3.24)\nproject(broken LANGUAGES CXX)\nadd_library(broken SHARED broken.cc)\n"
-    )
+    project = "cmake_minimum_required(VERSION 3.24)\nproject(broken LANGUAGES CXX)\n"
+    project += "add_library(xlstm_onnxruntime SHARED broken.cc)\n"
     (tmp_path / "CMakeLists.txt").write_text(project)
     (tmp_path / "broken.cc").write_text("#error the reason\n")
     with pytest.raises(UserError, match="(?s)the compilation failed.*build.log\n.*the reason"):

@@ -70,9 +70,9 @@ def build_libraries(
         raise UserError("--cuda-architectures with --no-cuda: leave one of them out.")
     found, left_out = _select_libraries(cuda)
     build_folder = _configure(cmake, source, definitions | found, stage)
-    _compile(cmake, build_folder, stage)
-    output = output if output is not None else library_folder()
     names = [name for name in (ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS) if name not in left_out]
+    _compile(cmake, build_folder, names, stage)
+    output = output if output is not None else library_folder()
     return Build(tuple(_install(build_folder / "lib" / name, output) for name in names), left_out, cxx, nvcc)
 
 
@@ -148,7 +148,7 @@ def _configure(cmake: Path, source: Path, definitions: dict[str, object], stage:
     return folder
 
 
-def _compile(cmake: Path, folder: Path, stage: Stage) -> None:
+def _compile(cmake: Path, folder: Path, names: list[str], stage: Stage) -> None:
     advance, done = None, 0
 
     def watch(line: str) -> None:
@@ -163,7 +163,8 @@ def _compile(cmake: Path, folder: Path, stage: Stage) -> None:
         done = max(done, int(match[1]))
 
     stage("Compiling", None)
-    command = [cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1)]
+    targets = [name.removeprefix("lib").removesuffix(".so") for name in names]
+    command = [cmake, "--build", folder, "--target", *targets, "--parallel", str(os.cpu_count() or 1)]
     _run(command, folder / "build.log", "the compilation failed", watch)
 
 
