@@ -31,16 +31,19 @@ class Generator {
 
   xlstm::Session& session() { return session_; }
 
-  // Feeds the prompt, then hands every drawn token to `show` and feeds it back.
+  // Feeds the prompt, then hands every drawn token to `show` and feeds it back: the state holds all that was shown.
   template <class Show>
-  void run(const std::vector<std::int64_t>& prompt, Show&& show) {
-    xlstm::Logits logits = session_.prefill(prompt);
+  void run(std::vector<std::int64_t> prompt, Show&& show) {
+    if (prompt.empty()) apps::Arguments::fail("the prompt is empty: give at least one token to start from.");
+    std::vector<std::int64_t> token{prompt.back()};
+    prompt.pop_back();
+    if (!prompt.empty()) session_.prefill(prompt);
     const auto start = std::chrono::steady_clock::now();
     for (std::uint32_t i = 0; i < count_; ++i) {
-      const std::int64_t token = sampler_(logits[0]);
-      show(token);
-      logits = session_.step(token);
+      token[0] = session_.step_and_sample(token, sampler_)[0];
+      show(token[0]);
     }
+    session_.step(token);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     std::fprintf(stderr, "\n%u tokens, %.0f tokens/s\n", count_, count_ / seconds.count());
   }

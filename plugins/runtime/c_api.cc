@@ -1,6 +1,7 @@
 // xlstm.h over xlstm.hpp: exceptions become statuses.
 #include "xlstm/xlstm.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -112,6 +113,15 @@ xlstm_status xlstm_session_step(xlstm_session* session, const int64_t* tokens, s
   return guarded([&] {
     require(session, tokens, logits);
     *logits = session->session.step(xlstm::Span<const int64_t>(tokens, count)).data;
+  });
+}
+
+xlstm_status xlstm_session_step_and_sample(xlstm_session* session, xlstm_sampler* sampler, const int64_t* tokens,
+                                           size_t count, int64_t* drawn) {
+  return guarded([&] {
+    require(session, sampler, tokens, drawn);
+    const auto result = session->session.step_and_sample({tokens, count}, sampler->sampler);
+    std::copy(result.begin(), result.end(), drawn);
   });
 }
 

@@ -73,6 +73,9 @@ XLSTM_C_API void xlstm_session_free(xlstm_session* session);
 /* One token a row: tokens (batch). *logits: (batch, vocabulary) float32, owned by the session, valid until its next step. */
 XLSTM_C_API xlstm_status xlstm_session_step(xlstm_session* session, const int64_t* tokens, size_t count,
                                             const float** logits);
+/* As xlstm_session_step, then draw a token for each row: drawn (batch). On a GPU, only the ids leave it. */
+XLSTM_C_API xlstm_status xlstm_session_step_and_sample(xlstm_session* session, xlstm_sampler* sampler, const int64_t* tokens,
+                                                       size_t count, int64_t* drawn);
 /* Block stacks: inputs (batch, width), `count` values. */
 XLSTM_C_API xlstm_status xlstm_session_step_vectors(xlstm_session* session, const float* inputs, size_t count,
                                                     const float** outputs);

@@ -174,6 +174,7 @@ void c_api() {
   CHECK(xlstm_session_load(session, bytes.data(), size) == XLSTM_OK);
   CHECK(xlstm_session_step(session, text, 1, &logits) == XLSTM_OK && xlstm_session_step(fork, text, 1, &others) == XLSTM_OK);
   CHECK(std::memcmp(logits, others, vocabulary * sizeof(float)) == 0);
+  const std::vector<float> expected(logits, logits + vocabulary);
   CHECK(xlstm_session_step(session, text, 2, &logits) == XLSTM_ERROR_ARGUMENT);
 
   xlstm_sampler* sampler = nullptr;
@@ -183,11 +184,17 @@ void c_api() {
   CHECK(xlstm_sampler_draw(sampler, logits, vocabulary, &token) == XLSTM_OK);
   CHECK(token >= 0 && static_cast<std::size_t>(token) < vocabulary);
 
+  std::int64_t drawn = -1;
+  CHECK(xlstm_session_step_and_sample(fork, sampler, &token, 1, &drawn) == XLSTM_OK);
+  CHECK(xlstm_session_step(session, &token, 1, &logits) == XLSTM_OK);
+  CHECK(xlstm_sampler_draw(sampler, logits, vocabulary, &token) == XLSTM_OK && token == drawn);
+  CHECK(xlstm_session_step_and_sample(fork, nullptr, &token, 1, &drawn) == XLSTM_ERROR_ARGUMENT);
+
   xlstm_model_free(model);  // the sessions keep it alive
   CHECK(xlstm_session_reset(session, -1) == XLSTM_OK && xlstm_session_reset(session, 1) == XLSTM_ERROR_ARGUMENT);
   CHECK(xlstm_session_prefill(session, text, 3, &logits) == XLSTM_OK);
   CHECK(xlstm_session_step(session, text, 1, &logits) == XLSTM_OK);
-  CHECK(std::memcmp(logits, others, vocabulary * sizeof(float)) == 0);
+  CHECK(std::vector<float>(logits, logits + vocabulary) == expected);
   xlstm_sampler_free(sampler);
   xlstm_session_free(fork);
   xlstm_session_free(session);
