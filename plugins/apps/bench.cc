@@ -49,12 +49,13 @@ int run(int argc, char** argv) {
   }
   const double mean = std::accumulate(microseconds.begin(), microseconds.end(), 0.0) / steps;
   std::sort(microseconds.begin(), microseconds.end());
-  std::printf("{\n  \"library\": \"%s\",\n  \"backend\": \"%s\",\n  \"device\": \"%s\",\n  \"cuda_graph\": %s,\n", xlstm::version(),
-              info.backend.c_str(), info.device.c_str(), info.cuda_graph ? "true" : "false");
-  std::printf("  \"family\": \"%s\",\n  \"dtype\": \"%s\",\n  \"batch\": %u,\n  \"state_bytes\": %zu,\n  \"steps\": %u,\n",
-              info.family.c_str(), info.dtype.c_str(), batch, info.state_bytes * batch, steps);
-  std::printf("  \"tokens_per_second\": %.1f,\n  \"microseconds\": {\"mean\": %.2f, \"min\": %.2f, ", batch * 1e6 / mean, mean,
-              microseconds.front());
+  std::printf("{\n  \"library\": \"%s\",\n  \"backend\": \"%s\",\n  \"device\": \"%s\",\n  \"cuda_graph\": %s,\n",
+              xlstm::version(), info.backend.c_str(), info.device.c_str(), info.cuda_graph ? "true" : "false");
+  std::printf(
+      "  \"family\": \"%s\",\n  \"dtype\": \"%s\",\n  \"batch\": %u,\n  \"state_bytes\": %zu,\n  \"steps\": %u,\n",
+      info.family.c_str(), info.dtype.c_str(), batch, info.state_bytes * batch, steps);
+  std::printf("  \"tokens_per_second\": %.1f,\n  \"microseconds\": {\"mean\": %.2f, \"min\": %.2f, ",
+              batch * 1e6 / mean, mean, microseconds.front());
   for (const auto& [name, p] : {std::pair{"p50", .5}, {"p90", .9}, {"p99", .99}, {"p99.9", .999}})
     std::printf("\"%s\": %.2f, ", name, percentile(microseconds, p));
   std::printf("\"max\": %.2f}\n}\n", microseconds.back());

@@ -10,7 +10,8 @@ namespace {
 
 constexpr char kHelp[] =
     "usage: xlstm-generate BUNDLE [options]\n"
-    "Continue a text. Without --prompt and --ids: read lines, continue each; the state carries over, an empty line resets.\n"
+    "Continue a text. Without --prompt and --ids: read lines, continue each; the state carries over, an empty line "
+    "resets.\n"
     "  --prompt TEXT      continue this (models with a byte tokenizer)\n"
     "  --ids IDS          continue these token ids, with commas; prints ids\n"
     "  --max-new-tokens N (default 200)\n"
@@ -78,15 +79,17 @@ int run(int argc, char** argv) {
     return arguments.has("help") ? 0 : 2;
   }
   const auto model = xlstm::Model::load(arguments.positional[0], arguments.model_options());
-  if (!model.info().vocab_size) apps::Arguments::fail("this bundle is a block stack without vocabulary: it has no tokens.");
+  if (!model.info().vocab_size)
+    apps::Arguments::fail("this bundle is a block stack without vocabulary: it has no tokens.");
   Generator generator(model, arguments);
   if (arguments.has("load")) generator.session().load_file(arguments.text("load"));
   if (arguments.has("ids")) {
     generator.run(parse_ids(arguments.text("ids")), [](std::int64_t token) { std::cout << token << std::endl; });
   } else {
     if (model.info().tokenizer != "bytes")
-      apps::Arguments::fail("this bundle has no byte tokenizer: give token ids with --ids, or link a tokenizer into an "
-                            "application of your own (see runtime/README.md).");
+      apps::Arguments::fail(
+          "this bundle has no byte tokenizer: give token ids with --ids, or link a tokenizer into an "
+          "application of your own (see runtime/README.md).");
     const xlstm::ByteTokenizer tokenizer;
     const auto show = [](std::int64_t token) { std::cout << static_cast<char>(token) << std::flush; };
     if (arguments.has("prompt")) {

@@ -22,8 +22,8 @@ class Stream {
   // Run one step: reads input(), advances the states. The outputs, (batch, output width), are valid until the next.
   virtual const float* step() = 0;
 
-  // Where it can: the same, then draw a token for each row on the device, where the outputs stay. `uniforms`: (batch), in
-  // [0, 1); `tokens`: (batch). Both on the host.
+  // Where it can: the same, then draw a token for each row on the device, where the outputs stay. `uniforms`: (batch),
+  // in [0, 1); `tokens`: (batch). Both on the host.
   virtual bool can_sample() const = 0;
   virtual void step_and_sample(const Sampling& sampling, const double* uniforms, std::int64_t* tokens) = 0;
 

@@ -125,7 +125,8 @@ xlstm_status xlstm_session_step_and_sample(xlstm_session* session, xlstm_sampler
   });
 }
 
-xlstm_status xlstm_session_step_vectors(xlstm_session* session, const float* inputs, size_t count, const float** outputs) {
+xlstm_status xlstm_session_step_vectors(xlstm_session* session, const float* inputs, size_t count,
+                                        const float** outputs) {
   return guarded([&] {
     require(session, inputs, outputs);
     *outputs = session->session.step_vectors({inputs, count}).data;
@@ -180,7 +181,8 @@ xlstm_status xlstm_session_load_file(xlstm_session* session, const char* path) {
   });
 }
 
-xlstm_status xlstm_sampler_create(double temperature, size_t top_k, double top_p, uint32_t seed, xlstm_sampler** sampler) {
+xlstm_status xlstm_sampler_create(double temperature, size_t top_k, double top_p, uint32_t seed,
+                                  xlstm_sampler** sampler) {
   return guarded([&] {
     require(sampler);
     *sampler = new xlstm_sampler{xlstm::Sampler({temperature, top_k, top_p, seed})};

@@ -16,29 +16,29 @@ struct CUgraphExec_st;
 namespace xlstm::internal {
 
 // name in libcuda.so.1, result (always CUresult), parameters
-#define XLSTM_CUDA_DRIVER(F)                                                                                  \
-  F(cuInit, unsigned)                                                                                         \
-  F(cuGetErrorString, int, const char**)                                                                      \
-  F(cuDeviceGetCount, int*)                                                                                   \
-  F(cuDeviceGet, int*, int)                                                                                   \
-  F(cuDevicePrimaryCtxRetain, CUctx_st**, int)                                                                \
-  F(cuCtxSetCurrent, CUctx_st*)                                                                               \
-  F(cuMemAlloc_v2, unsigned long long*, std::size_t)                                                          \
-  F(cuMemFree_v2, unsigned long long)                                                                         \
-  F(cuMemHostAlloc, void**, std::size_t, unsigned)                                                            \
-  F(cuMemFreeHost, void*)                                                                                     \
-  F(cuMemcpyHtoDAsync_v2, unsigned long long, const void*, std::size_t, CUstream_st*)                         \
-  F(cuMemcpyDtoHAsync_v2, void*, unsigned long long, std::size_t, CUstream_st*)                               \
-  F(cuMemcpyDtoDAsync_v2, unsigned long long, unsigned long long, std::size_t, CUstream_st*)                  \
-  F(cuMemsetD8Async, unsigned long long, unsigned char, std::size_t, CUstream_st*)                            \
-  F(cuStreamCreate, CUstream_st**, unsigned)                                                                  \
-  F(cuStreamDestroy_v2, CUstream_st*)                                                                         \
-  F(cuStreamSynchronize, CUstream_st*)                                                                        \
-  F(cuStreamBeginCapture_v2, CUstream_st*, int)                                                               \
-  F(cuStreamEndCapture, CUstream_st*, CUgraph_st**)                                                           \
-  F(cuGraphInstantiateWithFlags, CUgraphExec_st**, CUgraph_st*, unsigned long long)                           \
-  F(cuGraphDestroy, CUgraph_st*)                                                                              \
-  F(cuGraphExecDestroy, CUgraphExec_st*)                                                                      \
+#define XLSTM_CUDA_DRIVER(F)                                                                 \
+  F(cuInit, unsigned)                                                                        \
+  F(cuGetErrorString, int, const char**)                                                     \
+  F(cuDeviceGetCount, int*)                                                                  \
+  F(cuDeviceGet, int*, int)                                                                  \
+  F(cuDevicePrimaryCtxRetain, CUctx_st**, int)                                               \
+  F(cuCtxSetCurrent, CUctx_st*)                                                              \
+  F(cuMemAlloc_v2, unsigned long long*, std::size_t)                                         \
+  F(cuMemFree_v2, unsigned long long)                                                        \
+  F(cuMemHostAlloc, void**, std::size_t, unsigned)                                           \
+  F(cuMemFreeHost, void*)                                                                    \
+  F(cuMemcpyHtoDAsync_v2, unsigned long long, const void*, std::size_t, CUstream_st*)        \
+  F(cuMemcpyDtoHAsync_v2, void*, unsigned long long, std::size_t, CUstream_st*)              \
+  F(cuMemcpyDtoDAsync_v2, unsigned long long, unsigned long long, std::size_t, CUstream_st*) \
+  F(cuMemsetD8Async, unsigned long long, unsigned char, std::size_t, CUstream_st*)           \
+  F(cuStreamCreate, CUstream_st**, unsigned)                                                 \
+  F(cuStreamDestroy_v2, CUstream_st*)                                                        \
+  F(cuStreamSynchronize, CUstream_st*)                                                       \
+  F(cuStreamBeginCapture_v2, CUstream_st*, int)                                              \
+  F(cuStreamEndCapture, CUstream_st*, CUgraph_st**)                                          \
+  F(cuGraphInstantiateWithFlags, CUgraphExec_st**, CUgraph_st*, unsigned long long)          \
+  F(cuGraphDestroy, CUgraph_st*)                                                             \
+  F(cuGraphExecDestroy, CUgraphExec_st*)                                                     \
   F(cuGraphLaunch, CUgraphExec_st*, CUstream_st*)
 
 // GPUs that the driver sees; 0 without a driver.

@@ -27,7 +27,8 @@ CudaSampler::CudaSampler(const CudaDevice& device, const CudaStream& stream, int
       host_uniforms_(device, uniforms_.bytes()),
       host_tokens_(device, tokens_.bytes()) {}
 
-void CudaSampler::draw(const DeviceBuffer& logits, const Sampling& sampling, const double* uniforms, std::int64_t* tokens) {
+void CudaSampler::draw(const DeviceBuffer& logits, const Sampling& sampling, const double* uniforms,
+                       std::int64_t* tokens) {
 #ifdef XLSTM_HAS_CUDA
   std::memcpy(host_uniforms_.data(), uniforms, uniforms_.bytes());
   XLSTM_CUDA(device_, cuMemcpyHtoDAsync_v2, uniforms_.address(), host_uniforms_.data(), uniforms_.bytes(), stream_);

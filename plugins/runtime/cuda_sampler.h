@@ -1,5 +1,5 @@
-// Draws tokens on the GPU that holds the logits. Compiled in with XLSTM_CUDA; without, `available` is false and sampling
-// falls to the host.
+// Draws tokens on the GPU that holds the logits. Compiled in with XLSTM_CUDA; without, `available` is false and
+// sampling falls to the host.
 #pragma once
 
 #include "cuda_driver.h"
@@ -13,7 +13,8 @@ class CudaSampler {
 
   CudaSampler(const CudaDevice& device, const CudaStream& stream, int batch, std::size_t vocabulary);
 
-  // Queue the draw of a token for each row of `logits`, (batch, vocabulary) on the device, and its transfer; wait for it.
+  // Queue the draw of a token for each row of `logits`, (batch, vocabulary) on the device, and its transfer; wait for
+  // it.
   void draw(const DeviceBuffer& logits, const Sampling& sampling, const double* uniforms, std::int64_t* tokens);
 
  private:

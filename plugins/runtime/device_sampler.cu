@@ -27,8 +27,8 @@ __device__ __forceinline__ int token_of(Count key) {
   return static_cast<int>(0xffffffffu - static_cast<unsigned>(key & 0xffffffffu));
 }
 
-// The greatest key whose tokens at or above it weigh at least `wanted` (1 or more, and no more than all); what they weigh
-// goes to `weight`. `weights` null: every token weighs 1. For the whole block.
+// The greatest key whose tokens at or above it weigh at least `wanted` (1 or more, and no more than all); what they
+// weigh goes to `weight`. `weights` null: every token weighs 1. For the whole block.
 __device__ Count select(const float* logits, const Count* weights, int vocabulary, Count wanted, Count& weight) {
   __shared__ Count bins[kBins];
   __shared__ Count found_prefix, found_above;

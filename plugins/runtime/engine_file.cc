@@ -29,7 +29,8 @@ Json read_record(const fs::path& engine) {
     throw Error(ErrorCode::bundle, engine.string() + " has no " + path.filename().string() +
                                        " beside it. Copy that file too, or build the engine again.");
   const Json record = Json::parse(file_text(path), nullptr, false);
-  if (!record.is_object() || record.value("format", Json()) != "xlstm-engine" || record.value("format_version", Json()) != 1)
+  if (!record.is_object() || record.value("format", Json()) != "xlstm-engine" ||
+      record.value("format_version", Json()) != 1)
     throw Error(ErrorCode::bundle, path.string() + " is not a version 1 xlstm-engine file. Build the engine again.");
   return record;
 }
@@ -49,7 +50,8 @@ fs::path only_engine(const fs::path& bundle) {
       found.push_back(entry.path());
   std::sort(found.begin(), found.end());
   if (found.empty())
-    throw Error(ErrorCode::unavailable, (bundle / "engines").string() + " holds no engine for TensorRT. Build one on this "
+    throw Error(ErrorCode::unavailable, (bundle / "engines").string() +
+                                            " holds no engine for TensorRT. Build one on this "
                                             "machine with `xlstm-export build --runtime tensorrt`, or name one in "
                                             "Options::engine.");
   if (found.size() > 1) {
@@ -70,10 +72,12 @@ EngineFile find_engine(const fs::path& bundle, const Options& options, int major
   const std::string name = file.engine.string();
   try {
     if (const auto runtime = record.at("runtime").get<std::string>(); runtime != "tensorrt")
-      throw Error(ErrorCode::unavailable, name + " is an engine for " + runtime + ", which this library does not run. Build "
+      throw Error(ErrorCode::unavailable, name + " is an engine for " + runtime +
+                                              ", which this library does not run. Build "
                                               "one with `xlstm-export build --runtime tensorrt`.");
     const auto version = record.at("runtime_version").get<std::string>();
-    if (version.substr(0, version.find('.')) != std::to_string(major) && !record.at("options").at("version_compatible").get<bool>())
+    if (version.substr(0, version.find('.')) != std::to_string(major) &&
+        !record.at("options").at("version_compatible").get<bool>())
       throw Error(ErrorCode::unavailable, name + " was built by TensorRT " + version + "; this library runs TensorRT " +
                                               std::to_string(major) + ". Build the engine again with that.");
     const auto bytes = record.at("engine_bytes").get<std::uint64_t>();
@@ -89,7 +93,8 @@ EngineFile find_engine(const fs::path& bundle, const Options& options, int major
     if (const Json& plugins = record.at("plugins"); !plugins.is_null())
       file.plugin_library = file.engine.parent_path() / plugins.at("name").get<std::string>();
   } catch (const Json::exception& error) {
-    throw Error(ErrorCode::bundle, record_of(file.engine).string() + " is damaged (" + error.what() + "). Build the engine again.");
+    throw Error(ErrorCode::bundle,
+                record_of(file.engine).string() + " is damaged (" + error.what() + "). Build the engine again.");
   }
   if (!options.plugin_library.empty()) file.plugin_library = options.plugin_library;
   return file;

@@ -14,7 +14,8 @@ struct EngineFile {
 };
 
 // The engine that `options` names, or else the only one for TensorRT in the bundle's folder `engines`, checked: it was
-// copied whole, it is for TensorRT `major` and it was built from this bundle. Throws Error(unavailable) or Error(bundle).
+// copied whole, it is for TensorRT `major` and it was built from this bundle. Throws Error(unavailable) or
+// Error(bundle).
 EngineFile find_engine(const std::filesystem::path& bundle, const Options& options, int major);
 
 }  // namespace xlstm::internal

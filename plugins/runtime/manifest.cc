@@ -16,8 +16,9 @@ using Json = nlohmann::json;
 
 constexpr char kFormat[] = "xlstm-bundle";
 constexpr int kFormatVersion = 1;
-constexpr const char* kKeys[] = {"family", "dtype",      "mode",         "batch",  "input",        "output",  "states",
-                                 "tokenizer", "vocab_size", "architecture", "source", "weight_files", "producer"};
+constexpr const char* kKeys[] = {"family", "dtype",        "mode",      "batch",      "input",
+                                 "output", "states",       "tokenizer", "vocab_size", "architecture",
+                                 "source", "weight_files", "producer"};
 
 std::size_t product_of_rest(const std::vector<std::int64_t>& shape) {
   std::size_t product = 1;
@@ -107,7 +108,8 @@ class Checker {
  private:
   static bool is_count(const Json& value) {
     if (!value.is_number_integer()) return false;
-    if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max()) return false;
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max())
+      return false;
     return value.get<std::int64_t>() > 0;
   }
 
@@ -158,8 +160,8 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
                 where + " is not a manifest of xlstm-export: no \"format\": \"" + std::string(kFormat) + "\".");
   const Json version = data.value("format_version", Json());
   if (version != kFormatVersion)
-    throw Error(ErrorCode::bundle, where + " has format version " + shortened(version) + "; this library reads version " +
-                                       std::to_string(kFormatVersion) +
+    throw Error(ErrorCode::bundle, where + " has format version " + shortened(version) +
+                                       "; this library reads version " + std::to_string(kFormatVersion) +
                                        ". Export the bundle again, or use the library that belongs to it.");
   std::string missing;
   for (const char* key : kKeys)
@@ -185,11 +187,13 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   check.object(data, "producer");
 
   const std::string input_dtype = manifest.vocab_size ? "int64" : "float32";
-  if (manifest.input.dtype != input_dtype) check.fail("input.dtype is " + manifest.input.dtype + ", not " + input_dtype);
+  if (manifest.input.dtype != input_dtype)
+    check.fail("input.dtype is " + manifest.input.dtype + ", not " + input_dtype);
   if (manifest.output.dtype != "float32") check.fail("output.dtype is " + manifest.output.dtype + ", not float32");
   for (const StateTensor& state : manifest.states)
     if (state.dtype != "float32") check.fail("the state " + state.input + " is " + state.dtype + ", not float32");
-  if (manifest.vocab_size && (manifest.input.row_elements() != 1 || manifest.output.row_elements() != manifest.vocab_size))
+  if (manifest.vocab_size &&
+      (manifest.input.row_elements() != 1 || manifest.output.row_elements() != manifest.vocab_size))
     check.fail("input and output are not one token and the logits of the vocabulary");
   return manifest;
 }

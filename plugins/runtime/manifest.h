@@ -46,8 +46,8 @@ inline constexpr char kManifestFile[] = "manifest.json";
 Manifest read_manifest(const std::filesystem::path& bundle);
 Manifest parse_manifest(const std::string& text, const std::string& where);
 
-// SHA-256, hexadecimal, that names the model in state files: over the architecture and the checkpoint's checksum, or, where
-// the weights came from no file, over the bundle's weights themselves (which reads them all).
+// SHA-256, hexadecimal, that names the model in state files: over the architecture and the checkpoint's checksum, or,
+// where the weights came from no file, over the bundle's weights themselves (which reads them all).
 std::string model_hash(const std::filesystem::path& bundle, const Manifest&);
 
 }  // namespace xlstm::internal

@@ -53,11 +53,12 @@ struct Session::Impl {
 
   void check_tokens(Span<const std::int64_t> tokens) const {
     const std::size_t vocabulary = model->info.vocab_size;
-    if (!vocabulary) throw Error(ErrorCode::argument, "this model is a block stack: feed it vectors, with step_vectors.");
+    if (!vocabulary)
+      throw Error(ErrorCode::argument, "this model is a block stack: feed it vectors, with step_vectors.");
     for (const std::int64_t token : tokens)
       if (static_cast<std::uint64_t>(token) >= vocabulary)
-        throw Error(ErrorCode::argument,
-                    "token " + std::to_string(token) + " is beyond the vocabulary of " + std::to_string(vocabulary) + ".");
+        throw Error(ErrorCode::argument, "token " + std::to_string(token) + " is beyond the vocabulary of " +
+                                             std::to_string(vocabulary) + ".");
   }
 
   void check_size(const char* what, std::size_t size, std::size_t expected) const {
@@ -112,7 +113,8 @@ Model Model::load(const std::filesystem::path& bundle, const Options& options) {
 }
 
 Session Model::session(int batch) const {
-  if (batch < 1) throw Error(ErrorCode::argument, "a batch of " + std::to_string(batch) + " is no batch: give 1 or more.");
+  if (batch < 1)
+    throw Error(ErrorCode::argument, "a batch of " + std::to_string(batch) + " is no batch: give 1 or more.");
   if (const int made_for = impl_->manifest.batch; made_for && batch != made_for)
     throw Error(ErrorCode::argument, impl_->bundle.string() + " was exported for batch " + std::to_string(made_for) +
                                          ", not " + std::to_string(batch) + ". Export it with --batch dynamic or " +

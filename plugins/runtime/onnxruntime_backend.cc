@@ -35,8 +35,8 @@ Ort::Env& environment(const Options& options) {
   if (env) {
     const auto& wanted = options.onnxruntime_library;
     if (!wanted.empty() && !std::filesystem::equivalent(wanted, *loaded_from, ignored))
-      throw Error(ErrorCode::unavailable, "ONNX Runtime is loaded from " + *loaded_from + " already; a process can use one, not " +
-                                              wanted.string() + " as well.");
+      throw Error(ErrorCode::unavailable, "ONNX Runtime is loaded from " + *loaded_from +
+                                              " already; a process can use one, not " + wanted.string() + " as well.");
     return *env;
   }
   const SharedLibrary library = SharedLibrary::open(
@@ -94,7 +94,8 @@ class OnnxRuntimeStream : public Stream {
         output_(cuda, bytes(manifest.output, batch)) {
     const Ort::MemoryInfo memory = cuda ? Ort::MemoryInfo("Cuda", OrtDeviceAllocator, device_id, OrtMemTypeDefault)
                                         : Ort::MemoryInfo("Cpu", OrtDeviceAllocator, 0, OrtMemTypeDefault);
-    const auto value = [&](void* data, std::size_t size, const std::vector<std::int64_t>& shape, const std::string& dtype) {
+    const auto value = [&](void* data, std::size_t size, const std::vector<std::int64_t>& shape,
+                           const std::string& dtype) {
       const auto full = with_batch(shape, batch);
       return Ort::Value::CreateTensor(memory, data, size, full.data(), full.size(), element_type(dtype));
     };
@@ -127,7 +128,8 @@ class OnnxRuntimeStream : public Stream {
     const auto lock = guard();
     run();
     if (cuda_) {
-      XLSTM_CUDA(cuda_->device, cuMemcpyDtoHAsync_v2, output_.host(), output_.address(), output_.bytes(), cuda_->stream);
+      XLSTM_CUDA(cuda_->device, cuMemcpyDtoHAsync_v2, output_.host(), output_.address(), output_.bytes(),
+                 cuda_->stream);
       cuda_->stream.synchronize();
     }
     states_.advance();
@@ -196,7 +198,8 @@ class OnnxRuntimeStream : public Stream {
   // One step, its outputs left in the output buffer; the caller advances the states when all has gone well.
   void run() {
     const int turn = states_.current();
-    if (cuda_) XLSTM_CUDA(cuda_->device, cuMemcpyHtoDAsync_v2, input_.address(), input_.host(), input_.bytes(), cuda_->stream);
+    if (cuda_)
+      XLSTM_CUDA(cuda_->device, cuMemcpyHtoDAsync_v2, input_.address(), input_.host(), input_.bytes(), cuda_->stream);
     try {
       session_.Run(options_[turn], bindings_[turn]);
     } catch (const Ort::Exception& error) {
@@ -231,12 +234,15 @@ class OnnxRuntimeEngine : public Engine {
     const bool possible = options.device != Device::cpu && cuda_device_count() > 0;
     if (options.device == Device::cuda || (possible && has_cuda_provider())) {
       if (!has_cuda_provider())
-        throw Error(ErrorCode::unavailable, "this ONNX Runtime has no CUDA provider. Use that of the pip package "
-                                            "onnxruntime-gpu, or run on the CPU (Device::cpu).");
+        throw Error(ErrorCode::unavailable,
+                    "this ONNX Runtime has no CUDA provider. Use that of the pip package "
+                    "onnxruntime-gpu, or run on the CPU (Device::cpu).");
       cuda_ = std::make_unique<Cuda>(options.device_id);
     } else if (manifest.dtype == "bfloat16") {
-      throw Error(ErrorCode::unavailable, bundle.string() + " is in bfloat16, which ONNX Runtime cannot compute on the CPU. "
-                                              "Export it with --dtype float32 or float16, or run it on CUDA or TensorRT.");
+      throw Error(ErrorCode::unavailable,
+                  bundle.string() +
+                      " is in bfloat16, which ONNX Runtime cannot compute on the CPU. "
+                      "Export it with --dtype float32 or float16, or run it on CUDA or TensorRT.");
     }
     const std::string model = (bundle / kModelFile).string();
     graph_ = cuda_ && options.cuda_graph;
@@ -269,8 +275,10 @@ class OnnxRuntimeEngine : public Engine {
       std::error_code failure;
       const auto path = std::filesystem::canonical(library, failure);
       if (failure)
-        throw Error(ErrorCode::unavailable, "no custom-op library at " + library.string() + ". Build libxlstm_onnxruntime.so, "
-                                                "or leave Options::custom_op_library empty to run the cells' definitions.");
+        throw Error(ErrorCode::unavailable,
+                    "no custom-op library at " + library.string() +
+                        ". Build libxlstm_onnxruntime.so, "
+                        "or leave Options::custom_op_library empty to run the cells' definitions.");
       translated(ErrorCode::unavailable, "ONNX Runtime cannot use the custom-op library",
                  [&] { result.RegisterCustomOpsLibrary(path.c_str()); });
     }
@@ -284,8 +292,8 @@ class OnnxRuntimeEngine : public Engine {
       const char* const keys[] = {"device_id", "use_tf32", "enable_cuda_graph"};  // float32 means float32
       const char* const values[] = {id.c_str(), "0", graph_ ? "1" : "0"};
       Ort::ThrowOnError(api.UpdateCUDAProviderOptions(cuda, keys, values, std::size(keys)));
-      Ort::ThrowOnError(api.UpdateCUDAProviderOptionsWithValue(
-          cuda, "user_compute_stream", static_cast<CUstream_st*>(cuda_->stream)));
+      Ort::ThrowOnError(api.UpdateCUDAProviderOptionsWithValue(cuda, "user_compute_stream",
+                                                               static_cast<CUstream_st*>(cuda_->stream)));
       result.AppendExecutionProvider_CUDA_V2(*cuda);
     }
     return result;

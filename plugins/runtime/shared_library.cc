@@ -27,7 +27,8 @@ SharedLibrary SharedLibrary::open(const std::string& what, const std::filesystem
 
 void* SharedLibrary::symbol(const char* name) const {
   void* address = dlsym(handle_, name);
-  if (!address) throw Error(ErrorCode::unavailable, path_ + " has no function " + name + ": it is another library or version.");
+  if (!address)
+    throw Error(ErrorCode::unavailable, path_ + " has no function " + name + ": it is another library or version.");
   return address;
 }
 

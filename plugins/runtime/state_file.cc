@@ -63,8 +63,8 @@ Span<const std::uint8_t> decode_state(const Manifest& manifest, const std::strin
   if (bytes.size() < kBodyAt || !std::equal(std::begin(kMagic), std::end(kMagic), data))
     refuse("is not a saved state: it does not begin like one.");
   if (const auto version = read<std::uint32_t>(data + kVersionAt); version != kVersion)
-    refuse("has format version " + std::to_string(version) + "; this library reads version " + std::to_string(kVersion) +
-           ". Load it with the library that saved it.");
+    refuse("has format version " + std::to_string(version) + "; this library reads version " +
+           std::to_string(kVersion) + ". Load it with the library that saved it.");
   const auto announced = read<std::uint64_t>(data + kSizeAt);
   if (const std::uint64_t present = bytes.size() - kBodyAt; present != announced)
     refuse((present < announced ? "is truncated: " : "is too long: ") + std::to_string(present) + " bytes of " +
@@ -79,7 +79,8 @@ Span<const std::uint8_t> decode_state(const Manifest& manifest, const std::strin
   if (const auto saved = read<std::uint32_t>(data + kBatchAt); saved != static_cast<std::uint32_t>(batch))
     refuse("holds " + std::to_string(saved) + " sequences; this session has a batch of " + std::to_string(batch) + ".");
   const std::size_t payload = manifest.state_row_elements() * static_cast<std::size_t>(batch) * sizeof(float);
-  if (bytes.size() != expected.size() + payload || !std::equal(expected.begin() + kBatchAt, expected.end(), data + kBatchAt))
+  if (bytes.size() != expected.size() + payload ||
+      !std::equal(expected.begin() + kBatchAt, expected.end(), data + kBatchAt))
     refuse("does not hold the states of this model.");
   return {data + expected.size(), payload};
 }

@@ -33,7 +33,7 @@ class StateBuffers {
   void* tensor(int set, std::size_t index) const { return base_[set] + tensors_[index].offset; }
   std::size_t tensor_bytes(std::size_t index) const { return tensors_[index].row_bytes * batch_; }
 
-  int current() const { return current_; }      // the set that holds the states
+  int current() const { return current_; }     // the set that holds the states
   void advance() { current_ = 1 - current_; }  // after a step
 
   // As in Stream. Finished on return, except `reset` on a GPU, which is queued.

@@ -70,7 +70,8 @@ std::string name_of(nvinfer1::DataType type) {
 
 nvinfer1::Dims dims_of(const std::vector<std::int64_t>& shape, int batch) {
   nvinfer1::Dims dims{};
-  if (shape.size() > nvinfer1::Dims::MAX_DIMS) throw Error(ErrorCode::bundle, "a tensor has too many dimensions for TensorRT.");
+  if (shape.size() > nvinfer1::Dims::MAX_DIMS)
+    throw Error(ErrorCode::bundle, "a tensor has too many dimensions for TensorRT.");
   dims.nbDims = static_cast<std::int32_t>(shape.size());
   for (std::size_t i = 0; i < shape.size(); ++i) dims.d[i] = i == 0 ? batch : shape[i];
   return dims;
@@ -201,7 +202,8 @@ class TensorRTStream : public Stream {
     } catch (const Error& error) {
       device_.cuStreamEndCapture(stream_, &graph);
       if (graph) device_.cuGraphDestroy(graph);
-      throw Error(ErrorCode::runtime, std::string("a step cannot be captured into a CUDA graph: ") + error.what() + advice);
+      throw Error(ErrorCode::runtime,
+                  std::string("a step cannot be captured into a CUDA graph: ") + error.what() + advice);
     }
     XLSTM_CUDA(device_, cuStreamEndCapture, stream_, &graph);
     const int result = device_.cuGraphInstantiateWithFlags(&graphs_[turn], graph, 0ull);
@@ -225,7 +227,10 @@ class TensorRTStream : public Stream {
 class TensorRTEngine : public Engine {
  public:
   TensorRTEngine(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options)
-      : manifest_(manifest), library_(open_library(options)), device_(device_index(options)), index_(options.device_id),
+      : manifest_(manifest),
+        library_(open_library(options)),
+        device_(device_index(options)),
+        index_(options.device_id),
         graphs_(options.cuda_graph) {
     const EngineFile file = find_engine(bundle, options, NV_TENSORRT_MAJOR);
     const auto create = library_.function<void*(void*, std::int32_t)>("createInferRuntime_INTERNAL");
@@ -237,9 +242,10 @@ class TensorRTEngine : public Engine {
     const std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
     engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (!engine_)
-      throw Error(ErrorCode::unavailable, "TensorRT cannot load " + file.engine.string() + ": " + logger_.last() +
-                                              ". Engines fit the GPU and the TensorRT version they were built for; build it "
-                                              "again on this machine.");
+      throw Error(ErrorCode::unavailable,
+                  "TensorRT cannot load " + file.engine.string() + ": " + logger_.last() +
+                      ". Engines fit the GPU and the TensorRT version they were built for; build it "
+                      "again on this machine.");
     check_tensor(manifest.input.name, manifest.input.dtype, nvinfer1::TensorIOMode::kINPUT);
     check_tensor(manifest.output.name, manifest.output.dtype, nvinfer1::TensorIOMode::kOUTPUT);
     for (const StateTensor& state : manifest.states) {
@@ -272,7 +278,8 @@ class TensorRTEngine : public Engine {
 
   static int device_index(const Options& options) {
     if (options.device == Device::cpu)
-      throw Error(ErrorCode::argument, "TensorRT runs on a GPU only: choose Device::cuda, or the ONNX Runtime back end.");
+      throw Error(ErrorCode::argument,
+                  "TensorRT runs on a GPU only: choose Device::cuda, or the ONNX Runtime back end.");
     return options.device_id;
   }
 
@@ -282,19 +289,22 @@ class TensorRTEngine : public Engine {
     std::error_code ignored;
     const std::string path = file.plugin_library.string();
     if (!std::filesystem::is_regular_file(file.plugin_library, ignored))
-      throw Error(ErrorCode::unavailable, file.engine.string() + " needs the plugin library " + path +
-                                              ", which is not there. Copy libxlstm_tensorrt.so beside the engine, or name it "
-                                              "in Options::plugin_library.");
+      throw Error(ErrorCode::unavailable,
+                  file.engine.string() + " needs the plugin library " + path +
+                      ", which is not there. Copy libxlstm_tensorrt.so beside the engine, or name it "
+                      "in Options::plugin_library.");
     if (!registry.loadLibrary(path.c_str()))
       throw Error(ErrorCode::unavailable, "TensorRT cannot load the plugin library " + path + ": " + logger_.last());
   }
 
   void check_tensor(const std::string& name, const std::string& dtype, nvinfer1::TensorIOMode mode) const {
     if (engine_->getTensorIOMode(name.c_str()) != mode)
-      throw Error(ErrorCode::bundle, "the engine has no " + std::string(mode == nvinfer1::TensorIOMode::kINPUT ? "input " : "output ") +
+      throw Error(ErrorCode::bundle, "the engine has no " +
+                                         std::string(mode == nvinfer1::TensorIOMode::kINPUT ? "input " : "output ") +
                                          name + ", which the bundle names. Build the engine again from this bundle.");
     if (const std::string found = name_of(engine_->getTensorDataType(name.c_str())); found != dtype)
-      throw Error(ErrorCode::bundle, "the engine's " + name + " is " + found + ", not " + dtype + " as in the bundle. Build the "
+      throw Error(ErrorCode::bundle, "the engine's " + name + " is " + found + ", not " + dtype +
+                                         " as in the bundle. Build the "
                                          "engine again from this bundle.");
   }
 
@@ -310,7 +320,8 @@ class TensorRTEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> load_tensorrt(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options) {
+std::unique_ptr<Engine> load_tensorrt(const std::filesystem::path& bundle, const Manifest& manifest,
+                                      const Options& options) {
   return std::make_unique<TensorRTEngine>(bundle, manifest, options);
 }
 

@@ -1,9 +1,9 @@
 /* Run an xLSTM bundle from C, and from whatever can call C. It wraps xlstm.hpp, which says more.
  *
- * Every function that can fail returns a status; xlstm_last_error() then says, in this thread, what is wrong, where, and
- * what to do. A call that fails leaves its objects as they were. A model may be used from any number of threads, a session
- * or a sampler from one at a time. Handles are freed by their _free function, which accepts NULL; a model may be freed
- * before its sessions.
+ * Every function that can fail returns a status; xlstm_last_error() then says, in this thread, what is wrong, where,
+ * and what to do. A call that fails leaves its objects as they were. A model may be used from any number of threads, a
+ * session or a sampler from one at a time. Handles are freed by their _free function, which accepts NULL; a model may
+ * be freed before its sessions.
  */
 #ifndef XLSTM_XLSTM_H
 #define XLSTM_XLSTM_H
@@ -70,12 +70,13 @@ XLSTM_C_API xlstm_status xlstm_session_create(const xlstm_model* model, int batc
 XLSTM_C_API xlstm_status xlstm_session_fork(const xlstm_session* session, xlstm_session** fork);
 XLSTM_C_API void xlstm_session_free(xlstm_session* session);
 
-/* One token a row: tokens (batch). *logits: (batch, vocabulary) float32, owned by the session, valid until its next step. */
+/* One token a row: tokens (batch). *logits: (batch, vocabulary) float32, owned by the session, valid until its next
+ * step. */
 XLSTM_C_API xlstm_status xlstm_session_step(xlstm_session* session, const int64_t* tokens, size_t count,
                                             const float** logits);
 /* As xlstm_session_step, then draw a token for each row: drawn (batch). On a GPU, only the ids leave it. */
-XLSTM_C_API xlstm_status xlstm_session_step_and_sample(xlstm_session* session, xlstm_sampler* sampler, const int64_t* tokens,
-                                                       size_t count, int64_t* drawn);
+XLSTM_C_API xlstm_status xlstm_session_step_and_sample(xlstm_session* session, xlstm_sampler* sampler,
+                                                       const int64_t* tokens, size_t count, int64_t* drawn);
 /* Block stacks: inputs (batch, width), `count` values. */
 XLSTM_C_API xlstm_status xlstm_session_step_vectors(xlstm_session* session, const float* inputs, size_t count,
                                                     const float** outputs);

@@ -10,10 +10,12 @@
 //     logits = session.step(token);
 //   }
 //
-// Thread safety: a Model may be used from any number of threads at once, and so may different Sessions of one Model. One
-// Session, or one Sampler, belongs to one thread at a time. On CUDA the Sessions of one Model take turns on the device.
+// Thread safety: a Model may be used from any number of threads at once, and so may different Sessions of one Model.
+// One Session, or one Sampler, belongs to one thread at a time. On CUDA the Sessions of one Model take turns on the
+// device.
 //
-// Every error is an xlstm::Error. A call that throws leaves the session as it was, unless its description says otherwise.
+// Every error is an xlstm::Error. A call that throws leaves the session as it was, unless its description says
+// otherwise.
 #pragma once
 
 #include <cstddef>
@@ -37,11 +39,11 @@
 namespace xlstm {
 
 enum class ErrorCode {
-  bundle = 1,        ///< not a bundle, damaged, incomplete, or of another version
-  unavailable = 2,   ///< a library, device or back end is not here
-  argument = 3,      ///< a value the caller gave is out of range
-  state = 4,         ///< a state file is damaged, of another version, or of another model
-  runtime = 5,       ///< the back end failed while running
+  bundle = 1,       ///< not a bundle, damaged, incomplete, or of another version
+  unavailable = 2,  ///< a library, device or back end is not here
+  argument = 3,     ///< a value the caller gave is out of range
+  state = 4,        ///< a state file is damaged, of another version, or of another model
+  runtime = 5,      ///< the back end failed while running
 };
 
 /// The one exception type: what is wrong, where, and what to do.
@@ -60,8 +62,8 @@ class Span {
  public:
   constexpr Span() = default;
   constexpr Span(T* data, std::size_t size) : data_(data), size_(size) {}
-  template <class Container, class = std::enable_if_t<std::is_convertible_v<
-                                 decltype(std::declval<Container&>().data()), T*>>>
+  template <class Container,
+            class = std::enable_if_t<std::is_convertible_v<decltype(std::declval<Container&>().data()), T*>>>
   constexpr Span(Container&& container) : data_(container.data()), size_(container.size()) {}
 
   constexpr T* data() const { return data_; }
@@ -77,7 +79,7 @@ class Span {
 };
 
 enum class Backend {
-  automatic,    ///< TensorRT where Options::engine names an engine, else ONNX Runtime
+  automatic,  ///< TensorRT where Options::engine names an engine, else ONNX Runtime
   onnxruntime,
   tensorrt,
 };
@@ -111,8 +113,8 @@ struct Options {
 
 /// What a model is. The vocabulary is 0 for a block stack: it is fed vectors, not tokens.
 struct ModelInfo {
-  std::string family;         ///< of the checkpoint: `xlstm`, `xlstm-large`, `xlstm-hf`
-  std::string dtype;          ///< of weights and activations: `float32`, `float16`, `bfloat16`
+  std::string family;  ///< of the checkpoint: `xlstm`, `xlstm-large`, `xlstm-hf`
+  std::string dtype;   ///< of weights and activations: `float32`, `float16`, `bfloat16`
   std::size_t vocab_size = 0;
   std::size_t input_width = 0;   ///< values of a row of input: 1 token, or the width of a block stack
   std::size_t output_width = 0;  ///< values of a row of output: the vocabulary, or the width of a block stack
@@ -124,8 +126,8 @@ struct ModelInfo {
   bool cuda_graph = false;       ///< steps are replayed from CUDA graphs
 };
 
-/// Logits of the vocabulary for every row of the batch (block stacks: outputs), float32, on the host. They belong to the
-/// session and are valid until its next step.
+/// Logits of the vocabulary for every row of the batch (block stacks: outputs), float32, on the host. They belong to
+/// the session and are valid until its next step.
 struct Logits {
   const float* data = nullptr;
   std::size_t rows = 0;
@@ -149,8 +151,8 @@ class XLSTM_API Model {
 
   const ModelInfo& info() const noexcept;
 
-  /// SHA-256 (hexadecimal) over architecture and weights: equal for all exports of one checkpoint, whatever their dtype,
-  /// batch or back end. A saved state loads into models of equal hash.
+  /// SHA-256 (hexadecimal) over architecture and weights: equal for all exports of one checkpoint, whatever their
+  /// dtype, batch or back end. A saved state loads into models of equal hash.
   std::string hash() const;
 
   struct Impl;
@@ -175,9 +177,9 @@ class XLSTM_API Session {
   /// The same for a batch of 1.
   Logits step(std::int64_t token) { return step(Span<const std::int64_t>(&token, 1)); }
 
-  /// As `step`, then choose a token for each row with `sampler`, in the order of the rows. On a GPU, where the library was
-  /// built with XLSTM_CUDA, the choice is made there and only token ids leave it. The ids are valid until the next call.
-  /// Errors: as `step`; the sampler's random numbers may then have been drawn.
+  /// As `step`, then choose a token for each row with `sampler`, in the order of the rows. On a GPU, where the library
+  /// was built with XLSTM_CUDA, the choice is made there and only token ids leave it. The ids are valid until the next
+  /// call. Errors: as `step`; the sampler's random numbers may then have been drawn.
   Span<const std::int64_t> step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler);
 
   /// For block stacks: feed one vector a row, (batch, width).

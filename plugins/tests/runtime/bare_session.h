@@ -12,7 +12,8 @@
 
 class BareSession {
  public:
-  BareSession(const std::string& bundle, int threads, const char* ops = nullptr) : manifest_(xlstm::internal::read_manifest(bundle)), api_(init()) {
+  BareSession(const std::string& bundle, int threads, const char* ops = nullptr)
+      : manifest_(xlstm::internal::read_manifest(bundle)), api_(init()) {
     Ort::SessionOptions options;
     if (threads) options.SetIntraOpNumThreads(threads);
     if (ops) options.RegisterCustomOpsLibrary(ops);
@@ -20,7 +21,8 @@ class BareSession {
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
     const auto value = [&](const xlstm::internal::HostBuffer& data, std::vector<std::int64_t> shape, std::size_t row) {
       shape[0] = 1;
-      return Ort::Value::CreateTensor<float>(memory, reinterpret_cast<float*>(data.data()), row, shape.data(), shape.size());
+      return Ort::Value::CreateTensor<float>(memory, reinterpret_cast<float*>(data.data()), row, shape.data(),
+                                             shape.size());
     };
     const std::vector<std::int64_t> one{1, 1};
     const auto& states = manifest_.states;
@@ -33,7 +35,8 @@ class BareSession {
       binding.BindOutput("logits", value(logits_[0], manifest_.output.shape, manifest_.output.row_elements()));
       for (std::size_t i = 0; i < states.size(); ++i) {
         binding.BindInput(states[i].input.c_str(), value(states_[turn][i], states[i].shape, states[i].row_elements()));
-        binding.BindOutput(states[i].output.c_str(), value(states_[1 - turn][i], states[i].shape, states[i].row_elements()));
+        binding.BindOutput(states[i].output.c_str(),
+                           value(states_[1 - turn][i], states[i].shape, states[i].row_elements()));
       }
     }
   }

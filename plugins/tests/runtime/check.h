@@ -30,8 +30,8 @@ void check_error(xlstm::ErrorCode code, const std::string& part, Body&& body) {
   std::exit(1);
 }
 
-// The bundle to test on, of a small model with a vocabulary and a dynamic batch. Without one, or without ONNX Runtime, the
-// test counts as skipped.
+// The bundle to test on, of a small model with a vocabulary and a dynamic batch. Without one, or without ONNX Runtime,
+// the test counts as skipped.
 inline std::string test_bundle() {
   const char* bundle = std::getenv("XLSTM_TEST_BUNDLE");
   if (!bundle || !std::getenv("XLSTM_ONNXRUNTIME")) {

@@ -4,7 +4,8 @@
 //                  [device=cuda] [graph=0] [engine=FILE]
 //       INPUTS: (steps, batch) int64 tokens, or (steps, batch, width) float32; OUTPUTS: (steps, batch, width) float32
 //   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED [cuda]
-//       PROMPT: ids with commas; prints COUNT ids. They are drawn twice, by step_and_sample and on the host, and must agree
+//       PROMPT: ids with commas; prints COUNT ids. They are drawn twice, by step_and_sample and on the host, and must
+//       agree
 #include <xlstm/xlstm.hpp>
 
 #include <cstdio>
@@ -30,7 +31,8 @@ int steps(int argc, char** argv) {
   options.custom_op_library = named["ops"];
   if (!named["threads"].empty()) options.threads = std::stoi(named["threads"]);
   const auto model = xlstm::Model::load(argv[2], options);
-  std::printf("%s %s%s\n", model.info().backend.c_str(), model.info().device.c_str(), model.info().cuda_graph ? " graph" : "");
+  std::printf("%s %s%s\n", model.info().backend.c_str(), model.info().device.c_str(),
+              model.info().cuda_graph ? " graph" : "");
   auto session = model.session(std::stoi(argv[3]));
   if (!named["load"].empty()) session.load_file(named["load"]);
 
@@ -62,15 +64,16 @@ int tokens(int argc, char** argv) {
   for (std::string id; std::getline(ids, id, ',');) prompt.push_back(std::stoll(id));
   const std::int64_t last = prompt.back();
   prompt.pop_back();
-  xlstm::Sampler sampler({std::stod(argv[5]), std::stoul(argv[6]), std::stod(argv[7]),
-                          static_cast<std::uint32_t>(std::stoul(argv[8]))});
+  xlstm::Sampler sampler(
+      {std::stod(argv[5]), std::stoul(argv[6]), std::stod(argv[7]), static_cast<std::uint32_t>(std::stoul(argv[8]))});
   xlstm::Sampler twin_sampler = sampler;
   if (!prompt.empty()) session.prefill(prompt), twin.prefill(prompt);
   std::vector<std::int64_t> token{last};
   for (int count = std::stoi(argv[4]); count > 0; --count) {
     const std::int64_t expected = twin_sampler(twin.step(token)[0]);
     token[0] = session.step_and_sample(token, sampler)[0];
-    if (token[0] != expected) throw xlstm::Error(xlstm::ErrorCode::runtime, "step_and_sample differs from the host's choice");
+    if (token[0] != expected)
+      throw xlstm::Error(xlstm::ErrorCode::runtime, "step_and_sample differs from the host's choice");
     std::printf("%lld\n", static_cast<long long>(token[0]));
   }
   return 0;

@@ -25,8 +25,10 @@ int main(int argc, char** argv) {
     double step = 0, run = 0;
     const auto take_step = [&] { step = microseconds([&] { session.step(token); }); };
     const auto take_run = [&] { run = microseconds([&] { bare.token = token, bare.run(); }); };
-    if (i % 2) take_step(), take_run();
-    else take_run(), take_step();
+    if (i % 2)
+      take_step(), take_run();
+    else
+      take_run(), take_step();
     if (i < 100) continue;
     steps.push_back(step);
     runs.push_back(run);
@@ -37,7 +39,8 @@ int main(int argc, char** argv) {
     return values[values.size() / 2];
   };
   const double step = median(steps), run = median(runs), difference = median(differences);
-  std::printf("{\"rounds\": %d, \"threads\": %d, \"step_us\": %.2f, \"bare_run_us\": %.2f, \"difference_us\": %.2f, "
-              "\"difference_percent\": %.2f, \"best_step_us\": %.2f, \"best_bare_run_us\": %.2f}\n",
-              rounds, threads, step, run, difference, 100 * difference / run, steps.front(), runs.front());
+  std::printf(
+      "{\"rounds\": %d, \"threads\": %d, \"step_us\": %.2f, \"bare_run_us\": %.2f, \"difference_us\": %.2f, "
+      "\"difference_percent\": %.2f, \"best_step_us\": %.2f, \"best_bare_run_us\": %.2f}\n",
+      rounds, threads, step, run, difference, 100 * difference / run, steps.front(), runs.front());
 }

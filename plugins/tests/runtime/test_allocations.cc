@@ -73,5 +73,8 @@ int main() {
   auto logits = session.step(0);
   sampler(logits[0]);
   CHECK(count(kSteps, [&] { sampler(logits[0]); }) == 0);
-  CHECK(count(kSteps, [&] { session.reset(); session.reset(0); }) == 0);
+  CHECK(count(kSteps, [&] {
+          session.reset();
+          session.reset(0);
+        }) == 0);
 }

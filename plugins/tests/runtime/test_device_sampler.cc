@@ -25,9 +25,9 @@ std::vector<float> make_logits(int vocabulary, std::mt19937& random, int kind) {
   std::vector<float> logits(static_cast<std::size_t>(vocabulary));
   for (float& logit : logits) {
     logit = normal(random);
-    if (kind == 1) logit = std::round(logit);                // many ties
-    if (kind == 2) logit = random() % 2 ? 0.0f : -0.0f;      // all equal
-    if (kind == 3 && random() % 3 == 0) logit = -INFINITY;   // masked tokens
+    if (kind == 1) logit = std::round(logit);               // many ties
+    if (kind == 2) logit = random() % 2 ? 0.0f : -0.0f;     // all equal
+    if (kind == 3 && random() % 3 == 0) logit = -INFINITY;  // masked tokens
   }
   logits[0] = 1.0f;
   return logits;
@@ -39,8 +39,13 @@ int main() {
   std::mt19937 random(1);
   for (const int vocabulary : {1, 2, 97, 300}) {
     for (int kind = 0; kind < 4; ++kind) {
-      for (const auto& [temperature, top_k, top_p] :
-           {std::tuple{0.0, 0, 1.0}, {1.0, 0, 1.0}, {0.7, 5, 1.0}, {1.0, 0, 0.8}, {2.0, 40, 0.9}, {1.0, 1, 0.5}, {0.3, 0, 1e-6}}) {
+      for (const auto& [temperature, top_k, top_p] : {std::tuple{0.0, 0, 1.0},
+                                                      {1.0, 0, 1.0},
+                                                      {0.7, 5, 1.0},
+                                                      {1.0, 0, 0.8},
+                                                      {2.0, 40, 0.9},
+                                                      {1.0, 1, 0.5},
+                                                      {0.3, 0, 1e-6}}) {
         constexpr int kBatch = 3;
         simulator::set_schedule(random() % 8);
         std::vector<float> logits;
@@ -54,8 +59,10 @@ int main() {
         for (double& uniform : uniforms) uniform = random_sample(stream);
         std::vector<std::int64_t> tokens(kBatch, -1);
         std::vector<std::uint64_t> weights(logits.size());
-        const xlstm::cuda::SampleArgs args{logits.data(), uniforms.data(), tokens.data(), weights.data(), kBatch, vocabulary,
-                                           temperature, static_cast<std::uint64_t>(top_k), top_p};
+        const xlstm::cuda::SampleArgs args{
+            logits.data(), uniforms.data(), tokens.data(), weights.data(),
+            kBatch,        vocabulary,      temperature,   static_cast<std::uint64_t>(top_k),
+            top_p};
         CHECK(xlstm::cuda::launch_sample(args, nullptr) == cudaSuccess);
         xlstm::Sampler sampler({temperature, static_cast<std::size_t>(top_k), top_p, seed});
         const std::size_t width = static_cast<std::size_t>(vocabulary);

@@ -30,7 +30,8 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 void checksums() {
   const auto sha = [](const std::string& text) {
     Sha256 hash;
-    for (std::size_t i = 0; i < text.size(); i += 7) hash.update(text.data() + i, std::min<std::size_t>(7, text.size() - i));
+    for (std::size_t i = 0; i < text.size(); i += 7)
+      hash.update(text.data() + i, std::min<std::size_t>(7, text.size() - i));
     return to_hex(hash.digest());
   };
   // FIPS 180-4's examples.
@@ -75,9 +76,8 @@ void states() {
   const Manifest manifest = parse_manifest(kManifest, "m.json");
   const std::string hash(64, 'a'), other_hash(64, 'b');
   const int batch = 2;
-  const std::vector<std::uint8_t> good = encode_state(manifest, hash, batch, [](float* payload) {
-    std::iota(payload, payload + 64, 1.0f);
-  });
+  const std::vector<std::uint8_t> good =
+      encode_state(manifest, hash, batch, [](float* payload) { std::iota(payload, payload + 64, 1.0f); });
   CHECK(good.size() == 24 + 32 + 8 + 4 * (1 + 3 + 1 + 1) + 64 * 4);
   const auto decode = [&](const std::vector<std::uint8_t>& bytes, const std::string& h, int b) {
     return decode_state(manifest, h, b, bytes, "s.state");
@@ -108,8 +108,8 @@ void states() {
   check_error(ErrorCode::state, "does not hold the states of this model",
               [&] { decode_state(reshaped, hash, batch, good, "s.state"); });
 
-  // Fuzzing: every truncation, every bit flipped, and random damage of several bytes are refused, and nothing is read out
-  // of bounds (the address sanitizer looks on).
+  // Fuzzing: every truncation, every bit flipped, and random damage of several bytes are refused, and nothing is read
+  // out of bounds (the address sanitizer looks on).
   for (std::size_t size = 0; size < good.size(); ++size)
     refused(std::vector<std::uint8_t>(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(size)), "s.state");
   for (std::size_t bit = 0; bit < good.size() * 8; ++bit) {
@@ -121,7 +121,8 @@ void states() {
   for (int round = 0; round < 20000; ++round) {
     changed = good;
     const std::size_t at = random() % changed.size();
-    for (std::size_t i = 0; i <= random() % 8; ++i) changed[(at + i) % changed.size()] ^= static_cast<std::uint8_t>(1 + random() % 255);
+    for (std::size_t i = 0; i <= random() % 8; ++i)
+      changed[(at + i) % changed.size()] ^= static_cast<std::uint8_t>(1 + random() % 255);
     if (round % 4 == 0) changed.resize(random() % (2 * good.size()));
     if (round % 3 == 0 && changed.size() > 24) seal_state(changed);  // a valid checksum over damaged contents
     if (changed == good) continue;

@@ -27,7 +27,8 @@ void behaviour() {
   const auto model = xlstm::Model::load(test_bundle(), test_options());
   const xlstm::ModelInfo& info = model.info();
   const std::size_t vocabulary = info.vocab_size;
-  CHECK(info.backend == "onnxruntime" && info.device == "cpu" && info.output_width == vocabulary && info.input_width == 1);
+  CHECK(info.backend == "onnxruntime" && info.device == "cpu" && info.output_width == vocabulary &&
+        info.input_width == 1);
   CHECK(model.hash().size() == 64);
 
   // prefill is a loop of steps; a fork goes on as the original does, and apart from it.
@@ -91,7 +92,8 @@ void behaviour() {
   CHECK(copy(a.step(7)) == expected);
 
   // Files; a session outlives its model.
-  const auto path = std::filesystem::temp_directory_path() / ("xlstm_test_" + std::to_string(std::random_device{}()) + ".state");
+  const auto path =
+      std::filesystem::temp_directory_path() / ("xlstm_test_" + std::to_string(std::random_device{}()) + ".state");
   a.save_file(path);
   Session moved = [&] { return xlstm::Model::load(test_bundle(), test_options()).session(); }();
   moved.load_file(path);
@@ -172,7 +174,8 @@ void c_api() {
   CHECK(xlstm_session_load(session, bytes.data(), size - 1) == XLSTM_ERROR_STATE);
   CHECK(std::strstr(xlstm_last_error(), "truncated"));
   CHECK(xlstm_session_load(session, bytes.data(), size) == XLSTM_OK);
-  CHECK(xlstm_session_step(session, text, 1, &logits) == XLSTM_OK && xlstm_session_step(fork, text, 1, &others) == XLSTM_OK);
+  CHECK(xlstm_session_step(session, text, 1, &logits) == XLSTM_OK &&
+        xlstm_session_step(fork, text, 1, &others) == XLSTM_OK);
   CHECK(std::memcmp(logits, others, vocabulary * sizeof(float)) == 0);
   const std::vector<float> expected(logits, logits + vocabulary);
   CHECK(xlstm_session_step(session, text, 2, &logits) == XLSTM_ERROR_ARGUMENT);
@@ -205,8 +208,12 @@ void c_api() {
 
 int main(int argc, char** argv) {
   const std::string name = argc == 2 ? argv[1] : "";
-  if (name == "behaviour") behaviour();
-  else if (name == "threads") threads();
-  else if (name == "c_api") c_api();
-  else return 64;
+  if (name == "behaviour")
+    behaviour();
+  else if (name == "threads")
+    threads();
+  else if (name == "c_api")
+    c_api();
+  else
+    return 64;
 }
