@@ -12,11 +12,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from paths import DEMO  # noqa: E402
+
 # What this user has built must not decide what is tested: libraries are named where they are meant.
 os.environ["XLSTM_EXPORT_LIBRARIES"] = str(Path(__file__).parent / "no-libraries-here")
-
-ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "models" / "kjv"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +38,7 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export_variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[torch.nn.Module, Path, Path]]:
     """`export_variant("a-mixed", dtype="float16")` → upstream model, its checkpoint, its bundle; made once."""
     from upstream_models import VARIANTS
+
     from xlstm_export.checkpoints import open_checkpoint
     from xlstm_export.graph.export import export_bundle
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from bad_inputs import BAD_INPUTS
-from conftest import DEMO
+from paths import DEMO
 from typer.testing import CliRunner
 
 from xlstm_export import cli

@@ -13,7 +13,7 @@ Tolerances, relative to the logit spread (maximum minus minimum of the reference
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO
+from paths import DEMO
 from upstream_models import (
     VARIANTS,
     canonical_states,

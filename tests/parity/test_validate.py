@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import DEMO
+from paths import DEMO
 from upstream_models import VARIANTS
 
 from xlstm_export.checkpoints import Checkpoint, open_checkpoint

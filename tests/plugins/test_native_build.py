@@ -71,8 +71,9 @@ def test_fetched_headers_hide_an_installation(empty_machine, monkeypatch):
 
 
 def test_missing_tool_is_not_named_with_its_remedy(empty_machine):
-    with pytest.raises(UserError, match=r"CMake. Run `pip install cmake`.\nLooked for:\n  cmake\n  .*venv/bin/cmake"):
-        toolchain.cmake().require()
+    tool = toolchain._program("Sponge", ["xlstm-sponge"], (), "Run `pip install sponge`.")
+    with pytest.raises(UserError, match=r"Sponge. Run `pip install sponge`.\nLooked for:\n  xlstm-sponge\n  .*/xlstm-sponge"):
+        tool.require()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_plugin_breaks_its_interface(build_folder):
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert re.search(r"100% tests passed, 0 tests failed out of 1\d", done.stdout), done.stdout
+    assert re.search(r"100% tests passed.* out of 1\d", done.stdout), done.stdout
 
 
 def test_library_exports_more_than_its_interface_or_needs_tensorrt(library):
