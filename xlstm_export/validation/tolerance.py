@@ -23,7 +23,7 @@ the larger of floor and largest sensitivity. A wrong weight or gate is not of th
 The limits, for each error of a run over its steps:
   typical   median(error) <= max(32 u + 3 u32, 8 median(sensitivity))
   worst     max(error)    <= max(floor, 32 max(sensitivity))
-  contract  median(error) <= floor, for the outputs: a model that magnifies every rounding does not pass as good.
+  contract  median(error) <= floor after 512 steps, for the outputs: where every rounding is magnified, nothing passes.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Tolerance:
             Limit("typical", max(self.floor(1), TYPICAL * float(np.median(sensitivity)))),
             Limit("worst", max(floor, WORST * float(sensitivity.max()))),
         ]
-        return [*limits, Limit("contract", floor)] if outputs else limits
+        return [*limits, Limit("contract", self.floor(MEMORY))] if outputs else limits
 
     def describe(self) -> str:
         """In two sentences, with the numbers."""
