@@ -5,4 +5,7 @@ cd "$(dirname "$0")/.."
 scripts/setup.sh --tests
 PATH="$(cd "${VENV:-.venv}" && pwd)/bin:$PATH"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the tests' models are tiny: two workers beat two threads
+# The compiler from pip, also where the system has one: what is tested is a machine without CUDA.
+CUDACXX=$(python -c "import nvidia, pathlib; print(pathlib.Path(nvidia.__path__[0]) / 'cu13' / 'bin' / 'nvcc')")
+export CUDACXX
 python -m pytest --numprocesses 2 --dist loadfile "$@"
