@@ -20,7 +20,7 @@ from cpu_harness import STATES, harness_options
 from hypothesis import HealthCheck, given, settings
 from native_build import build
 from onnx import TensorProto, helper
-from upstream_models import random_inputs
+from upstream_models import VARIANTS, random_inputs
 
 from xlstm_export.graph.functions import DOMAIN, PLUGIN_ATTRIBUTES, step_functions
 from xlstm_export.runtime import open_session
@@ -279,7 +279,7 @@ def parity(library, monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("name", ["a-mixed", "a-all-slstm", "b-wide-keys", "c-single"])
+@pytest.mark.parametrize("name", VARIANTS)
 def test_float32_bundle_departs_from_upstream_with_the_library(name, export_variant, parity):
     parity.test_float32_bundle_gives_upstream_logits_and_states_after_512_steps(name, export_variant)
 

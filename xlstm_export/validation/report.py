@@ -157,7 +157,7 @@ def _block_table(report: ValidationReport) -> Table:
         for run in report.runs:
             own = [v for v in report.verdicts if v.run == run.name and v.quantity.startswith(f"{block}.")]
             cells.append(_error(max(own, key=lambda v: v.share)))
-        table.add_row(block, *cells)
+        table.add_row(block.removeprefix("blocks.").replace(".", " "), *cells)
     return table
 
 
