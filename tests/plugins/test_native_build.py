@@ -72,7 +72,8 @@ def test_fetched_headers_hide_an_installation(empty_machine, monkeypatch):
 
 def test_missing_tool_is_not_named_with_its_remedy(empty_machine):
     tool = toolchain._program("Sponge", ["xlstm-sponge"], (), "Run `pip install sponge`.")
-    with pytest.raises(UserError, match=r"Sponge. Run `pip install sponge`.\nLooked for:\n  xlstm-sponge\n  .*/xlstm-sponge"):
+    message = r"Sponge. Run `pip install sponge`.\nLooked for:\n  xlstm-sponge\n  .*/xlstm-sponge"
+    with pytest.raises(UserError, match=message):
         tool.require()
 
 
