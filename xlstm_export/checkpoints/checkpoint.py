@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,3 +41,14 @@ class Checkpoint:
     """What the user should know about what was read, a sentence each."""
     tokenizer: Path | None = None
     """A Hugging Face `tokenizer.json` beside the weights."""
+
+    def sha256(self) -> str | None:
+        """Over the bytes of the weight files in their order; None for random weights, which have no files."""
+        if not self.files:
+            return None
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while block := file.read(16 << 20):
+                    digest.update(block)
+        return digest.hexdigest()

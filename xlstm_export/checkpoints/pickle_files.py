@@ -149,7 +149,7 @@ def _explain(path: Path, error: str, zipped: bool) -> UserError:
                 names = get_unsafe_globals_in_checkpoint(path)
             others = [name for name in names if name.rpartition(".")[2] not in _CONFIG_CLASSES] or names
             wanted = next((name for name in others if name.startswith("omegaconf.")), others[0] if others else "")
-        except Exception:
+        except Exception:  # a damaged file: the name in the first error has to do
             pass
     if not wanted and "GLOBAL " in error:
         wanted = error.split("GLOBAL ", 1)[1].split()[0]

@@ -80,6 +80,10 @@ class LazyTensor:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
     def chunks(self, limit: int = CHUNK) -> Iterator[torch.Tensor]:
         """The values in row-major order, as flat contiguous pieces of at most `limit` bytes."""
         step = max(1, limit // self.dtype.itemsize)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -57,11 +56,11 @@ def export_bundle(
     """
     check_destination(out, overwrite)
     with _new_folder(out, overwrite) as folder, ThreadPoolExecutor(1) as background:
-        digest = background.submit(_sha256, checkpoint.files)  # the source, while the graph is traced
+        digest = background.submit(checkpoint.sha256)  # the source, while the graph is traced
         tick = stage("Tracing the model", None)
         model, step_model = trace_step(checkpoint.architecture, DTYPES[dtype], batch)
         tick(1)
-        total = sum(_nbytes(t.shape, t.dtype) for t in checkpoint.tensors.values())
+        total = sum(t.nbytes for t in checkpoint.tensors.values())
         tick = stage("Checking and linking weights" if link_weights else "Writing weights", total)
         weight_files = attach_weights(model.graph, checkpoint.tensors, folder, link_weights, tick)
         tokenizer = _copy_tokenizer(checkpoint, folder)
@@ -152,21 +151,3 @@ def _check(proto: onnx.ModelProto) -> None:
     del graph.initializer[:]
     graph.initializer.extend(inside)
     onnx.checker.check_model(bare, full_check=True)
-
-
-def _sha256(files: tuple[Path, ...]) -> str | None:
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(16 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _nbytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    size = dtype.itemsize
-    for dimension in shape:
-        size *= dimension
-    return size

@@ -6,6 +6,7 @@ The format is checked completely on reading: unknown versions, missing keys and 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -78,13 +79,7 @@ class Manifest:
 
     def state_bytes(self, batch: int = 1) -> int:
         """Bytes of all states of `batch` sequences (float32)."""
-        total = 0
-        for state in self.states:
-            size = 4 * batch
-            for dimension in state.shape[1:]:
-                size *= dimension
-            total += size
-        return total
+        return sum(4 * batch * math.prod(state.shape[1:]) for state in self.states)
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -71,7 +70,7 @@ def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Pro
     with (folder / WEIGHT_FILE).open("wb") as file:
         for value, tensor in items:
             dtype = TORCH_DTYPES[value.dtype]
-            size = math.prod(tensor.shape) * dtype.itemsize
+            size = tensor.numel * dtype.itemsize
             align = _PAGE if size >= _SMALL else 64
             file.write(b"\0" * (-file.tell() % align))
             offset = file.tell()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -151,17 +150,13 @@ def check_pair(bundle: Path, manifest: Manifest, checkpoint: Checkpoint) -> str:
         raise UserError(f"{bundle} and {checkpoint.path} are different models ({shown}{more}). {again}")
     if manifest.source.sha256 is None:
         raise UserError(f"{bundle} was made from random weights, without a checkpoint: nothing to compare it with.")
-    digest = hashlib.sha256()
-    for path in checkpoint.files:
-        with path.open("rb") as file:
-            while block := file.read(16 << 20):
-                digest.update(block)
-    if digest.hexdigest() != manifest.source.sha256:
+    digest = checkpoint.sha256()
+    if digest != manifest.source.sha256:
         raise UserError(
             f"{bundle} was made from other weights ({manifest.source.path}, sha256 {manifest.source.sha256[:12]}...) "
-            f"than {checkpoint.path} holds (sha256 {digest.hexdigest()[:12]}...). {again}"
+            f"than {checkpoint.path} holds (sha256 {digest[:12]}...). {again}"
         )
-    return digest.hexdigest()
+    return digest
 
 
 def _plain(value: object) -> object:
