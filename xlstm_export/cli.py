@@ -237,15 +237,18 @@ def bench(
     bundle: BundleArg,
     batch: Annotated[int, typer.Option(min=1, help="Sequences side by side.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Steps to time.")] = 200,
+    prompt: Annotated[int, typer.Option(min=0, help="Tokens of a prompt to time; 0: none.")] = 512,
     runtime: Annotated[Runtime, typer.Option(help="What runs the bundle.")] = Runtime.onnxruntime,
     ort_library: LibraryOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
 ) -> None:
-    """Time decode steps, as a fraction of what the memory bandwidth allows."""
+    """Time decode steps, as a fraction of what the memory bandwidth allows, and a prompt."""
     from .benchmark import render, time_steps
 
     with _progress() as stage:
-        timing = time_steps(bundle, runtime.value, batch, steps, _ort_library(ort_library), stage("Stepping", steps))
+        timing = time_steps(
+            bundle, runtime.value, batch, steps, prompt, _ort_library(ort_library), stage("Stepping", steps)
+        )
     if json:
         sys.stdout.write(timing.to_json() + "\n")
     else:

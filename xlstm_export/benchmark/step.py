@@ -1,4 +1,4 @@
-"""Latency of decode steps against the memory-bandwidth limit, both measured in the same run.
+"""Latency of decode steps against the memory-bandwidth limit, and of a prompt, all measured in the same run.
 
 A decoded token must read every weight once and read and write every state once:
 limit = weight bytes / read bandwidth + 2 * state bytes * batch / read-modify-write bandwidth.
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from ..graph.manifest import read_manifest
 from ..inspection import inspect_bundle
-from ..runtime import open_session
+from ..runtime import Session, open_session
 
 _STREAM_BYTES = 256 << 20
 _WARM_UP_STEPS = 10
@@ -44,6 +44,9 @@ class StepTiming:
     """Bytes per second of a pure read."""
     update_bandwidth: float
     """Bytes per second, both ways counted, of a read-modify-write."""
+    prompt: int
+    """Positions of the prompt, a row; 0: none was timed."""
+    prompt_seconds: float
 
     @property
     def limit(self) -> float:
@@ -54,8 +57,12 @@ class StepTiming:
     def tokens_per_second(self) -> float:
         return self.batch / self.median
 
+    @property
+    def prompt_tokens_per_second(self) -> float | None:
+        return self.batch * self.prompt / self.prompt_seconds if self.prompt else None
+
     def to_json(self) -> str:
-        derived = {"limit": self.limit, "tokens_per_second": self.tokens_per_second}
+        derived = {name: getattr(self, name) for name in ("limit", "tokens_per_second", "prompt_tokens_per_second")}
         return json.dumps(asdict(self) | derived, indent=2)
 
 
@@ -64,18 +71,25 @@ def time_steps(
     runtime: str = "onnxruntime",
     batch: int = 1,
     steps: int = 200,
+    prompt: int = 512,
     ort_library: Path | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> StepTiming:
-    """Time `steps` decode steps of random inputs after a warm-up, then the memory of the machine."""
+    """Time `steps` decode steps of random inputs after a warm-up, a prompt, then the memory of the machine.
+
+    The prompt is left out for a bundle of mode `step`, which has no other way than steps.
+    """
     manifest = read_manifest(bundle)
+    prompt = 0 if manifest.mode == "step" else prompt
     random = np.random.default_rng(0)
-    shape = (batch, *manifest.input.shape[1:])
-    if manifest.vocab_size is None:
-        inputs = random.standard_normal((16, *shape), np.float32)
-    else:
-        inputs = random.integers(0, manifest.vocab_size, (16, *shape))
-    seconds = []
+
+    def draw(count: int, positions: int) -> np.ndarray:
+        shape = (count, *manifest.input.sized(batch, positions))
+        if manifest.vocab_size is None:
+            return random.standard_normal(shape, np.float32)
+        return random.integers(0, manifest.vocab_size, shape)
+
+    inputs, seconds = draw(16, 1), []
     with open_session(bundle, runtime, batch=batch, ort_library=ort_library) as session:
         for step in range(_WARM_UP_STEPS + steps):
             start = time.perf_counter()
@@ -83,12 +97,23 @@ def time_steps(
             if step >= _WARM_UP_STEPS:
                 seconds.append(time.perf_counter() - start)
                 progress(1)
+        prompt_seconds = _time_prompt(session, draw(1, prompt)[0]) if prompt else 0.0
     median, p90, p99 = np.percentile(seconds, (50, 90, 99))
     read, update = _bandwidths()
     return StepTiming(
         runtime, batch, steps, float(median), float(p90), float(p99),
-        inspect_bundle(bundle).read_bytes, manifest.state_bytes(batch), read, update,
+        inspect_bundle(bundle).read_bytes, manifest.state_bytes(batch), read, update, prompt, prompt_seconds,
     )  # fmt: skip
+
+
+def _time_prompt(session: Session, prompts: np.ndarray) -> float:
+    """The median of three, after one to warm up."""
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        session.prefill(prompts)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
 
 
 def _bandwidths() -> tuple[float, float]:
@@ -121,4 +146,10 @@ def render(timing: StepTiming) -> RenderableType:
     table.add_row(
         "memory limit", f"{1e3 * timing.limit:.3f} ms: the step takes {timing.median / timing.limit:.2f} times it"
     )
+    if timing.prompt:
+        rate = timing.prompt_tokens_per_second
+        table.add_row(
+            f"prompt of {timing.prompt}",
+            f"{rate:,.0f} tokens per second: {rate / timing.tokens_per_second:.1f} times as fast as steps",
+        )
     return table

@@ -146,6 +146,11 @@ def _unpack_large(native: Mapping[int, tuple[Tensor, Tensor, Tensor]]) -> States
 _FAMILIES = {"xlstm": XlstmModel, "xlstm-large": XlstmLargeModel, "xlstm-hf": XlstmHfModel}
 
 
+def build_upstream(family: str, config: Mapping[str, Any]) -> UpstreamModel:
+    """The upstream model of a configuration, with upstream's own initial weights, or none on the meta device."""
+    return _FAMILIES[family](config)
+
+
 def load_upstream(checkpoint: Checkpoint) -> UpstreamModel:
     """Build the upstream model of a checkpoint and load its weights, widened to float32.
 
@@ -154,7 +159,7 @@ def load_upstream(checkpoint: Checkpoint) -> UpstreamModel:
     """
     try:
         with torch.device("meta"):  # the weights replace every parameter
-            model = _FAMILIES[checkpoint.family](checkpoint.config)
+            model = build_upstream(checkpoint.family, checkpoint.config)
     except ImportError as error:
         raise UserError(
             f"validate compares a bundle with the upstream PyTorch model, and cannot import it ({error}). "

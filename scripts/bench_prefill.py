@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Prompt throughput on the CPU: prefill, step by step, upstream's PyTorch forward, and the machine's own limit.
+
+    scripts/bench_prefill.py                          the trained model and two known sizes with random weights
+    scripts/bench_prefill.py models/configs/X.yaml    others: configurations or checkpoints
+
+All in one run, in turns, so that a disturbance hits every variant; medians. `limit` is the time of the model's matrix
+products alone, by PyTorch at the sizes of one chunk: every projection, and each mLSTM cell's four products in the
+chunkwise form with parts of 64 positions. `upstream` is the forward of the upstream package over the whole prompt,
+without a state, as it is and through torch.compile (which takes minutes; --no-compile leaves it out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from bench_cells import build  # noqa: E402
+
+from xlstm_export.checkpoints import open_checkpoint  # noqa: E402
+from xlstm_export.graph.export import export_bundle  # noqa: E402
+from xlstm_export.graph.functions import DOMAIN  # noqa: E402
+from xlstm_export.graph.manifest import MODEL_FILE  # noqa: E402
+from xlstm_export.modeling.random_init import random_checkpoint  # noqa: E402
+from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY  # noqa: E402
+from xlstm_export.runtime import open_session  # noqa: E402
+from xlstm_export.validation.upstream import build_upstream  # noqa: E402
+
+MODELS = ["models/kjv", "models/configs/mlstm-165m.yaml", "models/configs/xlstm-125m-7-1.yaml"]
+PART = 64  # positions of one part of the chunkwise form
+STEPS = 24  # positions of the step-by-step variant in one turn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=[str(ROOT / m) for m in MODELS], metavar="MODEL")
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--chunk", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-compile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # which sessions go by
+    library = build() / ONNXRUNTIME_LIBRARY
+    for model in arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            bench(Path(model), Path(folder), library, arguments)
+
+
+def bench(model: Path, folder: Path, library: Path, arguments: argparse.Namespace) -> None:
+    source = random_checkpoint(model, 0) if model.suffix in (".yaml", ".json") else open_checkpoint(model)
+    for mode in ("step", "both"):
+        export_bundle(source, folder / mode, mode=mode)
+    architecture = source.architecture
+    tokens = np.random.default_rng(0).integers(0, architecture.vocab_size, (1, arguments.tokens))
+    sessions = {
+        "prefill, our kernels": open_session(folder / "both", ort_library=library),
+        "prefill, definitions": open_session(folder / "both"),
+    }
+    steps = open_session(folder / "step", ort_library=library)
+    variants: dict[str, Callable[[], object]] = {
+        name: lambda session=session: session.prefill(tokens, arguments.chunk) for name, session in sessions.items()
+    }
+    variants["step by step, our kernels"] = lambda: [steps.step(tokens[:, t : t + 1]) for t in range(STEPS)]
+    variants |= upstream_variants(source.family, source.config, torch.from_numpy(tokens), arguments.no_compile)
+    variants["limit"] = products(folder / "both", arguments.chunk, arguments.tokens)
+    seconds = take_turns(variants, arguments.rounds)
+    seconds["step by step, our kernels"] *= arguments.tokens / STEPS
+    print(f"\n{model.name}: {arguments.tokens} tokens in chunks of {arguments.chunk}, {arguments.threads} threads, float32")
+    upstream = min((s for name, s in seconds.items() if name.startswith("upstream")), default=float("nan"))
+    print(f"{'':28} {'ms':>9} {'tokens/s':>9} {'/ upstream':>11} {'x limit':>8}")
+    for name, value in seconds.items():
+        rate = arguments.tokens / value
+        print(f"{name:28} {1e3 * value:9.1f} {rate:9.0f} {upstream / value:11.2f} {value / seconds['limit']:8.2f}")
+
+
+def upstream_variants(
+    family: str, config: dict, tokens: torch.Tensor, no_compile: bool
+) -> dict[str, Callable[[], object]]:
+    """The forward of the upstream module, with whatever weights: they do not change its speed."""
+    upstream = build_upstream(family, config)
+    upstream.module.eval().requires_grad_(False)
+
+    def forward(module: torch.nn.Module) -> Callable[[], object]:
+        one = copy.copy(upstream)
+        one.module = module
+
+        def run() -> None:
+            with torch.inference_mode():
+                one.forward(tokens)
+
+        return run
+
+    variants = {"upstream, eager": forward(upstream.module)}
+    if not no_compile:
+        variants["upstream, torch.compile"] = forward(torch.compile(upstream.module))
+    return variants
+
+
+def products(bundle: Path, chunk: int, tokens: int) -> Callable[[], object]:
+    """The matrix products of a prompt in chunks, by PyTorch; the head is at one position only."""
+    graph = onnx.load(bundle / MODEL_FILE, load_external_data=False).graph
+    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
+    states = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.input}
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for node in graph.node:
+        if node.op_type == "Gemm" and not node.name.startswith("head"):
+            out, width = shapes[node.input[1]]
+            calls.append((torch.randn(chunk, width), torch.randn(out, width).T))
+        elif node.domain == DOMAIN and node.op_type == "MLSTMCell":
+            _, heads, qk, v = states[node.input[5]]
+            parts = heads * -(-chunk // PART)
+            calls += [
+                (torch.randn(parts, PART, qk), torch.randn(parts, qk, PART)),  # scores
+                (torch.randn(parts, PART, PART), torch.randn(parts, PART, v)),  # of them, the values
+                (torch.randn(parts, PART, qk), torch.randn(parts, qk, v)),  # queries of the old state
+                (torch.randn(parts, qk, PART), torch.randn(parts, PART, v)),  # keys and values into it
+            ]
+
+    def run() -> None:
+        for _ in range(-(-tokens // chunk)):
+            for left, right in calls:
+                left @ right
+
+    return run
+
+
+def take_turns(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, over rounds in which each has its turn, after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, variant in variants.items():
+            start = time.perf_counter()
+            variant()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+if __name__ == "__main__":
+    main()
