@@ -4,7 +4,7 @@
     model = variant.build(seed=0)                  # the upstream module, float32, eval
     path = variant.save(model, tmp_path)           # a checkpoint for `open_checkpoint`
     outputs, state = upstream_step(model, inputs)  # one step of the upstream module, (B, 1, V) or (B, 1, D)
-    states = canonical_states(model, state)        # its state under the names and in the layouts of `StepModel`
+    states = canonical_states(model, state)        # its state under the names and in the layouts of `Model`
 
 Every parameter is random: the upstream initialisation zeroes recurrent kernels, gate weights and norm weights,
 which would hide errors. Values are exact in the dtype they are saved in, so parity needs no rounding allowance.
@@ -166,7 +166,7 @@ def upstream_step(model: nn.Module, inputs: Tensor, state: Any = None) -> tuple[
 
 
 def canonical_states(model: nn.Module, state: Any) -> dict[str, Tensor]:
-    """An upstream state under the names and in the layouts of `StepModel`, copied."""
+    """An upstream state under the names and in the layouts of `Model`, copied."""
     states: dict[str, Tensor] = {}
     if type(model).__name__ in ("xLSTMLarge", "xLSTMForCausalLM"):
         blocks = state if isinstance(state, dict) else state.rnn_state

@@ -34,6 +34,17 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class Mode(str, Enum):
+    step = "step"
+    prefill = "prefill"
+    both = "both"
+
+
+class LogitsOf(str, Enum):
+    last = "last"
+    all = "all"
+
+
 class EngineRuntime(str, Enum):
     tensorrt_rtx = "tensorrt-rtx"
     tensorrt = "tensorrt"
@@ -73,6 +84,12 @@ def onnx(
         Dtype, typer.Option(help="Of the projections; cells, norms and states are float32 in any case.")
     ] = Dtype.float32,
     batch: Annotated[str, typer.Option(metavar="N|dynamic", help="Batch size of the graph.")] = "dynamic",
+    mode: Annotated[
+        Mode, typer.Option(help="step: one token a pass; prefill: a prompt in chunks; both: one graph for the two.")
+    ] = Mode.both,
+    logits: Annotated[
+        LogitsOf, typer.Option(help="At each row's last position of a pass, or at all of them.")
+    ] = LogitsOf.last,
     link_weights: Annotated[
         bool, typer.Option("--link-weights", help="Refer to the checkpoint's own bytes instead of copying them.")
     ] = False,
@@ -96,7 +113,9 @@ def onnx(
     for note in ckpt.notes:
         err.print(f"note: {note}", markup=False, highlight=False)
     with _progress() as stage:
-        manifest = export_bundle(ckpt, output, dtype.value, batch_size, link_weights, overwrite, stage)
+        manifest = export_bundle(
+            ckpt, output, dtype.value, batch_size, mode.value, logits.value, link_weights, overwrite, stage
+        )
     from .inspection import inspect_bundle, render
 
     out.print(render(inspect_bundle(output)))
@@ -178,6 +197,9 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Draw from the k most likely tokens; 0: from all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw from the most likely tokens with this probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Positions of one pass of the prompt; 256, or the engine's own.")
+    ] = None,
     runtime: Annotated[Runtime, typer.Option(help="What runs the bundle.")] = Runtime.onnxruntime,
     ort_library: LibraryOption = None,
 ) -> None:
@@ -193,7 +215,7 @@ def generate(
     tokenizer = open_tokenizer(bundle, manifest)
     library = _ort_library(ort_library)
     with open_session(bundle, runtime.value, batch=manifest.batch or 1, ort_library=library) as session:
-        generation = Generation(session, tokenizer.encode(prompt), max_new_tokens, sampler)
+        generation = Generation(session, tokenizer.encode(prompt), max_new_tokens, sampler, chunk)
         sys.stdout.write(prompt)
         for piece in tokenizer.decode_stream(generation):
             sys.stdout.write(piece)

@@ -226,7 +226,7 @@ def inspect_checkpoint(path: Path, config: Path | None = None) -> CheckpointInsp
 
     from .checkpoints import open_checkpoint
     from .modeling.layers import Dtypes
-    from .modeling.step_model import StepModel
+    from .modeling.model import Model
 
     checkpoint = open_checkpoint(path, config)
     architecture = checkpoint.architecture
@@ -241,7 +241,7 @@ def inspect_checkpoint(path: Path, config: Path | None = None) -> CheckpointInsp
     plans = []
     for dtype in DTYPES:
         with torch.device("meta"):
-            model = StepModel(architecture, Dtypes(weights=getattr(torch, dtype)))
+            model = Model(architecture, Dtypes(weights=getattr(torch, dtype)))
         parameters = dict(model.named_parameters())
         linkable = sum(
             parameters[name].nbytes

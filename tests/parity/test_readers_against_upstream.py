@@ -18,7 +18,7 @@ from upstream_models import (
 
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.modeling.layers import Dtypes
-from xlstm_export.modeling.step_model import StepModel
+from xlstm_export.modeling.model import Model
 
 STEPS = 24
 TOLERANCE = 1e-10
@@ -31,7 +31,7 @@ def test_checkpoint_steps_like_the_upstream_model(variant: Variant, tmp_path):
     upstream = variant.build(seed=3)
     checkpoint = open_checkpoint(variant.save(upstream, tmp_path))
     assert checkpoint.family == variant.family
-    model = StepModel(checkpoint.architecture, Dtypes(torch.float64, torch.float64)).load(checkpoint.tensors)
+    model = Model(checkpoint.architecture, Dtypes(torch.float64, torch.float64)).load(checkpoint.tensors)
     upstream = to_double(upstream)
     inputs = random_inputs(upstream, batch=2, steps=STEPS, seed=3)
     state, states = None, model.initial_states(2)

@@ -22,7 +22,7 @@ from upstream_models import VARIANTS, Variant, upstream_model_of
 
 from xlstm_export.checkpoints import Checkpoint, open_checkpoint, read_config
 from xlstm_export.errors import UserError
-from xlstm_export.modeling.step_model import StepModel
+from xlstm_export.modeling.model import Model
 
 MODEL = VARIANTS["a-mixed"]
 
@@ -292,7 +292,7 @@ def test_tensors_have_the_names_and_shapes_of_the_step_model_and_the_configurati
 ):
     checkpoint = open_checkpoint(VARIANTS[name].save(VARIANTS[name].build(), tmp_path))
     with torch.device("meta"):
-        parameters = dict(StepModel(checkpoint.architecture).named_parameters())
+        parameters = dict(Model(checkpoint.architecture).named_parameters())
     assert {n: tuple(p.shape) for n, p in parameters.items()} == {n: t.shape for n, t in checkpoint.tensors.items()}
     json.dumps(checkpoint.config, allow_nan=False)  # plain values
     (tmp_path / "again.json").write_text(json.dumps(checkpoint.config))

@@ -10,7 +10,7 @@ import torch
 from upstream_models import build_upstream
 
 from xlstm_export.checkpoints import read_config
-from xlstm_export.modeling.step_model import StepModel
+from xlstm_export.modeling.model import Model
 
 CONFIGS = Path(__file__).parents[2] / "models" / "configs"
 
@@ -39,7 +39,7 @@ def test_configuration_makes_a_model_of_the_published_size(name: str):
     parameters, tolerance, _ = SIZES[name]
     _, architecture, _ = read_config(CONFIGS / f"{name}.yaml")
     with torch.device("meta"):
-        model = StepModel(architecture)
+        model = Model(architecture)
     assert abs(sum(p.numel() for p in model.parameters()) - parameters) <= tolerance
 
 
@@ -57,5 +57,5 @@ def test_state_has_the_published_size(name: str):
     """Upstream keeps one dead column more in each convolution window, hence the tolerance."""
     _, architecture, _ = read_config(CONFIGS / f"{name}.yaml")
     with torch.device("meta"):
-        states = StepModel(architecture).states
+        states = Model(architecture).states
     assert 4 * sum(math.prod(state.shape) for state in states) / 2**20 == pytest.approx(SIZES[name][2], rel=0.015)

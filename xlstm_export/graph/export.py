@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import onnx_ir as ir
@@ -16,9 +17,9 @@ import torch
 from .. import __version__
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import UserError
-from ..modeling.step_model import StepModel
+from ..modeling.model import Model
 from . import manifest as m
-from .trace import trace_step
+from .trace import trace_model
 from .weights import attach_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,34 +39,43 @@ def export_bundle(
     out: Path,
     dtype: m.Dtype = "float32",
     batch: int | None = None,
+    mode: m.Mode = "both",
+    logits: Literal["last", "all"] = "last",
     link_weights: bool = False,
     overwrite: bool = False,
     stage: Stage = no_progress,
 ) -> m.Manifest:
-    """Write the step-mode bundle of a checkpoint to the folder `out`.
+    """Write the bundle of a checkpoint to the folder `out`.
 
     Args:
         checkpoint: read by `xlstm_export.checkpoints`.
         out: made new; an existing bundle is replaced only with `overwrite`, anything else never.
         dtype: of the projections' weights and activations; cells, norms and states are float32 in any case.
         batch: fixed batch size, or None for a dynamic one.
+        mode: `step`: one position a pass; `prefill`, `both`: any number, by the same graph. What differs is what engines
+            are tuned for: chunks of a prompt, or those and single steps.
+        logits: `all`: at every position of a pass instead of each row's last (not in mode `step`).
         link_weights: refer to the checkpoint's own bytes where dtype and layout allow it.
 
     Raises:
         UserError: `out` is in the way, or a weight is unusable. Nothing is left behind.
     """
+    if mode == "step" and logits == "all":
+        raise UserError("mode `step` has one position, and its logits: leave --logits all out, or choose another --mode.")
     check_destination(out, overwrite)
     with _new_folder(out, overwrite) as folder, ThreadPoolExecutor(1) as background:
         digest = background.submit(checkpoint.sha256)  # the source, while the graph is traced
         tick = stage("Tracing the model", None)
-        model, step_model = trace_step(checkpoint.architecture, DTYPES[dtype], batch)
+        model, traced = trace_model(
+            checkpoint.architecture, DTYPES[dtype], batch, sequence=mode != "step", all_positions=logits == "all"
+        )
         tick(1)
         total = sum(t.nbytes for t in checkpoint.tensors.values())
         tick = stage("Checking and linking weights" if link_weights else "Writing weights", total)
         weight_files = attach_weights(model.graph, checkpoint.tensors, folder, link_weights, tick)
         tokenizer = _copy_tokenizer(checkpoint, folder)
         tick = stage("Hashing the checkpoint", None)
-        manifest = _describe(checkpoint, step_model, dtype, batch, weight_files, tokenizer, digest.result())
+        manifest = _describe(checkpoint, traced, dtype, batch, mode, weight_files, tokenizer, digest.result())
         tick(1)
         tick = stage("Checking the graph", None)
         model.metadata_props[m.METADATA_KEY] = manifest.to_json()
@@ -108,21 +118,24 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _describe(
-    checkpoint: Checkpoint, model: StepModel, dtype: m.Dtype, batch: int | None,
+    checkpoint: Checkpoint, model: Model, dtype: m.Dtype, batch: int | None, mode: m.Mode,
     weight_files: tuple[str, ...], tokenizer: str | None, digest: str | None,
 ) -> m.Manifest:  # fmt: skip
     first: m.Dimension = "batch" if batch is None else batch
+    positions: m.Dimension = 1 if mode == "step" else "sequence"
+    outputs = positions if model.all_positions else 1
     architecture = checkpoint.architecture
     width, vocab = architecture.embedding_dim, architecture.vocab_size
     return m.Manifest(
         family=checkpoint.family,
         dtype=dtype,
-        mode="step",
+        mode=mode,
         batch=batch,
-        input=m.TensorSpec("tokens", "int64", (first, 1))
+        input=m.TensorSpec("tokens", "int64", (first, positions))
         if vocab
-        else m.TensorSpec("inputs", "float32", (first, 1, width)),
-        output=m.TensorSpec("logits" if vocab else "outputs", "float32", (first, 1, vocab or width)),
+        else m.TensorSpec("inputs", "float32", (first, positions, width)),
+        lengths=None if mode == "step" else m.TensorSpec("lengths", "int32", (first,)),
+        output=m.TensorSpec("logits" if vocab else "outputs", "float32", (first, outputs, vocab or width)),
         states=tuple(m.StateTensor(s.name, s.next_name, "float32", (first, *s.shape)) for s in model.states),
         tokenizer=tokenizer,
         vocab_size=vocab,

@@ -14,22 +14,30 @@ from typing import Any, Literal
 from ..errors import UserError
 
 FORMAT = "xlstm-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 METADATA_KEY = "xlstm.manifest"
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-Dimension = int | Literal["batch"]
+Mode = Literal["step", "prefill", "both"]
+Dimension = int | Literal["batch", "sequence"]
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A graph input or output. Shapes start with the batch: a number, or "batch" when it is dynamic."""
+    """A graph input or output. Shapes start with the batch: a number, or "batch" when it is dynamic.
+
+    "sequence", as the second dimension of input and output, is any number of positions.
+    """
 
     name: str
     dtype: str
     shape: tuple[Dimension, ...]
+
+    def sized(self, batch: int, sequence: int = 1) -> tuple[int, ...]:
+        """The shape for so many rows and positions."""
+        return _sized(self.shape, batch, sequence)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,14 @@ class StateTensor:
     output: str
     dtype: str
     shape: tuple[Dimension, ...]
+
+    def sized(self, batch: int, sequence: int = 1) -> tuple[int, ...]:
+        """The shape for so many rows; `sequence` changes nothing."""
+        return _sized(self.shape, batch, sequence)
+
+
+def _sized(shape: tuple[Dimension, ...], batch: int, sequence: int) -> tuple[int, ...]:
+    return (batch, *(sequence if d == "sequence" else d for d in shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -56,10 +72,13 @@ class Manifest:
 
     family: str
     dtype: Dtype
-    mode: Literal["step"]
+    mode: Mode
+    """`step`: one position a pass. `prefill` and `both`: any number; see `graph.export`."""
     batch: int | None
     """None: dynamic."""
     input: TensorSpec
+    lengths: TensorSpec | None
+    """How many positions of each row are there; the rest is padding. None in mode `step`."""
     output: TensorSpec
     states: tuple[StateTensor, ...]
     tokenizer: str | None
@@ -118,10 +137,11 @@ def parse_manifest(data: Any, where: str) -> Manifest:
     return Manifest(
         family=check.entry(data, "family", str),
         dtype=check.choice(data, "dtype", ("float32", "float16", "bfloat16")),
-        mode=check.choice(data, "mode", ("step",)),
+        mode=check.choice(data, "mode", ("step", "prefill", "both")),
         batch=check.entry(data, "batch", int, optional=True),
-        input=check.tensor(data, "input"),
-        output=check.tensor(data, "output"),
+        input=check.tensor(data, "input", sequence=data["mode"] != "step"),
+        lengths=check.tensor(data, "lengths") if check.lengths(data) else None,
+        output=check.tensor(data, "output", sequence=data["mode"] != "step"),
         states=tuple(check.state(state, f"states[{index}]") for index, state in enumerate(states)),
         tokenizer=check.entry(data, "tokenizer", str, optional=True),
         vocab_size=check.entry(data, "vocab_size", int, optional=True),
@@ -152,18 +172,25 @@ class _Checker:
             self.fail(f"{key} is {json.dumps(data.get(key))[:60]}, not one of {', '.join(allowed)}")
         return data[key]
 
-    def shape(self, data: dict, at: str) -> tuple[Dimension, ...]:
+    def lengths(self, data: dict) -> bool:
+        """Whether there is the input `lengths`: in every mode but `step`."""
+        if (data["mode"] == "step") != (data["lengths"] is None):
+            self.fail(f"lengths is {json.dumps(data['lengths'])[:60]} in mode {data['mode']}")
+        return data["lengths"] is not None
+
+    def shape(self, data: dict, at: str, sequence: bool = False) -> tuple[Dimension, ...]:
         shape = self.entry(data, "shape", list, at=at)
-        good = all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in shape[1:])
+        fixed = shape[2:] if sequence and shape[1:2] == ["sequence"] else shape[1:]
+        good = all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in fixed)
         first = bool(shape) and (shape[0] == "batch" or isinstance(shape[0], int) and shape[0] > 0)
         if not (good and first):
             self.fail(f"{at}shape is {json.dumps(shape)[:60]}, not a batch and positive numbers")
         return tuple(shape)
 
-    def tensor(self, data: dict, key: str) -> TensorSpec:
+    def tensor(self, data: dict, key: str, sequence: bool = False) -> TensorSpec:
         value, at = self.entry(data, key, dict), f"{key}."
         name, dtype = self.entry(value, "name", str, at=at), self.entry(value, "dtype", str, at=at)
-        return TensorSpec(name, dtype, self.shape(value, at))
+        return TensorSpec(name, dtype, self.shape(value, at, sequence))
 
     def state(self, value: Any, key: str) -> StateTensor:
         if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Step-mode model → ONNX graph without weights: traced on fake tensors, cells as `ai.xlstm` nodes."""
+"""Model → ONNX graph without weights: traced on fake tensors, cells as `ai.xlstm` nodes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ..checkpoints.architecture import Architecture
 from ..modeling.layers import Dtypes
-from ..modeling.step_model import StepModel
-from .functions import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, VERSION, register_schemas, step_functions
+from ..modeling.model import Model
+from .functions import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, VERSION, register_schemas, sequence_functions, step_functions
 
 _CELLS = Opset(DOMAIN, VERSION)
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
@@ -25,22 +25,32 @@ _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 def _mlstm_cell(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, lengths=None):
     return _CELLS.MLSTMCell(
-        q, k, v, i, f, C, n, m, q_scale=q_scale, k_scale=k_scale, gate_soft_cap=gate_soft_cap, eps=eps,
+        q, k, v, i, f, C, n, m, *_given(lengths), q_scale=q_scale, k_scale=k_scale, gate_soft_cap=gate_soft_cap, eps=eps,
         **PLUGIN_ATTRIBUTES, _outputs=4,
     )  # fmt: skip
 
 
 def _slstm_cell(x, R, b, y, c, n, m, forget_clamp, lengths=None):
-    return _CELLS.SLSTMCell(x, R, b, y, c, n, m, forget_clamp=forget_clamp, **PLUGIN_ATTRIBUTES, _outputs=5)
+    return _CELLS.SLSTMCell(
+        x, R, b, y, c, n, m, *_given(lengths), forget_clamp=forget_clamp, **PLUGIN_ATTRIBUTES, _outputs=5
+    )
 
 
-def trace_step(architecture: Architecture, dtype: torch.dtype, batch: int | None) -> tuple[ir.Model, StepModel]:
-    """Trace one step of the model.
+def _given(lengths):
+    return () if lengths is None else (lengths,)
+
+
+def trace_model(
+    architecture: Architecture, dtype: torch.dtype, batch: int | None, sequence: bool, all_positions: bool = False
+) -> tuple[ir.Model, Model]:
+    """Trace one pass of the model.
 
     Args:
         architecture: what to build.
         dtype: of the projection matrices; all else is float32.
         batch: a fixed batch size, or None for a dynamic one (dimension `batch`).
+        sequence: any number of positions (dimension `sequence`) with an input `lengths`; else one step without.
+        all_positions: outputs at every position, not at each row's last one only.
 
     Returns:
         The graph, whose initializers have names, shapes and dtypes but no bytes, and the fake model it came from
@@ -49,20 +59,20 @@ def trace_step(architecture: Architecture, dtype: torch.dtype, batch: int | None
     register_schemas()
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings(), _silenced("torch"):
         warnings.simplefilter("ignore")
-        model = StepModel(architecture, Dtypes(weights=dtype)).eval()
-        example = batch or 2
+        model = Model(architecture, Dtypes(weights=dtype), all_positions).eval()
+        example = (batch or 2, 3 if sequence else 1)
         if architecture.vocab_size is None:
-            inputs, names = torch.zeros(example, 1, architecture.embedding_dim), ("inputs", "outputs")
+            inputs, names = torch.zeros(*example, architecture.embedding_dim), ("inputs", "outputs")
         else:
-            inputs, names = torch.zeros(example, 1, dtype=torch.int64), ("tokens", "logits")
-        args = (inputs, *model.initial_states(example))
-        dynamic = None
-        if batch is None:
-            axis = {0: torch.export.Dim("batch", min=1)}
-            dynamic = {"inputs": axis, "states": tuple(axis for _ in args[1:])}
+            inputs, names = torch.zeros(example, dtype=torch.int64), ("tokens", "logits")
+        lengths = {"lengths": torch.ones(example[0], dtype=torch.int32)} if sequence else {}
+        states = model.initial_states(example[0])
+        rows = {0: torch.export.Dim("batch", min=1)} if batch is None else {}
+        positions = {1: torch.export.Dim("sequence", min=1)} if sequence else {}
+        dynamic = {"inputs": rows | positions, "states": (rows,) * len(states), **dict.fromkeys(lengths, rows)}
         program = torch.onnx.export(
-            model, args, dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic, verbose=False, optimize=False,
-            input_names=[names[0], *(s.name for s in model.states)],
+            model, (inputs, *states), kwargs=lengths, dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic, verbose=False, optimize=False,
+            input_names=[names[0], *(s.name for s in model.states), *lengths],
             output_names=[names[1], *(s.next_name for s in model.states)],
             custom_translation_table={
                 torch.ops.xlstm.mlstm_cell.default: _mlstm_cell,
@@ -76,7 +86,7 @@ def trace_step(architecture: Architecture, dtype: torch.dtype, batch: int | None
     with _silenced("onnx_ir"):  # it warns of every initializer without bytes
         onnxscript.optimizer.optimize_ir(graph)
     used = {node.op_type for node in graph.graph if node.domain == DOMAIN}
-    for name, function in step_functions().items():
+    for name, function in (sequence_functions() if sequence else step_functions()).items():
         if name in used:
             graph.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
     graph.opset_imports[DOMAIN] = VERSION

@@ -1,4 +1,4 @@
-"""One module for each kind of block, in step mode: x (N, D) and states in, x and next states out, nothing in place."""
+"""One module for each kind of block: x (N, D) and states in, x and next states out, nothing in place."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .cells import mlstm_cell, slstm_cell
 from .layers import (
     BlockDiagonalLinear,
     CausalConv,
+    Chunk,
     Dtypes,
     FeedForward,
     HeadNorm,
@@ -50,18 +51,18 @@ class MLSTMLayer(nn.Module):
             "conv": (spec.conv_kernel - 1, inner),
         }
 
-    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+    def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         C, n, m, window = states
-        heads = (-1, 1, self.heads, self.head_dim)
+        heads = (chunk.batch, chunk.sequence, self.heads, self.head_dim)
         x_m, z = self.proj_up(x).to(self.compute).chunk(2, -1)
-        x_conv, window = self.conv(x_m, window)
+        x_conv, window = self.conv(x_m, window, chunk)
         x_conv = nn.functional.silu(x_conv)
         q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x_m)
         qkv = torch.cat([q, k, v], -1)
-        i, f = self.igate(qkv).unsqueeze(1), self.fgate(qkv).unsqueeze(1)
+        i, f = (gate(qkv).reshape(heads[:3]) for gate in (self.igate, self.fgate))
         h, C, n, m = mlstm_cell(
             q.reshape(heads), k.reshape(heads), v.reshape(heads), i, f, C, n, m,
-            q_scale=1.0, k_scale=1 / math.sqrt(self.head_dim), gate_soft_cap=0.0, eps=1e-6,
+            q_scale=1.0, k_scale=1 / math.sqrt(self.head_dim), gate_soft_cap=0.0, eps=1e-6, lengths=chunk.lengths,
         )  # fmt: skip
         y = (self.head_norm(h) + self.skip * x_conv) * nn.functional.silu(z)
         return self.proj_down(y), (C, n, m, window)
@@ -86,15 +87,17 @@ class SLSTMLayer(nn.Module):
         if spec.conv_kernel:
             self.state_shapes["conv"] = (spec.conv_kernel - 1, dim)
 
-    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+    def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         y, c, n, m, *rest = states
         x_conv = x
         if self.conv is not None:
-            x_conv, window = self.conv(x, rest[0])
+            x_conv, window = self.conv(x, rest[0], chunk)
             x_conv, rest = nn.functional.silu(x_conv), [window]
         gates = torch.stack([self.igate(x_conv), self.fgate(x_conv), self.zgate(x), self.ogate(x)], 1)
-        gates = gates.reshape(-1, 1, 4, self.heads, self.head_dim)
-        hidden, y, c, n, m = slstm_cell(gates, self.R, self.b, y, c, n, m, forget_clamp=self.forget_clamp)
+        gates = gates.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
+        hidden, y, c, n, m = slstm_cell(
+            gates, self.R, self.b, y, c, n, m, forget_clamp=self.forget_clamp, lengths=chunk.lengths
+        )
         return self.head_norm(hidden), (y, c, n, m, *rest)
 
 
@@ -116,22 +119,23 @@ class MLSTMLargeLayer(nn.Module):
         self.out_proj = Linear(spec.v_dim, dim, spec.bias, dtypes)
         self.state_shapes = {"C": (heads, self.qk_head, self.v_head), "n": (heads, self.qk_head), "m": (heads,)}
 
-    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        heads = self.spec.num_heads
+    def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
+        heads = (chunk.batch, chunk.sequence, self.spec.num_heads)
         h, *states = mlstm_cell(
-            self.q(x).reshape(-1, 1, heads, self.qk_head),
-            self.k(x).reshape(-1, 1, heads, self.qk_head),
-            self.v(x).reshape(-1, 1, heads, self.v_head),
-            self.igate(x).unsqueeze(1),
-            self.fgate(x).unsqueeze(1),
+            self.q(x).reshape(*heads, self.qk_head),
+            self.k(x).reshape(*heads, self.qk_head),
+            self.v(x).reshape(*heads, self.v_head),
+            self.igate(x).reshape(heads),
+            self.fgate(x).reshape(heads),
             *states,
             q_scale=self.qk_head**-0.5, k_scale=1.0, gate_soft_cap=self.spec.gate_soft_cap, eps=self.spec.cell_eps,
+            lengths=chunk.lengths,
         )  # fmt: skip
         y = torch.sigmoid(self.ogate(x).to(self.compute)) * self.head_norm(h)
         return self.out_proj(y), tuple(states)
 
 
-class StepBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """Pre-norm residual block: x += cell(norm(x)), then x += ffn(ffn_norm(x)) where there is one."""
 
     def __init__(self, dim: int, spec: Block, dtypes: Dtypes):
@@ -161,8 +165,8 @@ class StepBlock(nn.Module):
         layer = getattr(self, self.layer_name)
         return {f"{self.layer_name}.{name}": shape for name, shape in layer.state_shapes.items()}
 
-    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        y, states = getattr(self, self.layer_name)(self.norm(x), states)
+    def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
+        y, states = getattr(self, self.layer_name)(self.norm(x), states, chunk)
         x = x + y.to(x.dtype)
         if self.ffn is not None:
             x = x + self.ffn(self.ffn_norm(x)).to(x.dtype)

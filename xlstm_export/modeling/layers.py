@@ -1,4 +1,4 @@
-"""The layers around the cells, for tracing in step mode.
+"""The layers around the cells, for tracing.
 
 Activations between layers are (N, D) with N = B * S, so that every projection is one `Gemm` in ONNX.
 A layer computes in the dtype of its own weights: projections in the model's dtype, everything else
@@ -17,7 +17,25 @@ from ..checkpoints.architecture import FeedForward as FeedForwardSpec
 from ..checkpoints.architecture import Norm
 
 NARROW_BLOCK = 32
-"""Block-diagonal projections with blocks narrower than this are a product and a sum, not a batch of tiny products."""
+"""Block-diagonal projections with blocks narrower than this are kept in the compute dtype, and widened up to it."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The positions of one pass: `batch` rows of `sequence` positions, B and S.
+
+    `lengths` (B) int32: how many of a row's positions are there; the rest is padding. None: step mode, S = 1.
+    """
+
+    batch: int
+    sequence: int
+    lengths: Tensor | None
+
+    def rows(self, x: Tensor, first: Tensor, count: int, stride: int) -> Tensor:
+        """Of x (B * stride, D), the `count` rows from `first` (B) on in each sequence: (B * count, D)."""
+        start = torch.arange(self.batch) * stride + first
+        index = start if count == 1 else (start[:, None] + torch.arange(count)).reshape(-1)
+        return x.index_select(0, index)
 
 
 @dataclass(frozen=True)
@@ -75,26 +93,34 @@ class Head(nn.Module):
 class BlockDiagonalLinear(nn.Module):
     """Block-diagonal projection, W (G, out, in); input (N, G * in), output (N, G * out) in the weights' dtype T.
 
-    The upstream name is `LinearHeadwiseExpand`.
+    The upstream name is `LinearHeadwiseExpand`. Narrow blocks (4 x 4) are put side by side on the diagonals of wider
+    ones, which runtimes fold when they load the graph: one batch of small products instead of many tiny ones.
     """
 
     def __init__(self, num_blocks: int, block_dim: int, bias: bool, dtypes: Dtypes):
         super().__init__()
-        self.narrow = block_dim < NARROW_BLOCK
+        narrow = block_dim < NARROW_BLOCK
+        self.together = max(n for n in range(1, NARROW_BLOCK // block_dim + 1) if num_blocks % n == 0) if narrow else 1
         self.out_dtype = dtypes.weights
-        dtype = dtypes.compute if self.narrow else dtypes.weights
+        dtype = dtypes.compute if narrow else dtypes.weights
         self.weight = parameter(num_blocks, block_dim, block_dim, dtype=dtype)
         self.bias = parameter(num_blocks * block_dim, dtype=dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        groups, _, width = self.weight.shape
-        x = x.to(self.weight.dtype)
-        if self.narrow:
-            y = (self.weight * x.reshape(-1, groups, 1, width)).sum(-1)
-        else:
-            y = self.weight @ x.reshape(-1, groups, width, 1)
-        y = y.reshape(-1, groups * width)
+        blocks = self._transposed_blocks()
+        groups, width, _ = blocks.shape
+        x = x.to(self.weight.dtype).reshape(-1, groups, width)
+        y = (x.transpose(0, 1) @ blocks).transpose(0, 1).reshape(-1, groups * width)
         return (y if self.bias is None else y + self.bias).to(self.out_dtype)
+
+    def _transposed_blocks(self) -> Tensor:
+        """(G / together, together * in, together * out)."""
+        blocks, n = self.weight.transpose(1, 2), self.together
+        if n == 1:
+            return blocks
+        _, width, _ = blocks.shape
+        diagonal = torch.eye(n, dtype=blocks.dtype).reshape(n, 1, n, 1)
+        return (blocks.reshape(-1, n, width, 1, width) * diagonal).reshape(-1, n * width, n * width)
 
 
 class LayerNorm(nn.Module):
@@ -152,7 +178,7 @@ class CausalConv(nn.Module):
     """Depthwise causal convolution with its window as state.
 
     Input x (N, D) and window (B, K - 1, D), the newest last; output (N, D) and the next window, compute dtype.
-    Upstream keeps K columns, of which the first is dead after each shift. Step mode: S = 1.
+    Upstream keeps K columns, of which the first is dead after each shift.
     """
 
     def __init__(self, dim: int, kernel: int, dtypes: Dtypes):
@@ -160,9 +186,18 @@ class CausalConv(nn.Module):
         self.weight = parameter(kernel, dim, dtype=dtypes.compute)
         self.bias = parameter(dim, dtype=dtypes.compute)
 
-    def forward(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-        window = torch.cat([window, x.to(self.weight.dtype).unsqueeze(1)], 1)
-        return (window * self.weight).sum(1) + self.bias, window[:, 1:]
+    def forward(self, x: Tensor, window: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        kernel, dim = self.weight.shape
+        columns = torch.cat([window, x.to(self.weight.dtype).reshape(chunk.batch, chunk.sequence, dim)], 1)
+        if chunk.lengths is None:
+            return (columns * self.weight).sum(1) + self.bias, columns[:, 1:]
+        y = self.bias
+        for tap in range(kernel):
+            y = y + columns[:, tap : tap + chunk.sequence] * self.weight[tap]
+        # The columns before the first one that is not there yet.
+        width = kernel - 1 + chunk.sequence
+        window = chunk.rows(columns.reshape(-1, dim), chunk.lengths, kernel - 1, width)
+        return y.reshape(-1, dim), window.reshape(chunk.batch, kernel - 1, dim)
 
 
 _ACTIVATIONS = {

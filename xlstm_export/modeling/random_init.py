@@ -11,7 +11,7 @@ from ..checkpoints import read_config
 from ..checkpoints.architecture import Architecture
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.tensors import LazyTensor
-from .step_model import StepModel
+from .model import Model
 
 
 def random_checkpoint(config_file: Path, seed: int) -> Checkpoint:
@@ -24,7 +24,7 @@ def random_checkpoint(config_file: Path, seed: int) -> Checkpoint:
 def random_tensors(architecture: Architecture, seed: int) -> dict[str, LazyTensor]:
     """Float32 tensors by canonical name, made when read: each depends on the seed and its own name only."""
     with torch.device("meta"):
-        parameters = dict(StepModel(architecture).named_parameters())
+        parameters = dict(Model(architecture).named_parameters())
     return {
         name: LazyTensor(tuple(p.shape), torch.float32, lambda name=name, shape=p.shape: _draw(name, shape, seed))
         for name, p in parameters.items()

@@ -1,4 +1,4 @@
-"""Generate tokens with a session: feed the prompt step by step, then feed back what is drawn."""
+"""Generate tokens with a session: feed the prompt in chunks, then feed back what is drawn."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Generation:
     prompt: Sequence[int]
     max_new_tokens: int
     sampler: Sampler
+    chunk: int | None = None
+    """Positions of one pass of the prompt; None: as many as suit the session."""
     stats: GenerationStats = field(default_factory=GenerationStats)
 
     def __post_init__(self) -> None:
@@ -44,8 +46,8 @@ class Generation:
 
     def __iter__(self) -> Iterator[int]:
         start = time.perf_counter()
-        for token in self.prompt:
-            logits = self._feed(token)
+        prompt = np.array(self.prompt)
+        logits = self.session.prefill([prompt] * self.session.batch, self.chunk)[0, 0]
         self.stats.prompt_tokens = len(self.prompt)
         self.stats.prompt_seconds = time.perf_counter() - start
         for count in range(1, self.max_new_tokens + 1):

@@ -13,13 +13,12 @@ import onnxruntime as ort
 
 from ..errors import UserError
 from ..graph.functions import DOMAIN
-from ..graph.manifest import MODEL_FILE, Manifest
+from ..graph.manifest import MODEL_FILE, Manifest, StateTensor, TensorSpec
+from .session import Session, check_fed
 from .widen import widen_bfloat16
 
-_NUMPY = {"float32": np.float32, "int64": np.int64}
 
-
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(Session):
     """A `Session`. States stay on the device, in two sets of buffers that are input and output by turns.
 
     Our CPU kernels update a cell's states in place, which is faster: with them these states have one buffer.
@@ -28,44 +27,37 @@ class OnnxRuntimeSession:
     def __init__(self, bundle: Path, manifest: Manifest, batch: int, library: Path | None = None):
         self.manifest, self.batch = manifest, batch
         self._device = "cuda" if cuda_device_count() else "cpu"
-        session = self._session = _load(bundle, manifest, library, self._device)
+        self.max_chunk = None
+        self._session = _load(bundle, manifest, library, self._device)
         self._names = [s.input for s in manifest.states]
         in_place = _states_of_cells(bundle) if library is not None and self._device == "cpu" else set()
-        first = [self._zeros(s.shape, s.dtype) for s in manifest.states]
+        first = [self._zeros(s, 1) for s in manifest.states]
         second = [
-            value if state.input in in_place else self._zeros(state.shape, state.dtype)
+            value if state.input in in_place else self._zeros(state, 1)
             for state, value in zip(manifest.states, first, strict=True)
         ]
-        buffers = (first, second)
-        self._inputs = self._zeros(manifest.input.shape, manifest.input.dtype)
-        self._output = self._zeros(manifest.output.shape, manifest.output.dtype)
-        self._turns = [self._bind(session, buffers[turn], buffers[1 - turn]) for turn in (0, 1)]
-        self._buffers, self._turn = buffers, 0
+        self._buffers, self._turn = (first, second), 0
+        self._decode = self._prefill = _Pass(self, 1)
 
-    def _shape(self, shape: tuple[int | str, ...]) -> tuple[int, ...]:
-        return (self.batch, *shape[1:])
+    def _zeros(self, tensor: TensorSpec | StateTensor, sequence: int) -> ort.OrtValue:
+        zeros = np.zeros(tensor.sized(self.batch, sequence), tensor.dtype)
+        return ort.OrtValue.ortvalue_from_numpy(zeros, self._device, 0)
 
-    def _zeros(self, shape: tuple[int | str, ...], dtype: str) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_numpy(np.zeros(self._shape(shape), _NUMPY[dtype]), self._device, 0)
-
-    def _bind(self, session: ort.InferenceSession, before: list, after: list) -> ort.IOBinding:
-        binding = session.io_binding()
-        binding.bind_ortvalue_input(self.manifest.input.name, self._inputs)
-        binding.bind_ortvalue_output(self.manifest.output.name, self._output)
-        for state, value_in, value_out in zip(self.manifest.states, before, after, strict=True):
-            binding.bind_ortvalue_input(state.input, value_in)
-            binding.bind_ortvalue_output(state.output, value_out)
-        return binding
-
-    def step(self, inputs: np.ndarray) -> np.ndarray:
-        spec = self.manifest.input
-        inputs = np.ascontiguousarray(inputs, _NUMPY[spec.dtype])
-        if inputs.shape != self._shape(spec.shape):
-            raise ValueError(f"{spec.name} has shape {inputs.shape}, expected {self._shape(spec.shape)}")
-        self._inputs.update_inplace(inputs)
-        self._session.run_with_iobinding(self._turns[self._turn])
+    def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+        sequence = check_fed(self.manifest, self.batch, inputs, lengths)
+        if sequence == 1:
+            now = self._decode
+        elif self._prefill.sequence == sequence:
+            now = self._prefill
+        else:
+            now = self._prefill = _Pass(self, sequence)
+        now.inputs.update_inplace(np.ascontiguousarray(inputs, self.manifest.input.dtype))
+        if now.lengths is not None:
+            given = np.full(self.batch, sequence) if lengths is None else lengths
+            now.lengths.update_inplace(np.ascontiguousarray(given, np.int32))
+        self._session.run_with_iobinding(now.turns[self._turn])
         self._turn = 1 - self._turn
-        return self._output.numpy().copy()
+        return now.output.numpy().copy()
 
     def reset(self, row: int | None = None) -> None:
         states = self.read_states()
@@ -85,7 +77,30 @@ class OnnxRuntimeSession:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        del self._turns, self._session
+        del self._decode, self._prefill, self._session
+
+
+class _Pass:
+    """Buffers of inputs and outputs for passes over so many positions, bound with the states either way round."""
+
+    def __init__(self, session: OnnxRuntimeSession, sequence: int):
+        manifest, zeros = session.manifest, session._zeros
+        self.sequence = sequence
+        self.inputs, self.output = zeros(manifest.input, sequence), zeros(manifest.output, sequence)
+        self.lengths = None if manifest.lengths is None else zeros(manifest.lengths, sequence)
+        self.turns = [self._bind(session, turn) for turn in (0, 1)]
+
+    def _bind(self, session: OnnxRuntimeSession, turn: int) -> ort.IOBinding:
+        manifest, binding = session.manifest, session._session.io_binding()
+        binding.bind_ortvalue_input(manifest.input.name, self.inputs)
+        binding.bind_ortvalue_output(manifest.output.name, self.output)
+        if self.lengths is not None:
+            binding.bind_ortvalue_input(manifest.lengths.name, self.lengths)
+        before, after = session._buffers[turn], session._buffers[1 - turn]
+        for state, value_in, value_out in zip(manifest.states, before, after, strict=True):
+            binding.bind_ortvalue_input(state.input, value_in)
+            binding.bind_ortvalue_output(state.output, value_out)
+        return binding
 
 
 def cuda_device_count() -> int:

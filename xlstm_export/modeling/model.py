@@ -1,4 +1,4 @@
-"""The whole model in step mode: one token (or one input vector) and all states in, logits and next states out."""
+"""The whole model: tokens (or input vectors) and all states in, logits and next states out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..checkpoints.architecture import Architecture
 from ..checkpoints.tensors import LazyTensor
-from .blocks import StepBlock
-from .layers import FLOAT32, Dtypes, Embedding, Head, make_norm, parameter
+from .blocks import ResidualBlock
+from .layers import FLOAT32, Chunk, Dtypes, Embedding, Head, make_norm, parameter
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,20 @@ class StateSpec:
         return f"{self.name}.next"
 
 
-class StepModel(nn.Module):
+class Model(nn.Module):
     """Built from an architecture; the names of its parameters are the canonical tensor names (a tied head has none).
 
     Matrices have the dtype `dtypes.weights`; every other parameter, and every state, `dtypes.compute`.
+    `all_positions`: outputs at every position, not at each row's last one only.
     """
 
-    def __init__(self, architecture: Architecture, dtypes: Dtypes = FLOAT32):
+    def __init__(self, architecture: Architecture, dtypes: Dtypes = FLOAT32, all_positions: bool = False):
         super().__init__()
         dim = architecture.embedding_dim
-        self.architecture, self.dtypes = architecture, dtypes
+        self.architecture, self.dtypes, self.all_positions = architecture, dtypes, all_positions
         if architecture.vocab_size is not None:
             self.embedding = Embedding(architecture.vocab_size, dim, dtypes)
-        self.blocks = nn.ModuleList(StepBlock(dim, spec, dtypes) for spec in architecture.blocks)
+        self.blocks = nn.ModuleList(ResidualBlock(dim, spec, dtypes) for spec in architecture.blocks)
         self.norm = None
         if architecture.final_norm:
             norm = architecture
@@ -58,7 +59,7 @@ class StepModel(nn.Module):
         """Zeros: the state before the first token, (batch, ...) each."""
         return tuple(torch.zeros(batch, *s.shape, dtype=self.dtypes.compute) for s in self.states)
 
-    def load(self, tensors: Mapping[str, LazyTensor]) -> StepModel:
+    def load(self, tensors: Mapping[str, LazyTensor]) -> Model:
         """Copy the tensors in, cast to each parameter's dtype. For checks on models that fit into memory."""
         parameters = dict(self.named_parameters())
         if parameters.keys() != tensors.keys():
@@ -67,17 +68,21 @@ class StepModel(nn.Module):
             parameter_.data.copy_(tensors[name].read())
         return self
 
-    def forward(self, inputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """One step.
+    def forward(self, inputs: Tensor, *states: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Advance every row by its positions.
 
         Args:
-            inputs: tokens (B, 1) int64, or vectors (B, 1, D) for a block stack.
+            inputs: tokens (B, S) int64, or vectors (B, S, D) for a block stack.
             states: in the order of `self.states`, (B, ...) each.
+            lengths: (B) int32: row b advances by its first lengths[b] positions; the rest is padding, and a row of
+                length 0 keeps its states. None: one step, S = 1.
 
         Returns:
-            logits (B, 1, V), or outputs (B, 1, D) for a block stack, in the compute dtype; then the next states.
+            logits (B, 1, V) at each row's last position, or (B, S, V) with `all_positions`, in the compute dtype; for
+            a block stack outputs (B, 1, D) or (B, S, D). Those of padding mean nothing. Then the next states.
         """
         has_vocabulary = self.architecture.vocab_size is not None
+        chunk = Chunk(*inputs.shape[:2], lengths)
         if has_vocabulary:
             x = self.embedding(inputs)
         else:
@@ -86,10 +91,13 @@ class StepModel(nn.Module):
         for block in self.blocks:
             count = len(block.state_shapes)
             at = len(next_states)
-            x, block_states = block(x, states[at : at + count])
+            x, block_states = block(x, states[at : at + count], chunk)
             next_states += block_states
+        outputs = chunk.sequence
+        if lengths is not None and not self.all_positions:  # the norm and the head are the most work a position
+            x, outputs = chunk.rows(x, (lengths - 1).clamp(min=0), 1, chunk.sequence), 1
         if self.norm is not None:
             x = self.norm(x)
         if has_vocabulary:
             x = self.head(x)
-        return x.reshape(-1, 1, x.shape[-1]), *next_states
+        return x.reshape(chunk.batch, outputs, x.shape[-1]), *next_states
