@@ -62,8 +62,7 @@ struct Session::Impl {
       longest = std::max(longest, prompt.length);
       shortest = std::min(shortest, prompt.length);
     }
-    if (longest == 0) throw Error(ErrorCode::argument, "prefill: no tokens. Give at least one.");
-    if (model->info.chunk) return prefill_in_chunks(prompts, longest);
+    if (model->info.chunk || longest == 0) return prefill_in_chunks(prompts, longest);
     if (shortest != longest)
       throw Error(ErrorCode::argument,
                   "prefill: prompts of " + std::to_string(shortest) + " to " + std::to_string(longest) +
@@ -230,9 +229,10 @@ namespace {
 // Texts of one length, row by row. `values`: all tokens or floats.
 template <class Value>
 std::vector<Session::Impl::Prompt> rows_of(const char* what, const Session::Impl& session, Span<const Value> values) {
+  if (values.empty())
+    throw Error(ErrorCode::argument, std::string(what) + ": no " + (session.model->info.vocab_size ? "tokens" : "vectors") + ". Give at least one for every row.");
   const std::size_t width = session.model->info.input_width, length = values.size() / (session.rows() * width);
-  if (!values.empty())
-    session.check_size(what, values.size(), std::max<std::size_t>(length, 1) * session.rows() * width);
+  session.check_size(what, values.size(), std::max<std::size_t>(length, 1) * session.rows() * width);
   std::vector<Session::Impl::Prompt> prompts;
   for (std::size_t row = 0; row < session.rows(); ++row)
     prompts.push_back({reinterpret_cast<const std::byte*>(values.data() + row * length * width), length});
