@@ -165,6 +165,9 @@ def build(
     batch: Annotated[
         str | None, typer.Option(metavar="MIN:OPT:MAX", help="Batch range of a bundle with dynamic batch.")
     ] = None,
+    max_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Most positions of one pass of a prompt; 256 when not given.")
+    ] = None,
     plugins: Annotated[
         str | None,
         typer.Option("--plugins", metavar="LIB|none", help="Plugin library for tensorrt; the built one by default."),
@@ -182,7 +185,7 @@ def build(
     with _progress() as stage:
         record = build_engine(
             bundle, runtime.value, targets=tuple(target.split(",")) if target else (), batch=batch,
-            plugins=Path(plugins) if plugins not in (None, "none") else None, use_plugins=plugins != "none",
+            max_chunk=max_chunk, plugins=Path(plugins) if plugins not in (None, "none") else None, use_plugins=plugins != "none",
             version_compatible=version_compatible, hardware_compatible=hardware_compatible, stage=stage,
         )  # fmt: skip
     out.print(render(record))

@@ -20,7 +20,7 @@ from ..graph.manifest import MODEL_FILE, Manifest, read_manifest
 from ..native.locate import cache_folder, find_tensorrt_plugins
 from .flavours import require_installed
 from .record import FOLDER, BuildOptions, EngineRecord, FileHash, hash_bundle, parse_tensor, sha256, sidecar_of
-from .targets import BatchRange, batch_range, check_dtype, engine_name, input_profiles, parse_targets
+from .targets import BatchRange, batch_range, check_dtype, engine_name, input_profiles, max_chunk_of, parse_targets
 from .worker import BuildRequest
 
 Stage = Callable[[str, int | None], Callable[[int], None]]
@@ -42,6 +42,7 @@ def build_engine(
     plugins: Path | None = None,
     use_plugins: bool = True,
     batch: str | None = None,
+    max_chunk: int | None = None,
     version_compatible: bool = False,
     hardware_compatible: bool = False,
     timing_cache: Path | None = None,
@@ -58,6 +59,8 @@ def build_engine(
             that `xlstm-export plugins build` made, if any. TensorRT-RTX has no plugin layers.
         use_plugins: False compiles the cells' definitions for TensorRT too.
         batch: `LEAST:TUNED:MOST` or a number, when the bundle's batch is dynamic; None is `targets.DEFAULT_BATCH`.
+        max_chunk: the most positions of one pass of a prompt; None is `targets.DEFAULT_MAX_CHUNK`. A bundle of mode
+            `both` gives one engine with two optimisation profiles, so that weights exist once on the device.
         version_compatible: the engine also runs on later versions of TensorRT.
         hardware_compatible: the engine also runs on other GPUs from Ampere on (TensorRT).
         timing_cache: folder for TensorRT's measurements of kernels; None is this user's cache folder.
@@ -74,6 +77,7 @@ def build_engine(
     check_dtype(runtime, targets, manifest.dtype)
     _check_options(runtime, plugins, version_compatible, hardware_compatible)
     sizes = batch_range(manifest, batch)
+    max_chunk = max_chunk_of(manifest, targets, max_chunk)
     _check_files(bundle, manifest)
     require_installed(runtime)
     if runtime == "tensorrt" and use_plugins and plugins is None:
@@ -91,7 +95,7 @@ def build_engine(
             model=str((bundle / MODEL_FILE).resolve()),
             engine=str((work / "plan").resolve()),
             targets=targets,
-            profiles=input_profiles(manifest, sizes),
+            profiles=input_profiles(manifest, sizes, max_chunk),
             plugins=str(plugins.resolve()) if plugins else None,
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
@@ -99,7 +103,7 @@ def build_engine(
             timing_cache=str(timing_cache or cache_folder() / "timing"),
         )
         result = _run_worker(request, stage)
-        return _publish(bundle, manifest, sizes, request, result, work, plugins)
+        return _publish(bundle, manifest, sizes, max_chunk, request, result, work, plugins)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if made and not any(folder.iterdir()):
@@ -189,6 +193,7 @@ def _publish(
     bundle: Path,
     manifest: Manifest,
     sizes: BatchRange,
+    max_chunk: int | None,
     request: BuildRequest,
     result: dict[str, Any],
     work: Path,
@@ -199,7 +204,7 @@ def _publish(
     import polygraphy
 
     targets = tuple(result["targets"])
-    name = engine_name(request.runtime, result["version"], targets, manifest.dtype, sizes)
+    name = engine_name(request.runtime, result["version"], targets, manifest.dtype, sizes, max_chunk)
     plan = work / "plan"
     model_hash, manifest_hash = hash_bundle(bundle)
     library = None
@@ -215,6 +220,8 @@ def _publish(
         gpu=result["gpu"],
         dtype=manifest.dtype,
         batch=(sizes.min, sizes.opt, sizes.max),
+        profiles=tuple(profile.name for profile in request.profiles),
+        max_chunk=max_chunk,
         tensors=tuple(map(parse_tensor, result["tensors"])),
         model=model_hash,
         manifest=manifest_hash,

@@ -5,6 +5,8 @@ Both return a copy: external weights are referred to, not held, so a model's gra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx
 from onnx import helper
 
@@ -31,25 +33,37 @@ def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_products_as_sums(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose definitions hold no `MatMul`: A B becomes sum_k A[.., :, k] B[.., k, :], with the same shapes.
+    """A copy without `MatMul` in float32: A B becomes sum_k A[.., :, k] B[.., k, :], with the same shapes.
 
-    TensorRT-RTX has no float32 matrix product for Turing, and the cells compute in float32. Their products are of
-    a matrix and one vector a sequence, so that before the sum there are as many products as multiplications anyway.
+    TensorRT-RTX has no float32 matrix product for Turing, and the cells compute in float32. In a step their products are
+    of a matrix and one vector a sequence, so that before the sum there are as many products as multiplications anyway;
+    over the positions of a chunk there are more, so chunks are small there.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for function in copy.functions:
         if function.domain == DOMAIN:
-            nodes = [new for node in function.node for new in _sum_of_products(node)]
-            del function.node[:]
-            function.node.extend(nodes)
+            _rewrite(function, lambda _: True)
+    types = {value.name: value.type.tensor_type.elem_type for value in copy.graph.value_info}
+    _rewrite(copy.graph, lambda node: types[node.output[0]] == onnx.TensorProto.FLOAT)
     return copy
+
+
+def _rewrite(holder: onnx.FunctionProto | onnx.GraphProto, wanted: Callable[[onnx.NodeProto], bool]) -> None:
+    nodes = []
+    for node in holder.node:
+        product = node.op_type == "MatMul" and not node.domain and wanted(node)
+        nodes += _sum_of_products(node) if product else [node]
+    del holder.node[:]
+    holder.node.extend(nodes)
+    for node in holder.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:  # the loop of an sLSTM
+                _rewrite(attribute.g, wanted)
 
 
 def _sum_of_products(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """A (.., M, K), B (.., K, N): A as (.., M, K, 1) times B as (.., 1, K, N), summed over K."""
-    if node.op_type != "MatMul" or node.domain:
-        return [node]
     (left, right), out = node.input, node.output[0]
     name = {part: f"{out}__{part}" for part in ("last", "rows", "sum_axis", "left", "right", "products")}
     return [

@@ -9,24 +9,25 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..graph.manifest import FILE_NAME, MODEL_FILE
-from .targets import TensorProfile
+from .targets import PROFILES, ProfileName, TensorProfile
 
 FORMAT = "xlstm-engine"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FOLDER = "engines"
 """Of a bundle."""
 
 
 @dataclass(frozen=True)
 class EngineTensor:
-    """An input or output of the engine; `profile` where its shape is dynamic (-1) and it is an input."""
+    """An input or output of the engine; where an input's shape is dynamic (-1), with one profile for each of the
+    engine's."""
 
     name: str
     mode: str
     """`input` or `output`."""
     dtype: str
     shape: tuple[int, ...]
-    profile: TensorProfile | None
+    profiles: tuple[TensorProfile, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class EngineRecord:
     dtype: str
     batch: tuple[int, int, int]
     """Least, tuned for, most."""
+    profiles: tuple[ProfileName, ...]
+    """The optimisation profiles in their order: `decode` (one position), `prefill` (1 to `max_chunk`)."""
+    max_chunk: int | None
+    """The most positions of one pass; None without the profile `prefill`."""
     tensors: tuple[EngineTensor, ...]
     model: FileHash
     manifest: FileHash
@@ -142,6 +147,11 @@ def _parse(data: dict) -> EngineRecord:
     low, tuned, high = data["batch"]
     values["batch"] = (int(low), int(tuned), int(high))
     values["tensors"] = tuple(map(parse_tensor, data["tensors"]))
+    values["profiles"] = tuple(data["profiles"])
+    if values["profiles"] not in PROFILES.values():
+        raise TypeError("profiles")
+    if (values["max_chunk"] is None) == ("prefill" in values["profiles"]):
+        raise TypeError("max_chunk")
     for name, kind in (("engine_bytes", int), ("runtime", str), ("runtime_version", str), ("seconds", (int, float))):
         if not isinstance(values[name], kind):
             raise TypeError(name)
@@ -150,11 +160,8 @@ def _parse(data: dict) -> EngineRecord:
 
 def parse_tensor(data: dict) -> EngineTensor:
     """From plain values, as `asdict` gives them."""
-    profile = data["profile"]
-    if profile is not None:
-        shapes = (tuple(profile[key]) for key in ("min", "opt", "max"))
-        profile = TensorProfile(profile["name"], *shapes)
-    return EngineTensor(data["name"], data["mode"], data["dtype"], tuple(data["shape"]), profile)
+    profiles = tuple(map(TensorProfile.parse, data["profiles"]))
+    return EngineTensor(data["name"], data["mode"], data["dtype"], tuple(data["shape"]), profiles)
 
 
 def list_engines(bundle: Path) -> list[tuple[Path, EngineRecord]]:

@@ -28,6 +28,8 @@ def render(record: EngineRecord) -> Group:
         "also on": ", ".join(word for word, on in compatible.items() if on),
         "weights": record.dtype,
         "batch": batch,
+        "prompts": f"up to {record.max_chunk} positions a pass" if record.max_chunk else "",
+        "profiles": ", ".join(record.profiles),
         "cells": cells,
         "size": f"{record.engine_bytes / 1e6:,.1f} MB",
         "built in": f"{record.seconds:.1f} s",

@@ -1,4 +1,4 @@
-"""What an engine is built for: runtime, compute capabilities, batch range."""
+"""What an engine is built for: runtime, compute capabilities, batch range, positions of a pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import UserError
-from ..graph.manifest import Dtype, Manifest
+from ..graph.manifest import Dtype, Manifest, Mode
 
 EngineRuntime = Literal["tensorrt-rtx", "tensorrt"]
 ENGINE_RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt-rtx", "tensorrt")
@@ -21,6 +21,10 @@ CURRENT = "current"
 DEFAULT_RTX_TARGETS = ("sm86", "sm89", "sm120")
 """GeForce RTX 30, 40 and 50."""
 DEFAULT_BATCH = "1:1:8"
+DEFAULT_MAX_CHUNK = 256
+"""Positions of one pass of a prompt: weights are read once for all of them."""
+PRODUCTS_AS_SUMS_MAX_CHUNK = 32
+"""The same where products of matrices are written as sums (sm75): they grow with the square of it."""
 
 
 def parse_targets(runtime: str, targets: Iterable[str]) -> tuple[str, ...]:
@@ -129,23 +133,66 @@ def batch_range(manifest: Manifest, batch: str | None) -> BatchRange:
     return fixed
 
 
+ProfileName = Literal["decode", "prefill"]
+PROFILES: dict[Mode, tuple[ProfileName, ...]] = {
+    "step": ("decode",), "prefill": ("prefill",), "both": ("decode", "prefill"),
+}  # fmt: skip
+"""The optimisation profiles of an engine in their order, by the bundle's mode; the weights are there once."""
+
+
+def max_chunk_of(manifest: Manifest, targets: tuple[str, ...], wanted: int | None) -> int | None:
+    """The most positions of one pass that an engine shall take; None when the bundle takes one anyway.
+
+    Raises:
+        UserError: `wanted`, and the bundle is of mode `step`.
+    """
+    if manifest.mode == "step":
+        if wanted is not None:
+            raise UserError("this bundle is of mode `step`, one position a pass: export it with --mode both.")
+        return None
+    return wanted or (PRODUCTS_AS_SUMS_MAX_CHUNK if "sm75" in targets else DEFAULT_MAX_CHUNK)
+
+
 @dataclass(frozen=True)
 class TensorProfile:
-    """Shapes of one input in the optimisation profile."""
+    """Shapes of one input in one optimisation profile."""
 
     name: str
     min: tuple[int, ...]
     opt: tuple[int, ...]
     max: tuple[int, ...]
 
+    @staticmethod
+    def parse(data: dict) -> TensorProfile:
+        """From plain values, as `asdict` gives them."""
+        return TensorProfile(data["name"], *(tuple(data[key]) for key in ("min", "opt", "max")))
 
-def input_profiles(manifest: Manifest, batch: BatchRange) -> tuple[TensorProfile, ...]:
-    """The profile of a dynamic bundle: every input, tokens first and then the states. Empty for a fixed batch."""
-    if manifest.batch is not None:
-        return ()
-    inputs = [(manifest.input.name, manifest.input.shape), *((s.input, s.shape) for s in manifest.states)]
-    sizes = (batch.min, batch.opt, batch.max)
-    return tuple(TensorProfile(name, *((size, *shape[1:]) for size in sizes)) for name, shape in inputs)
+
+@dataclass(frozen=True)
+class Profile:
+    """One optimisation profile: the inputs whose shape is dynamic, tokens first."""
+
+    name: ProfileName
+    tensors: tuple[TensorProfile, ...]
+
+
+def input_profiles(manifest: Manifest, batch: BatchRange, max_chunk: int | None) -> tuple[Profile, ...]:
+    """What the engine takes: single steps, passes of 1 to `max_chunk` positions (tuned for the most), or both."""
+    inputs = {manifest.input.name: manifest.input} | {s.input: s for s in manifest.states}
+    if manifest.lengths is not None:
+        inputs[manifest.lengths.name] = manifest.lengths
+    positions = {"decode": (1, 1, 1), "prefill": (1, max_chunk, max_chunk)}
+    return tuple(
+        Profile(
+            profile,
+            tuple(
+                TensorProfile(name, *map(tensor.sized, (batch.min, batch.opt, batch.max), positions[profile]))
+                for name, tensor in inputs.items()
+                if any(isinstance(extent, str) for extent in tensor.shape)
+            ),
+        )
+        for profile in PROFILES[manifest.mode]
+    )
 
 
 def parse_version(text: str) -> tuple[int, ...]:
@@ -159,7 +206,10 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def engine_name(runtime: str, version: str, targets: tuple[str, ...], dtype: Dtype, batch: BatchRange) -> str:
-    """`tensorrt-rtx-1.7-sm86-sm89-float16-batch1-8.engine`: what tells one engine of a bundle from another."""
+def engine_name(
+    runtime: str, version: str, targets: tuple[str, ...], dtype: Dtype, batch: BatchRange, max_chunk: int | None
+) -> str:
+    """`tensorrt-rtx-1.7-sm86-sm89-float16-batch1-8-chunk256.engine`: what tells one engine of a bundle from another."""
     release = ".".join(map(str, parse_version(version)[:2]))
-    return "-".join((runtime, release, *targets, dtype, f"batch{batch}")) + ".engine"
+    chunk = (f"chunk{max_chunk}",) if max_chunk else ()
+    return "-".join((runtime, release, *targets, dtype, f"batch{batch}", *chunk)) + ".engine"

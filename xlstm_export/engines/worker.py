@@ -27,7 +27,7 @@ from .cuda_driver import Gpu, list_gpus
 from .flavours import import_flavour, load_plugins, make_logger, start
 from .functions import plugin_needs_stripping, with_products_as_sums, without_functions
 from .progress import PhaseTree
-from .targets import CURRENT, TensorProfile
+from .targets import CURRENT, Profile, TensorProfile
 
 Emit = Callable[..., None]
 
@@ -41,7 +41,7 @@ class BuildRequest:
     engine: str
     """Where to write the engine."""
     targets: tuple[str, ...]
-    profiles: tuple[TensorProfile, ...]
+    profiles: tuple[Profile, ...]
     plugins: str | None
     version_compatible: bool
     hardware_compatible: bool
@@ -52,8 +52,9 @@ class BuildRequest:
     @staticmethod
     def parse(text: str) -> BuildRequest:
         data = json.loads(text)
-        shapes = ("min", "opt", "max")
-        data["profiles"] = tuple(TensorProfile(p["name"], *(tuple(p[s]) for s in shapes)) for p in data["profiles"])
+        data["profiles"] = tuple(
+            Profile(profile["name"], tuple(map(TensorProfile.parse, profile["tensors"]))) for profile in data["profiles"]
+        )
         data["targets"] = tuple(data["targets"])
         return BuildRequest(**data)
 
@@ -166,16 +167,16 @@ def _parser_report(request: BuildRequest, trt: ModuleType, parser: Any, logger: 
 def _configure(
     request: BuildRequest, trt: ModuleType, builder: Any, network: Any, cache: Path | None, emit: Emit
 ) -> Any:
-    from polygraphy.backend.trt import Profile
+    from polygraphy.backend.trt import Profile as TrtProfile
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     options: dict[str, Any] = {"progress_monitor": _monitor(trt, emit)}
-    if request.profiles:
-        profile = Profile()
-        for tensor in request.profiles:
-            profile.add(tensor.name, tensor.min, tensor.opt, tensor.max)
-        options["profiles"] = [profile]
+    if any(profile.tensors for profile in request.profiles):
+        options["profiles"] = [TrtProfile() for _ in request.profiles]
+        for shapes, profile in zip(options["profiles"], request.profiles, strict=True):
+            for tensor in profile.tensors:
+                shapes.add(tensor.name, tensor.min, tensor.opt, tensor.max)
     if request.runtime == "tensorrt-rtx":
         from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
@@ -243,14 +244,13 @@ def _monitor(trt: ModuleType, emit: Emit) -> Any:
     return Monitor()
 
 
-def _describe(tensor: Any, profiles: tuple[TensorProfile, ...]) -> dict:
-    profile = next((asdict(p) for p in profiles if p.name == tensor.name), None)
+def _describe(tensor: Any, profiles: tuple[Profile, ...]) -> dict:
     return {
         "name": tensor.name,
         "mode": "input" if tensor.is_network_input else "output",
         "dtype": DTYPE_NAMES.get(tensor.dtype.name, tensor.dtype.name.lower()),
         "shape": list(tensor.shape),
-        "profile": profile,
+        "profiles": [asdict(p) for profile in profiles for p in profile.tensors if p.name == tensor.name],
     }
 
 

@@ -256,8 +256,9 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
 }
 """
 
-# One position after the other. States and pre-activations have the batch last, (H, 1, DH, B) and (H, 4, DH, B), so that
-# R y of all rows is one product and nothing is transposed within the loop.
+# One position after the other. States and pre-activations have the batch last, (H, DH, B) and (H, 4, DH, B), so that R y
+# of all rows is one product and nothing is transposed within the loop. (TensorRT-RTX 1.7 cannot compile the loop for
+# S = 1 with states of four axes, which would save the axis that is put in here.)
 
 SLSTM_SEQUENCE = """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "sLSTM cell, S positions (Beck et al. 2024, equations 8 to 18)">
@@ -270,7 +271,10 @@ SLSTMCell <forget_clamp: float = 0.0>
     stride = Constant <value_int: int = 1> ()
     last = Constant <value_ints: ints = [-1]> ()
     one_axis = Constant <value_ints: ints = [1]> ()
-    two_axis = Constant <value_ints: ints = [2]> ()
+    gate_i = Constant <value_int: int = 0> ()
+    gate_f = Constant <value_int: int = 1> ()
+    gate_z = Constant <value_int: int = 2> ()
+    gate_o = Constant <value_int: int = 3> ()
     clamp = Constant <value_float: float = @forget_clamp> ()
     unclamped = Equal (clamp, zero)
     bound = Where (unclamped, highest, clamp)
@@ -290,21 +294,21 @@ SLSTMCell <forget_clamp: float = 0.0>
     c_last = Transpose <perm: ints = [1, 2, 0]> (c)
     n_last = Transpose <perm: ints = [1, 2, 0]> (n)
     m_last = Transpose <perm: ints = [1, 2, 0]> (m)
-    y_first = Unsqueeze (y_last, one_axis)
-    c_first = Unsqueeze (c_last, one_axis)
-    n_first = Unsqueeze (n_last, one_axis)
-    m_first = Unsqueeze (m_last, one_axis)
 
     y_end, c_end, n_end, m_end, hidden_all = Scan <
         num_scan_inputs: int = 2,
-        body: graph = step (float[H, one, D, B] y_old, float[H, one, D, B] c_old, float[H, one, D, B] n_old,
-                            float[H, one, D, B] m_old, float[H, four, D, B] input, bool[B] advances)
-            => (float[H, one, D, B] y_kept, float[H, one, D, B] c_kept, float[H, one, D, B] n_kept,
-                float[H, one, D, B] m_kept, float[H, one, D, B] output)
+        body: graph = step (float[H, D, B] y_old, float[H, D, B] c_old, float[H, D, B] n_old, float[H, D, B] m_old,
+                            float[H, four, D, B] input, bool[B] advances)
+            => (float[H, D, B] y_kept, float[H, D, B] c_kept, float[H, D, B] n_kept, float[H, D, B] m_kept,
+                float[H, D, B] output)
         {
-            recurrent = MatMul (R_float, y_old)
+            y_column = Unsqueeze (y_old, one_axis)
+            recurrent = MatMul (R_float, y_column)
             raw = Add (input, recurrent)
-            i_raw, f_raw, z_raw, o_raw = Split <axis: int = 1, num_outputs: int = 4> (raw)
+            i_raw = Gather <axis: int = 1> (raw, gate_i)
+            f_raw = Gather <axis: int = 1> (raw, gate_f)
+            z_raw = Gather <axis: int = 1> (raw, gate_z)
+            o_raw = Gather <axis: int = 1> (raw, gate_o)
 
             f_bounded = Min (f_raw, bound)
             f_negative = Neg (f_bounded)
@@ -335,18 +339,13 @@ SLSTMCell <forget_clamp: float = 0.0>
             m_kept = Where (advances, m_new, m_old)
             output = Where (advances, y_new, zero)
         }
-    > (y_first, c_first, n_first, m_first, inputs, valid)
+    > (y_last, c_last, n_last, m_last, inputs, valid)
 
-    y_squeezed = Squeeze (y_end, one_axis)
-    c_squeezed = Squeeze (c_end, one_axis)
-    n_squeezed = Squeeze (n_end, one_axis)
-    m_squeezed = Squeeze (m_end, one_axis)
-    y_next = Transpose <perm: ints = [2, 0, 1]> (y_squeezed)
-    c_next = Transpose <perm: ints = [2, 0, 1]> (c_squeezed)
-    n_next = Transpose <perm: ints = [2, 0, 1]> (n_squeezed)
-    m_next = Transpose <perm: ints = [2, 0, 1]> (m_squeezed)
-    hidden_last = Squeeze (hidden_all, two_axis)
-    hidden_float = Transpose <perm: ints = [3, 0, 1, 2]> (hidden_last)
+    y_next = Transpose <perm: ints = [2, 0, 1]> (y_end)
+    c_next = Transpose <perm: ints = [2, 0, 1]> (c_end)
+    n_next = Transpose <perm: ints = [2, 0, 1]> (n_end)
+    m_next = Transpose <perm: ints = [2, 0, 1]> (m_end)
+    hidden_float = Transpose <perm: ints = [3, 0, 1, 2]> (hidden_all)
     hidden = CastLike (hidden_float, x)
 }
 """
