@@ -23,7 +23,7 @@ struct Chunk {
   float* const* outputs;        // (batch): where to put the output of a row's last valid position; null: nowhere
 };
 
-// The state of one batch, and what one step reads and writes. A step's host buffers are allocated once, when it is made.
+// The state of one batch, and what a pass reads and writes. The host buffers of a step are made with it.
 class Stream {
  public:
   virtual ~Stream() = default;

@@ -16,14 +16,15 @@ using Json = nlohmann::json;
 
 constexpr char kFormat[] = "xlstm-bundle";
 constexpr int kFormatVersion = 2;
-constexpr const char* kKeys[] = {"family",     "dtype",        "mode",   "batch",        "input",
-                                 "lengths",    "output",       "states", "tokenizer",    "vocab_size",
-                                 "architecture", "source",     "weight_files", "producer"};
+constexpr const char* kKeys[] = {"family",       "dtype",  "mode",         "batch",     "input",
+                                 "lengths",      "output", "states",       "tokenizer", "vocab_size",
+                                 "architecture", "source", "weight_files", "producer"};
 
 // Of all dimensions after the batch, at one position where their number is open.
 std::size_t product_of_rest(const std::vector<std::int64_t>& shape) {
   std::size_t product = 1;
-  for (std::size_t i = 1; i < shape.size(); ++i) product *= static_cast<std::size_t>(std::max(shape[i], std::int64_t{1}));
+  for (std::size_t i = 1; i < shape.size(); ++i)
+    product *= static_cast<std::size_t>(std::max<std::int64_t>(shape[i], 1));
   return product;
 }
 

@@ -230,7 +230,9 @@ namespace {
 template <class Value>
 std::vector<Session::Impl::Prompt> rows_of(const char* what, const Session::Impl& session, Span<const Value> values) {
   if (values.empty())
-    throw Error(ErrorCode::argument, std::string(what) + ": no " + (session.model->info.vocab_size ? "tokens" : "vectors") + ". Give at least one for every row.");
+    throw Error(ErrorCode::argument, std::string(what) + ": no " +
+                                         (std::is_same_v<Value, float> ? "vectors" : "tokens") +
+                                         ". Give at least one for every row.");
   const std::size_t width = session.model->info.input_width, length = values.size() / (session.rows() * width);
   session.check_size(what, values.size(), std::max<std::size_t>(length, 1) * session.rows() * width);
   std::vector<Session::Impl::Prompt> prompts;

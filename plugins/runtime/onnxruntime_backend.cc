@@ -127,8 +127,8 @@ class OnnxRuntimeStream : public Stream {
     chunk_.load(chunk);
     const std::string doing = "ONNX Runtime failed in a pass over " + std::to_string(chunk.positions) + " positions";
     translated(ErrorCode::runtime, doing, [&] {
-      session_.Run(prefill_options_, binding(states_.current(), chunk_.input(), chunk_.lengths(), chunk_.output(),
-                                             chunk.positions));
+      session_.Run(prefill_options_,
+                   binding(states_.current(), chunk_.input(), chunk_.lengths(), chunk_.output(), chunk.positions));
     });
     chunk_.fetch(chunk);
     states_.advance();

@@ -107,7 +107,7 @@ class Context {
         batch_(batch),
         stream_(stream),
         // Memory for this profile alone: steps need little, prefill much.
-        context_(shared.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kON_PROFILE_CHANGE)) {
+        context_(shared.engine->createExecutionContext(Allocation::kON_PROFILE_CHANGE)) {
     // Profile 0 is that of a new context, and the only one of an engine without dynamic shapes.
     if (!context_ || (profile != 0 && !context_->setOptimizationProfileAsync(profile, stream)))
       throw Error(ErrorCode::runtime,
@@ -139,8 +139,11 @@ class Context {
   }
 
  private:
+  using Allocation = nvinfer1::ExecutionContextAllocationStrategy;
+
   std::string name() const {
-    return std::string("the engine's ") + (profile_ == shared_.file.prefill_profile ? "prefill" : "decode") + " profile";
+    const char* profile = profile_ == shared_.file.prefill_profile ? "prefill" : "decode";
+    return std::string("the engine's ") + profile + " profile";
   }
 
   void set_shape(const std::string& tensor, const std::vector<std::int64_t>& shape) {

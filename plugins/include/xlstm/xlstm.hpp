@@ -99,8 +99,8 @@ struct Options {
   int threads = 0;
   /// Capture a step into CUDA graphs, one for each of the two state buffers, and replay them.
   bool cuda_graph = true;
-  /// Positions of a prompt that one pass of prefill takes in, which bounds its memory; 0: 256. On TensorRT, no more than
-  /// the engine was built for.
+  /// Positions of a prompt that one pass of prefill takes in, which bounds its memory; 0: 256. On TensorRT no more
+  /// than the engine was built for.
   int chunk = 0;
   /// libonnxruntime.so of ONNX Runtime 1.21 or newer. Empty: $XLSTM_ONNXRUNTIME, then the system's. One for a process.
   std::filesystem::path onnxruntime_library;
@@ -194,8 +194,8 @@ class XLSTM_API Session {
   /// Errors: as `step`; `argument` leaves the states as they were, `runtime` as after the last good chunk.
   Logits prefill(Span<const std::int64_t> tokens);
 
-  /// The same for texts of different lengths, one a row: each row gets what it would get alone, and its logits are those
-  /// after its own last token. An empty text leaves its row as it is; its logits are zeros.
+  /// The same for texts of different lengths, one a row: each row gets what it would get alone, and its logits are
+  /// those after its own last token. An empty text leaves its row as it is; its logits are zeros.
   /// Errors: as above; argument (texts of different lengths, where the model goes step by step).
   Logits prefill(const std::vector<std::vector<std::int64_t>>& prompts);
 
