@@ -67,7 +67,7 @@ struct Session::Impl {
       throw Error(ErrorCode::argument,
                   "prefill: prompts of " + std::to_string(shortest) + " to " + std::to_string(longest) +
                       " tokens; this model goes step by step, with all rows at once. Give prompts of one length, or "
-                      "export the bundle, and build the engine, with --mode both.");
+                      "export the bundle with --mode both (and then build the engine again, if you use one).");
     return prefill_in_steps(prompts, longest);
   }
 

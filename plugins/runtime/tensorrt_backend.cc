@@ -108,8 +108,7 @@ class Context {
         stream_(stream),
         // Memory for this profile alone: steps need little, prefill much.
         context_(shared.engine->createExecutionContext(Allocation::kON_PROFILE_CHANGE)) {
-    // Profile 0 is that of a new context, and the only one of an engine without dynamic shapes.
-    if (!context_ || (profile != 0 && !context_->setOptimizationProfileAsync(profile, stream)))
+    if (!context_ || !context_->setOptimizationProfileAsync(profile, stream))
       throw Error(ErrorCode::runtime,
                   "TensorRT cannot make an execution context on " + name() + ": " + shared.logger.last());
     for (const StateTensor& state : shared.manifest.states) set_shape(state.input, state.sized(batch));

@@ -72,7 +72,7 @@ XLSTM_C_API xlstm_status xlstm_session_fork(const xlstm_session* session, xlstm_
 XLSTM_C_API void xlstm_session_free(xlstm_session* session);
 
 /* One token a row: tokens (batch). *logits: (batch, vocabulary) float32, owned by the session, valid until its next
- * step. */
+ * step or prefill. */
 XLSTM_C_API xlstm_status xlstm_session_step(xlstm_session* session, const int64_t* tokens, size_t count,
                                             const float** logits);
 /* As xlstm_session_step, then draw a token for each row: drawn (batch). On a GPU, only the ids leave it. */

@@ -131,7 +131,7 @@ struct ModelInfo {
 };
 
 /// Logits of the vocabulary for every row of the batch (block stacks: outputs), float32, on the host. They belong to
-/// the session and are valid until its next step.
+/// the session and are valid until its next step or prefill.
 struct Logits {
   const float* data = nullptr;
   std::size_t rows = 0;
