@@ -44,7 +44,7 @@ def export_variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tu
 
     made: dict[tuple, tuple[torch.nn.Module, Path, Path]] = {}
 
-    def export(name: str, dtype: str = "float32", batch: int | None = None, **options: bool):
+    def export(name: str, dtype: str = "float32", batch: int | None = None, **options: object):
         key = (name, dtype, batch, *sorted(options.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp(name)

@@ -15,11 +15,13 @@ import onnxruntime
 import pytest
 
 from xlstm_export.engines.cuda_driver import CudaDriver, DeviceMemory, list_gpus
+from xlstm_export.engines.targets import PROFILES
 from xlstm_export.errors import UserError
 from xlstm_export.graph.manifest import read_manifest
 from xlstm_export.runtime import open_session
 from xlstm_export.runtime.tensorrt import DeviceSession
 
+MAX_CHUNK = 5
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler for the stand-in of the CUDA driver")
 
@@ -33,17 +35,24 @@ def library(tmp_path_factory):
 
 
 class OnnxRuntimeContext:
-    """`IExecutionContext`'s three methods; tensors live at the addresses that were set."""
+    """`IExecutionContext`'s methods; tensors live at the addresses that were set, shapes are held to the profile."""
 
-    def __init__(self, bundle):
+    def __init__(self, bundle, mode="both"):
+        self.profiles = PROFILES[mode]
         self.session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
         self.types = {t.name: t.type for t in (*self.session.get_inputs(), *self.session.get_outputs())}
         self.inputs = [t.name for t in self.session.get_inputs()]
-        self.shapes, self.addresses = {}, {}
+        self.shapes, self.addresses, self.profile = {}, {}, 0
+
+    def set_optimization_profile_async(self, profile, stream):
+        self.profile = profile
+        return bool(stream) and profile < len(self.profiles)
 
     def set_input_shape(self, name, shape):
         self.shapes[name] = shape
-        return name in self.inputs and min(shape) >= 1
+        most = 1 if self.profiles[self.profile] == "decode" else MAX_CHUNK
+        in_range = name not in ("tokens", "inputs") or 1 <= shape[1] <= most
+        return name in self.inputs and min(shape) >= 1 and in_range
 
     def set_tensor_address(self, name, address):
         assert address % 256 == 0
@@ -61,7 +70,7 @@ class OnnxRuntimeContext:
         return True
 
     def at(self, name, shape):
-        dtype = np.dtype("int64" if self.types[name] == "tensor(int64)" else "float32")
+        dtype = np.dtype({"tensor(int64)": "int64", "tensor(int32)": "int32"}.get(self.types[name], "float32"))
         size = int(np.prod(shape)) * dtype.itemsize
         return np.frombuffer((ctypes.c_char * size).from_address(self.addresses[name]), dtype).reshape(shape)
 
@@ -69,6 +78,16 @@ class OnnxRuntimeContext:
 @pytest.fixture(params=["a-mixed", "a-stack"])
 def bundle(request, export_variant):
     return export_variant(request.param)[2]
+
+
+def open_device(bundle, batch, driver, mode="both"):
+    manifest, context = read_manifest(bundle), lambda: OnnxRuntimeContext(bundle, mode)
+    return DeviceSession(manifest, batch, context, driver, PROFILES[mode], None if mode == "step" else MAX_CHUNK)
+
+
+def prompts(manifest, lengths):
+    steps = draw(manifest, len(lengths), max(lengths))[:, :, 0]
+    return [steps[:length, row] for row, length in enumerate(lengths)]
 
 
 def draw(manifest, batch, steps):
@@ -81,8 +100,8 @@ def draw(manifest, batch, steps):
 def test_steps_resets_and_states_equal_the_onnx_runtime_session(bundle, library):
     manifest, batch = read_manifest(bundle), 3
     inputs = draw(manifest, batch, 12)
-    context, driver = OnnxRuntimeContext(bundle), CudaDriver(library)
-    with DeviceSession(manifest, batch, context, driver) as session, open_session(bundle, batch=batch) as reference:
+    driver = CudaDriver(library)
+    with open_device(bundle, batch, driver) as session, open_session(bundle, batch=batch) as reference:
         for t in range(5):
             np.testing.assert_allclose(session.step(inputs[t]), reference.step(inputs[t]), rtol=1e-5, atol=1e-5)
         for s in (session, reference):
@@ -100,25 +119,48 @@ def test_steps_resets_and_states_equal_the_onnx_runtime_session(bundle, library)
         np.testing.assert_array_equal(session.step(inputs[8]), before)
 
 
+@pytest.mark.parametrize("mode", ["prefill", "both"])
+def test_prompts_in_chunks_of_the_engine_equal_the_onnx_runtime_session(mode, bundle, library):
+    manifest, lengths = read_manifest(bundle), [13, 1, 0, 5]
+    texts, inputs = prompts(manifest, lengths), draw(manifest, 4, 3)
+    with open_device(bundle, 4, CudaDriver(library), mode) as session, open_session(bundle, batch=4) as reference:
+        for feed in (lambda s: s.prefill(texts), lambda s: s.step(inputs[0]), lambda s: s.prefill(texts, 2)):
+            np.testing.assert_allclose(feed(session), feed(reference), rtol=1e-4, atol=1e-5)
+        for name, value in reference.read_states().items():
+            np.testing.assert_allclose(session.read_states()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+        with pytest.raises(ValueError, match="6 positions in one pass; the engine was built for 5"):
+            session.feed(np.repeat(inputs[0], 6, 1))
+
+
+def test_engine_for_single_steps_takes_prompts_step_by_step(export_variant, library):
+    bundle = export_variant("a-mixed", mode="step")[2]
+    texts = prompts(read_manifest(bundle), [7, 7])
+    with open_device(bundle, 2, CudaDriver(library), "step") as session, open_session(bundle, batch=2) as reference:
+        np.testing.assert_allclose(session.prefill(texts), reference.prefill(texts), rtol=1e-5, atol=1e-5)
+        with pytest.raises(UserError, match="Export it with --mode both"):
+            session.prefill([texts[0], texts[1][:3]])
+
+
 def test_closing_gives_memory_stream_and_context_back(bundle, library):
-    manifest, driver = read_manifest(bundle), CudaDriver(library)
     live = ctypes.CDLL(library).fake_live
-    with DeviceSession(manifest, 2, OnnxRuntimeContext(bundle), driver):
-        assert live() == 3
+    with open_device(bundle, 2, CudaDriver(library)) as session:
+        assert live() == 6  # a context, a stream and memory each, for the states and for single steps
+        session.prefill(prompts(read_manifest(bundle), [3, 2]))
+        assert live() == 9
     assert live() == 0
 
 
 def test_engine_without_one_of_the_tensors_is_refused_and_leaks_nothing(bundle, library):
-    context, driver = OnnxRuntimeContext(bundle), CudaDriver(library)
+    context = OnnxRuntimeContext(bundle)
     del context.types[read_manifest(bundle).output.name]
     with pytest.raises(UserError, match="has no tensor"):
-        DeviceSession(read_manifest(bundle), 2, context, driver)
+        DeviceSession(read_manifest(bundle), 2, lambda: context, CudaDriver(library), PROFILES["both"], MAX_CHUNK)
     assert ctypes.CDLL(library).fake_live() == 0
 
 
 def test_inputs_and_states_of_another_shape_are_refused(bundle, library):
     manifest = read_manifest(bundle)
-    with DeviceSession(manifest, 2, OnnxRuntimeContext(bundle), CudaDriver(library)) as session:
+    with open_device(bundle, 2, CudaDriver(library)) as session:
         with pytest.raises(ValueError, match="expected"):
             session.step(draw(manifest, 3, 1)[0])
         with pytest.raises(ValueError, match="expected"):

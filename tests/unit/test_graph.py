@@ -4,18 +4,24 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
+from cell_inputs import mlstm_inputs, slstm_inputs
 
 from xlstm_export.errors import UserError
 from xlstm_export.graph import functions
 from xlstm_export.graph.manifest import METADATA_KEY, parse_manifest, read_manifest
+from xlstm_export.modeling import cells
 
 FAMILIES = ["a-mixed", "a-tied", "b-single", "c-single", "a-stack"]
+STEP_FAMILIES = ["a-mixed", "a-stack", "b-single"]
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*((f, "both") for f in FAMILIES), *((f, "step") for f in STEP_FAMILIES)], ids=" ".join)
 def bundle(request, export_variant):
-    return export_variant(request.param)[2]
+    name, mode = request.param
+    return export_variant(name, mode=mode)[2]
 
 
 def load(bundle):
@@ -42,8 +48,9 @@ def test_no_other_node_leaves_standard_onnx(bundle):
 
 
 def test_forget_gate_is_softplus_never_log_of_sigmoid():
-    for function in functions.step_functions().values():
-        operators = [n.op_type for n in function.node]
+    for function in (*functions.step_functions().values(), *functions.sequence_functions().values()):
+        bodies = [a.g.node for n in function.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH]
+        operators = [n.op_type for nodes in (function.node, *bodies) for n in nodes]
         assert "Softplus" in operators and "Log" not in operators
 
 
@@ -51,21 +58,37 @@ def test_names_show_the_block_they_come_from(bundle):
     model = load(bundle)
     names = [n.name for n in model.graph.node]
     assert len(set(names)) == len(names)
-    roots = ("embedding", "blocks.", "norm", "head", "Reshape")
+    roots = ("embedding", "blocks.", "norm", "head", "model/")
     assert all(name.startswith(roots) for name in names), [n for n in names if not n.startswith(roots)]
     assert not any(n.metadata_props or n.doc_string for n in model.graph.node)
 
 
 def test_states_are_named_pairs_in_the_order_of_the_manifest(bundle):
     model, manifest = load(bundle), read_manifest(bundle)
-    assert [v.name for v in model.graph.input] == [manifest.input.name, *(s.input for s in manifest.states)]
+    lengths = [manifest.lengths.name] if manifest.lengths else []
+    assert [v.name for v in model.graph.input] == [manifest.input.name, *(s.input for s in manifest.states), *lengths]
     assert [v.name for v in model.graph.output] == [manifest.output.name, *(s.output for s in manifest.states)]
     types = {v.name: v.type.tensor_type for v in (*model.graph.input, *model.graph.output)}
-    for state in manifest.states:
-        for name in (state.input, state.output):
-            assert types[name].elem_type == onnx.TensorProto.FLOAT
-            dims = [d.dim_param or d.dim_value for d in types[name].shape.dim]
-            assert dims == list(state.shape)
+    tensors = [(t.name, t) for t in (manifest.input, manifest.lengths, manifest.output) if t]
+    tensors += [(name, s) for s in manifest.states for name in (s.input, s.output)]
+    for name, tensor in tensors:
+        assert onnx.helper.tensor_dtype_to_np_dtype(types[name].elem_type) == tensor.dtype
+        assert [d.dim_param or d.dim_value for d in types[name].shape.dim] == list(tensor.shape)
+
+
+def test_modes_differ_in_the_sequence_axis_and_lengths_alone(export_variant):
+    step, both = (read_manifest(export_variant("a-mixed", mode=mode)[2]) for mode in ("step", "both"))
+    assert (step.input.shape, step.lengths, step.output.shape[:2]) == (("batch", 1), None, ("batch", 1))
+    assert (both.input.shape, both.output.shape[:2]) == (("batch", "sequence"), ("batch", 1))
+    assert both.lengths.shape == ("batch",) and both.lengths.dtype == "int32"
+    prefill = export_variant("a-mixed", mode="prefill", logits="all")[2]
+    assert read_manifest(prefill).output.shape[:2] == ("batch", "sequence")
+    assert step.states == both.states == read_manifest(prefill).states
+
+
+def test_logits_of_all_positions_of_a_step_are_refused(export_variant):
+    with pytest.raises(UserError, match="leave --logits all out"):
+        export_variant("a-mixed", mode="step", logits="all")
 
 
 def test_manifest_in_the_metadata_is_the_file(bundle):
@@ -105,8 +128,9 @@ def test_half_precision_keeps_cells_norms_and_states_in_float32(dtype, export_va
 
 
 GOOD = {
-    "format": "xlstm-bundle", "format_version": 1, "family": "xlstm", "dtype": "float32", "mode": "step", "batch": None,
-    "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", 1]},
+    "format": "xlstm-bundle", "format_version": 2, "family": "xlstm", "dtype": "float32", "mode": "both", "batch": None,
+    "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", "sequence"]},
+    "lengths": {"name": "lengths", "dtype": "int32", "shape": ["batch"]},
     "output": {"name": "logits", "dtype": "float32", "shape": ["batch", 1, 5]},
     "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 2]}],
     "tokenizer": None, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": None},
@@ -118,7 +142,12 @@ GOOD = {
     "change, says",
     [
         ({"format": "other"}, "not a manifest"),
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 1}, "format version 1"),
+        ({"mode": "decode"}, "mode"),
+        ({"mode": "step"}, "input.shape"),
+        ({"lengths": None}, "lengths is null in mode both"),
+        ({"mode": "step", "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", 1]}}, "in mode step"),
+        ({"output": {"name": "logits", "dtype": "float32", "shape": ["batch", 1, "sequence"]}}, "output.shape"),
         ({"dtype": "int8"}, "dtype"),
         ({"batch": "many"}, "batch"),
         ({"batch": True}, "batch"),
@@ -143,51 +172,105 @@ def test_manifest_with_a_missing_key_names_it():
         parse_manifest({k: v for k, v in GOOD.items() if k != "states"}, "manifest.json")
 
 
-@pytest.mark.parametrize("name", ["MLSTMCell", "SLSTMCell"])
-def test_function_body_equals_the_eager_operator_on_extreme_inputs(name):
-    """Gates and stabilisers far out, zero and other states: the file's definition is the one in PyTorch."""
-    from cell_inputs import mlstm_inputs, slstm_inputs
-    from onnx import helper
-
-    from xlstm_export.modeling import cells
-
-    for seed in range(12):
-        if name == "MLSTMCell":
-            tensors, attributes = mlstm_inputs(seed)
-            reference = cells.mlstm_cell(*(t.double() for t in tensors.values()), *attributes.values())
-            outputs = ["h", "C_next", "n_next", "m_next"]
-        else:
-            tensors, attributes = slstm_inputs(seed)
-            reference = cells.slstm_cell(*(t.double() for t in tensors.values()), *attributes.values())
-            outputs = ["hidden", "y_next", "c_next", "n_next", "m_next"]
-        node = helper.make_node(name, list(tensors), outputs, domain=functions.DOMAIN, **attributes)
-        value = lambda n, t: helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, list(t.shape))  # noqa: E731
-        graph = helper.make_graph(
-            [node], "g", [value(n, t) for n, t in tensors.items()],
-            [value(n, t) for n, t in zip(outputs, reference, strict=True)],
-        )  # fmt: skip
-        opsets = [helper.make_opsetid("", functions.OPSET), helper.make_opsetid(functions.DOMAIN, 1)]
-        function = functions.step_functions()[name]
-        model = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
-        onnx.checker.check_model(model, full_check=True)
-        import onnxruntime as ort
-
-        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        # float32 rounds m and the gates by 2^-24 of their size, which the exponentials turn into a relative error
-        far = max(float(tensors[n].abs().max()) for n in ("m", "i", "f", "x") if n in tensors)
-        results = session.run(None, {n: t.numpy() for n, t in tensors.items()})
-        for output, got, expected in zip(outputs, results, reference, strict=True):
-            assert np.isfinite(got).all(), (seed, output)
-            scale = max(1.0, float(expected.abs().max()))
-            tolerance = scale * (2e-6 + 4 * 2**-24 * far)
-            if output == "h":
-                tolerance *= mlstm_conditioning(tensors, attributes, reference)
-            np.testing.assert_allclose(got, expected.numpy(), atol=tolerance, rtol=0, err_msg=f"{seed} {output}")
+CELLS = {
+    "MLSTMCell": (mlstm_inputs, cells.mlstm_cell, ["h", "C_next", "n_next", "m_next"]),
+    "SLSTMCell": (slstm_inputs, cells.slstm_cell, ["hidden", "y_next", "c_next", "n_next", "m_next"]),
+}
 
 
-def mlstm_conditioning(tensors, attributes, reference):
+def run_definition(name, function, tensors, attributes):
+    """The outputs of a cell's definition in plain ONNX Runtime, by name."""
+    outputs = CELLS[name][2]
+    node = onnx.helper.make_node(name, list(tensors), outputs, domain=functions.DOMAIN, **attributes)
+    value = lambda n, t: onnx.helper.make_tensor_value_info(n, TYPES[t.dtype], list(t.shape))  # noqa: E731
+    states = [tensors[n.removesuffix("_next")] for n in outputs[1:]]
+    first = tensors["v"] if "v" in tensors else tensors["x"][:, :, 0]
+    values = [value(n, t) for n, t in zip(outputs, [first, *states], strict=True)]
+    graph = onnx.helper.make_graph([node], "g", [value(n, t) for n, t in tensors.items()], values)
+    opsets = [onnx.helper.make_opsetid("", functions.OPSET), onnx.helper.make_opsetid(functions.DOMAIN, 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return dict(zip(outputs, session.run(None, {n: t.numpy() for n, t in tensors.items()}), strict=True))
+
+
+TYPES = {torch.float32: onnx.TensorProto.FLOAT, torch.int32: onnx.TensorProto.INT32}
+
+
+def check_definition(name, seed, sequence):
+    """Against the eager operator in float64; gates and stabilisers far out, zero and other states."""
+    draw, operator, _ = CELLS[name]
+    tensors, attributes = draw(seed, sequence or 1)
+    exact = [t.double() for t in tensors.values()]
+    if sequence is None:
+        function, lengths = functions.step_functions()[name], None
+    else:
+        function = functions.sequence_functions()[name]
+        lengths = torch.randint(0, sequence + 1, exact[0].shape[:1], generator=torch.Generator().manual_seed(seed))
+        lengths = tensors["lengths"] = lengths.int()
+    reference = operator(*exact, **attributes, lengths=lengths)
+    # float32 rounds m and the gates by 2^-24 of their size, which the exponentials turn into a relative error
+    far = max(float(tensors[n].abs().max()) for n in ("m", "i", "f", "x") if n in tensors)
+    results = run_definition(name, function, tensors, attributes)
+    for (output, got), expected in zip(results.items(), reference, strict=True):
+        assert np.isfinite(got).all(), (seed, output)
+        scale = max(1.0, float(expected.abs().max()))
+        tolerance = scale * (2e-6 + 4 * 2**-24 * far) * (sequence or 1) ** 0.5
+        if output == "h":
+            tolerance *= mlstm_conditioning(tensors, attributes, lengths)
+        np.testing.assert_allclose(got, expected.numpy(), atol=tolerance, rtol=0, err_msg=f"{seed} {output}")
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("name", CELLS)
+def test_definition_of_a_step_equals_the_eager_operator_on_extreme_inputs(name, seed):
+    check_definition(name, seed, None)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("sequence", [1, 2, 7, 64, 200])
+@pytest.mark.parametrize("name", CELLS)
+def test_definition_of_a_sequence_equals_the_eager_operator_on_extreme_inputs(name, sequence, seed):
+    check_definition(name, seed, sequence)
+
+
+def mlstm_conditioning(tensors, attributes, lengths):
     """How much cancellation in the normaliser n q amplifies rounding in h: sum |n q| over the denominator."""
-    query = tensors["q"][:, 0].double() * attributes["q_scale"]
-    _, _, n, m = reference
-    denominator = (n * query).sum(-1).abs().maximum((-m).exp()) + attributes["eps"]
-    return max(1.0, float(((n * query).abs().sum(-1) / denominator).max()))
+    C, n, m = (tensors[s].double() for s in "Cnm")
+    worst = 1.0
+    for t in range(tensors["q"].shape[1]):
+        q, k, v, i, f = (tensors[s][:, t : t + 1].double() for s in "qkvif")
+        now = None if lengths is None else (lengths > t).int()
+        _, C, n, m = cells.mlstm_cell(q, k, v, i, f, C, n, m, **attributes, lengths=now)
+        query = q[:, 0] * attributes["q_scale"]
+        denominator = (n * query).sum(-1).abs().maximum((-m).exp()) + attributes["eps"]
+        worst = max(worst, float(((n * query).abs().sum(-1) / denominator).max()))
+    return worst
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_padding_reaches_what_is_before_it(name):
+    """NaN beyond a row's length: outputs there are zero, states and the other outputs as without."""
+    tensors, attributes = CELLS[name][0](2, 6)
+    function = functions.sequence_functions()[name]
+    lengths = torch.arange(tensors["m"].shape[0]).remainder(6).int()
+    clean = run_definition(name, function, tensors | {"lengths": lengths}, attributes)
+    for tensor in (tensors[n] for n in "qkvifx" if n in tensors):
+        for row, length in enumerate(lengths):
+            tensor[row, length:] = torch.nan
+    for output, value in run_definition(name, function, tensors | {"lengths": lengths}, attributes).items():
+        np.testing.assert_array_equal(value, clean[output], err_msg=output)
+        if output in ("h", "hidden"):
+            assert all((value[row, length:] == 0).all() for row, length in enumerate(lengths))
+
+
+def test_one_closed_forget_gate_costs_later_positions_their_precision():
+    """Differences of cumulative sums would: after lf = -1e4, sums have a spacing of 1e-3."""
+    tensors, attributes = mlstm_inputs(4, 64)
+    tensors["i"].clamp_(-1, 1), tensors["f"].clamp_(2, 4)
+    tensors["f"][:, 3] = -1e4
+    lengths = torch.full(tensors["m"].shape[:1], 64, dtype=torch.int32)
+    exact = cells.mlstm_cell(*(t.double() for t in tensors.values()), **attributes)
+    got = run_definition("MLSTMCell", functions.sequence_functions()["MLSTMCell"], tensors | {"lengths": lengths}, attributes)
+    for name, expected in zip(("C_next", "n_next"), exact[1:], strict=False):
+        np.testing.assert_allclose(got[name], expected, atol=2e-6 * float(expected.abs().max()), rtol=0)

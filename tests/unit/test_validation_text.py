@@ -11,7 +11,7 @@ from xlstm_export.graph.manifest import Manifest, Source, TensorSpec
 from xlstm_export.validation.texts import read_text
 
 MANIFEST = Manifest(
-    "xlstm", "float32", "step", None, TensorSpec("tokens", "int64", ("batch", 1)),
+    "xlstm", "float32", "step", None, TensorSpec("tokens", "int64", ("batch", 1)), None,
     TensorSpec("logits", "float32", ("batch", 1, 256)), (), "bytes", 256,
     Architecture(8, (), 256, False, None, 1e-5).to_dict(), Source("x", None), (), {},
 )  # fmt: skip

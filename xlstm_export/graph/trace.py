@@ -118,7 +118,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
         if not module and node.inputs and node.inputs[0] is not None:  # the optimizer's own: as what it reads from
             module = modules.get(id(node.inputs[0].producer()), "")
         modules[id(node)] = module
-        base = f"{module}/{node.op_type}" if module else node.op_type
+        base = f"{module or 'model'}/{node.op_type}"
         seen[base] += 1
         node.name = base if seen[base] == 1 else f"{base}_{seen[base]}"
         for index, value in enumerate(node.outputs):
@@ -136,4 +136,5 @@ def _name_after_modules(graph: ir.Graph) -> None:
 def _innermost_module(scopes: str) -> str:
     """`"['', 'blocks.0', 'blocks.0.mlstm', 'linear']"` → `"blocks.0.mlstm"`; the last entry is the node."""
     entries = [s.strip().strip("'\"") for s in scopes.strip("[]").split(",")]
-    return entries[-2] if len(entries) >= 2 else ""
+    module = entries[-2] if len(entries) >= 2 else ""
+    return "" if module.startswith("_") else module  # shapes of the inputs: the tracer's own

@@ -1,6 +1,6 @@
 """TensorRT and TensorRT-RTX engines as sessions.
 
-The states live in device memory in two sets, which are input and output by turns: a step copies the tokens in and
+The states live in device memory in two sets, which are input and output by turns: a pass copies the tokens in and
 the logits out, and nothing else.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,74 +19,131 @@ from ..engines.cuda_driver import CudaDriver, DeviceMemory, Gpu
 from ..engines.flavours import import_flavour, load_plugins, make_logger, start
 from ..engines.record import EngineRecord, find_engine, sha256
 from ..errors import UserError
-from ..graph.manifest import Manifest
+from ..engines.targets import ProfileName
+from ..graph.manifest import Manifest, StateTensor, TensorSpec
 from ..native.locate import cache_folder
+from .session import Session, check_fed
 
 _ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
-_BYTES = {"float32": 4, "int64": 8}
+_BYTES = {"float32": 4, "int32": 4, "int64": 8}
 
 
-class DeviceSession:
-    """A `Session` over an execution context whose tensors lie in one allocation on the device.
+class _Pass:
+    """Passes of one optimisation profile: its execution context, and device memory for inputs and outputs.
 
     Args:
-        manifest: of the bundle.
-        batch: number of sequences.
-        context: an `IExecutionContext`, or what has its `set_input_shape`, `set_tensor_address` and `execute_async_v3`.
-        driver: of the device that the context is on.
+        profile: its number in the engine, or None where that has one only.
+        positions: the most of one pass.
     """
 
-    def __init__(self, manifest: Manifest, batch: int, context: Any, driver: CudaDriver):
-        self.manifest, self.batch, self._context = manifest, batch, context
-        sizes = [_nbytes(self._shape(s.shape), s.dtype) for s in manifest.states]
-        total, offsets = 0, []
-        tensors = (manifest.input, manifest.output)
-        for size in (*(_nbytes(self._shape(t.shape), t.dtype) for t in tensors), *sizes, *sizes):
-            offsets.append(total)
-            total += -(-size // _ALIGNMENT) * _ALIGNMENT
+    def __init__(
+        self, manifest: Manifest, batch: int, positions: int, context: Any, profile: int | None, driver: CudaDriver
+    ):
+        self.positions = positions
+        self._manifest, self._batch, self._context = manifest, batch, context
+        tensors = [t for t in (manifest.input, manifest.lengths, manifest.output) if t is not None]
+        offsets, total = _lay_out([_nbytes(t.sized(batch, positions), t.dtype) for t in tensors])
+        self._at = {tensor.name: offset for tensor, offset in zip(tensors, offsets, strict=True)}
         self._memory = DeviceMemory(driver, total)
-        self._input_at, self._output_at = offsets[:2]
-        first, second = offsets[2 : 2 + len(sizes)], offsets[2 + len(sizes) :]
-        self._state_sets, self._turn = (first, second), 0
-        self._inputs = np.zeros(self._shape(manifest.input.shape), manifest.input.dtype)
         try:
-            self._memory.zero(0, total)
-            self._bind_once()
+            if profile is not None and not context.set_optimization_profile_async(profile, self._memory.stream):
+                raise UserError(f"the engine has no optimisation profile {profile}. Build it again from this bundle.")
+            self._memory.synchronize()
+            for tensor in (*manifest.states, *(t for t in tensors if t is not manifest.output)):
+                self._set_shape(tensor, positions)
+            for name, offset in self._at.items():
+                self._bind(name, self._memory.address + offset)
         except BaseException:
             self._memory.close()
             raise
 
-    def _shape(self, shape: tuple[int | str, ...]) -> tuple[int, ...]:
-        return (self.batch, *shape[1:])
+    def _set_shape(self, tensor: TensorSpec | StateTensor, positions: int) -> None:
+        name = tensor.name if isinstance(tensor, TensorSpec) else tensor.input
+        shape = tensor.sized(self._batch, positions)
+        if not self._context.set_input_shape(name, shape):
+            raise UserError(f"the engine refuses the shape {shape} for {name}. Build it again.")
 
-    def _bind_once(self) -> None:
-        for tensor_name, shape in [
-            (self.manifest.input.name, self.manifest.input.shape),
-            *((s.input, s.shape) for s in self.manifest.states),
-        ]:
-            if not self._context.set_input_shape(tensor_name, self._shape(shape)):
-                raise UserError(f"the engine refuses the shape {self._shape(shape)} for {tensor_name}. Build it again.")
-        self._bind(self.manifest.input.name, self._input_at)
-        self._bind(self.manifest.output.name, self._output_at)
-
-    def _bind(self, name: str, offset: int) -> None:
-        if not self._context.set_tensor_address(name, self._memory.address + offset):
+    def _bind(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
             raise UserError(f"the engine has no tensor {name}. Build it again from this bundle.")
 
-    def step(self, inputs: np.ndarray) -> np.ndarray:
-        if inputs.shape != self._inputs.shape:
-            raise ValueError(f"{self.manifest.input.name} has shape {inputs.shape}, expected {self._inputs.shape}")
-        self._inputs[...] = inputs
-        before, after = self._state_sets[self._turn], self._state_sets[1 - self._turn]
-        for state, offset_in, offset_out in zip(self.manifest.states, before, after, strict=True):
-            self._bind(state.input, offset_in)
-            self._bind(state.output, offset_out)
-        output = np.empty(self._shape(self.manifest.output.shape), self.manifest.output.dtype)
-        self._memory.upload(self._input_at, self._inputs)
-        if not self._context.execute_async_v3(self._memory.stream):
-            raise UserError("TensorRT could not run the step; the device may have failed or run out of memory.")
-        self._memory.download(self._output_at, output)
+    def run(self, inputs: np.ndarray, lengths: np.ndarray, before: list[int], after: list[int]) -> np.ndarray:
+        """One pass from the states at the addresses `before` to those at `after`; returns the outputs."""
+        manifest, memory, sequence = self._manifest, self._memory, inputs.shape[1]
+        if sequence > 1 or self.positions > 1:
+            self._set_shape(manifest.input, sequence)
+        for state, address_in, address_out in zip(manifest.states, before, after, strict=True):
+            self._bind(state.input, address_in)
+            self._bind(state.output, address_out)
+        output = np.empty(manifest.output.sized(self._batch, sequence), manifest.output.dtype)
+        memory.upload(self._at[manifest.input.name], inputs)
+        if manifest.lengths is not None:
+            memory.upload(self._at[manifest.lengths.name], lengths)
+        if not self._context.execute_async_v3(memory.stream):
+            raise UserError("TensorRT could not run the pass; the device may have failed or run out of memory.")
+        memory.download(self._at[manifest.output.name], output)
+        memory.synchronize()
+        return output
+
+    def close(self) -> None:
         self._memory.synchronize()
+        self._memory.close()
+
+
+class DeviceSession(Session):
+    """A `Session` whose states lie in one allocation on the device, whatever the profile that advances them.
+
+    Args:
+        manifest: of the bundle.
+        batch: number of sequences.
+        open_context: makes an `IExecutionContext`, or what has its `set_input_shape`, `set_tensor_address`,
+            `set_optimization_profile_async` and `execute_async_v3`. One for each profile, when first needed.
+        driver: of the device that the contexts are on.
+        profiles, max_chunk: of the engine's record.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        batch: int,
+        open_context: Callable[[], Any],
+        driver: CudaDriver,
+        profiles: tuple[ProfileName, ...] = ("decode",),
+        max_chunk: int | None = None,
+    ):
+        self.manifest, self.batch, self.max_chunk = manifest, batch, max_chunk
+        self._open_context, self._driver, self._profiles = open_context, driver, profiles
+        offsets, total = _lay_out([_nbytes(s.sized(batch), s.dtype) for s in manifest.states])
+        self._memory = DeviceMemory(driver, 2 * total)
+        self._state_sets, self._turn = (offsets, [total + offset for offset in offsets]), 0
+        self._passes: dict[ProfileName, _Pass] = {}
+        try:
+            self._memory.zero(0, 2 * total)
+            self._memory.synchronize()
+            self._pass_of(1)
+        except BaseException:
+            self._memory.close()
+            raise
+
+    def _pass_of(self, sequence: int) -> _Pass:
+        profile: ProfileName = "decode" if sequence == 1 and "decode" in self._profiles else "prefill"
+        if profile not in self._passes:
+            index = self._profiles.index(profile) if len(self._profiles) > 1 else None
+            positions = 1 if profile == "decode" else self.max_chunk
+            context = self._open_context()
+            self._passes[profile] = _Pass(self.manifest, self.batch, positions, context, index, self._driver)
+        return self._passes[profile]
+
+    def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+        sequence = check_fed(self.manifest, self.batch, inputs, lengths)
+        if sequence > (self.max_chunk or 1):
+            raise ValueError(f"{sequence} positions in one pass; the engine was built for {self.max_chunk or 1}")
+        inputs = np.ascontiguousarray(inputs, self.manifest.input.dtype)
+        given = np.full(self.batch, sequence) if lengths is None else lengths
+        before, after = (
+            [self._memory.address + offset for offset in self._state_sets[turn]] for turn in (self._turn, 1 - self._turn)
+        )
+        output = self._pass_of(sequence).run(inputs, np.ascontiguousarray(given, np.int32), before, after)
         self._turn = 1 - self._turn
         return output
 
@@ -94,12 +151,13 @@ class DeviceSession:
         if row is not None and not 0 <= row < self.batch:
             raise IndexError(f"row {row} of a batch of {self.batch}")
         for state, offset in zip(self.manifest.states, self._state_sets[self._turn], strict=True):
-            size = _nbytes(self._shape(state.shape), state.dtype)
+            size = _nbytes(state.sized(self.batch), state.dtype)
             row_size = size // self.batch
             self._memory.zero(offset if row is None else offset + row * row_size, size if row is None else row_size)
+        self._memory.synchronize()  # passes have streams of their own
 
     def read_states(self) -> dict[str, np.ndarray]:
-        arrays = {s.input: np.empty(self._shape(s.shape), s.dtype) for s in self.manifest.states}
+        arrays = {s.input: np.empty(s.sized(self.batch), s.dtype) for s in self.manifest.states}
         for array, offset in zip(arrays.values(), self._state_sets[self._turn], strict=True):
             self._memory.download(offset, array)
         self._memory.synchronize()
@@ -109,8 +167,8 @@ class DeviceSession:
         kept = []  # until they are copied
         for state, offset in zip(self.manifest.states, self._state_sets[self._turn], strict=True):
             array = np.ascontiguousarray(states[state.input], state.dtype)
-            if array.shape != self._shape(state.shape):
-                raise ValueError(f"{state.input} has shape {array.shape}, expected {self._shape(state.shape)}")
+            if array.shape != state.sized(self.batch):
+                raise ValueError(f"{state.input} has shape {array.shape}, expected {state.sized(self.batch)}")
             self._memory.upload(offset, array)
             kept.append(array)
         self._memory.synchronize()
@@ -119,7 +177,8 @@ class DeviceSession:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._memory.synchronize()
+        for one in self._passes.values():
+            one.close()
         self._memory.close()
 
 
@@ -148,15 +207,18 @@ class TensorRTSession(DeviceSession):
         self._runtime, self._engine = _load(self._trt, self._logger, path, record)
         self._cache = None
         self._cache_file = cache_folder() / "jit" / f"{record.engine.sha256[:32]}-{gpu.target}"
-        super().__init__(manifest, batch, self._create_context(runtime), driver)
+        super().__init__(
+            manifest, batch, lambda: self._create_context(runtime), driver, record.profiles, record.max_chunk
+        )
 
     def _create_context(self, runtime: str) -> Any:
         context = None
         if runtime == "tensorrt-rtx":  # it compiles kernels for this very GPU on first use; keep them
             config = self._engine.create_runtime_config()
-            self._cache = config.create_runtime_cache()
-            if self._cache_file.is_file():
-                self._cache.deserialize(self._cache_file.read_bytes())
+            if self._cache is None:
+                self._cache = config.create_runtime_cache()
+                if self._cache_file.is_file():
+                    self._cache.deserialize(self._cache_file.read_bytes())
             config.set_runtime_cache(self._cache)
             context = self._engine.create_execution_context(config)
         else:
@@ -168,7 +230,8 @@ class TensorRTSession(DeviceSession):
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
         self._save_cache()
-        del self._context, self._cache, self._engine, self._runtime  # in this order
+        self._passes.clear()
+        del self._cache, self._engine, self._runtime  # in this order, after the contexts
 
     def _save_cache(self) -> None:
         if self._cache is None:
@@ -221,6 +284,15 @@ def _load(trt: Any, logger: Any, path: Path, record: EngineRecord) -> tuple[Any,
 
 def _reasons(logger: Any) -> str:
     return "; ".join(logger.errors[-3:]) or "no reason given"
+
+
+def _lay_out(sizes: list[int]) -> tuple[list[int], int]:
+    """Offsets of tensors of these sizes one after the other, and the size of all."""
+    offsets, total = [], 0
+    for size in sizes:
+        offsets.append(total)
+        total += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return offsets, total
 
 
 def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
