@@ -85,9 +85,11 @@ struct Session::Impl {
 
   Logits prefill_in_chunks(const std::vector<Prompt>& prompts, std::size_t longest) {
     const std::size_t bytes = manifest().input.row_bytes(), width = model->info.output_width;
-    outputs.assign(rows() * width, 0.0f);
+    outputs.resize(rows() * width);  // not cleared: they may be what is fed
     lengths.resize(rows());
     destinations.resize(rows());
+    for (std::size_t row = 0; row < rows(); ++row)
+      if (prompts[row].length == 0) std::fill_n(outputs.data() + row * width, width, 0.0f);
     for (std::size_t start = 0, positions; start < longest; start += positions) {
       positions = std::min(longest - start, static_cast<std::size_t>(model->info.chunk));
       chunk.assign(rows() * positions * bytes, std::byte{0});

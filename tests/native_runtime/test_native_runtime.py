@@ -159,6 +159,15 @@ def test_prompts_give_the_logits_that_python_gives_to_the_last_bit(
         assert following.tobytes() == next_expected.tobytes()
 
 
+def test_a_block_stack_can_be_fed_its_own_outputs(release: Path, export_variant: Export, tmp_path: Path) -> None:
+    bundle = export_variant("a-stack")[2]
+    prompts = make_prompts(bundle, (9, 9))
+    after, found = native_prefill(release, bundle, prompts, tmp_path, "feedback=1")
+    with open_session(bundle, batch=2) as session:
+        assert session.prefill(prompts).tobytes() == after.tobytes()
+        assert session.prefill(list(after)).tobytes() == found.tobytes()
+
+
 @pytest.mark.parametrize("name", ["a-mixed", "a-stack"])
 def test_prompts_go_step_by_step_where_the_bundle_takes_only_steps(
     release: Path, export_variant: Export, tmp_path: Path, name: str

@@ -5,7 +5,8 @@
 //       INPUTS: (steps, batch) int64 tokens, or (steps, batch, width) float32; OUTPUTS: (steps, batch, width) float32
 //   runtime_driver prefill BUNDLE LENGTHS INPUTS OUTPUTS [chunk=N] [the same]
 //       LENGTHS: of the rows' prompts, with commas; INPUTS: prompt after prompt (vectors: of one length); OUTPUTS:
-//       (2, batch, width) float32, after the prompts and after a step of zeros
+//       (2, batch, width) float32, after the prompts and after a step of zeros, or with feedback=1 (vectors) of what
+//       came out, from where it lies
 //   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED [cuda]
 //       PROMPT: ids with commas; prints COUNT ids. They are drawn twice, by step_and_sample and on the host, and must
 //       agree
@@ -103,8 +104,10 @@ int prefill(int argc, char** argv) {
     write(outputs, session.step(std::vector<std::int64_t>(values)));
   } else {
     const auto* vectors = reinterpret_cast<const float*>(inputs.data());
-    write(outputs, session.prefill_vectors({vectors, inputs.size() / sizeof(float)}));
-    write(outputs, session.step_vectors(std::vector<float>(values)));
+    const xlstm::Logits last = session.prefill_vectors({vectors, inputs.size() / sizeof(float)});
+    write(outputs, last);
+    write(outputs, named["feedback"].empty() ? session.step_vectors(std::vector<float>(values))
+                                             : session.prefill_vectors({last.data, values}));
   }
   if (!named["save"].empty()) session.save_file(named["save"]);
   return outputs.good() ? 0 : 1;
