@@ -210,8 +210,9 @@ def inspect_bundle(bundle: Path) -> BundleInspection:
 
 
 def _tensor_rows(manifest: Manifest) -> Iterable[TensorRow]:
-    for role, tensor in (("input", manifest.input), ("output", manifest.output)):
-        yield TensorRow(role, tensor.name, tensor.dtype, tensor.shape)
+    for role, tensor in (("input", manifest.input), ("input", manifest.lengths), ("output", manifest.output)):
+        if tensor is not None:
+            yield TensorRow(role, tensor.name, tensor.dtype, tensor.shape)
     for state in manifest.states:
         yield TensorRow("state", state.input, state.dtype, state.shape, state.output)
 

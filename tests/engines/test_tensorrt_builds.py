@@ -9,6 +9,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -57,7 +58,7 @@ except worker.UserError as error:
 def run_builder(bundle, folder, version, plugins=None):
     """The builder's lines, as `tensorrt` of that version."""
     manifest = read_manifest(bundle)
-    profiles = [vars(p) for p in input_profiles(manifest, parse_batch("1:1:4"))]
+    profiles = [asdict(p) for p in input_profiles(manifest, parse_batch("1:1:4"), 32)]
     request = {
         "runtime": "tensorrt", "model": str(bundle / "model.onnx"), "engine": str(folder / "plan"),
         "targets": ["current"], "profiles": profiles, "plugins": plugins, "version_compatible": False,

@@ -13,26 +13,29 @@ from dataclasses import asdict
 
 import onnx
 import pytest
+import yaml
 
 from xlstm_export.engines import build, build_engine, list_engines, read_record
 from xlstm_export.engines.functions import without_functions
 from xlstm_export.engines.record import sha256, sidecar_of
 from xlstm_export.errors import UserError
+from xlstm_export.graph.export import export_bundle
 from xlstm_export.graph.manifest import read_manifest
+from xlstm_export.modeling.random_init import random_checkpoint
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install tensorrt-rtx"
 )
 
-FAMILIES = ["a-mixed", "a-stack", "b-single", "c-single"]
+FAMILIES = ["a-mixed", "a-all-slstm", "a-stack", "b-single", "c-single"]
 
 
 @pytest.fixture
 def copy_bundle(export_variant, tmp_path):
     """A bundle of this test's own, which it may harm."""
 
-    def copy(name, dtype="float32", batch=None):
-        return shutil.copytree(export_variant(name, dtype, batch)[2], tmp_path / "bundle")
+    def copy(name, dtype="float32", batch=None, **options):
+        return shutil.copytree(export_variant(name, dtype, batch, **options)[2], tmp_path / "bundle")
 
     return copy
 
@@ -47,7 +50,7 @@ def build_in(bundle, **options):
 def test_engine_is_built_ahead_of_time_with_a_true_sidecar(name, dtype, copy_bundle):
     bundle = copy_bundle(name, dtype)
     manifest = read_manifest(bundle)
-    engine, record = build_in(bundle, targets=("sm86", "sm120"), batch="1:2:4")
+    engine, record = build_in(bundle, targets=("sm86", "sm120"), batch="1:2:4", max_chunk=64)
     assert engine.stat().st_size == record.engine_bytes > (bundle / "model.weights").stat().st_size
     assert read_record(engine) == record
     assert sorted(p.name for p in engine.parent.iterdir()) == [engine.name, sidecar_of(engine).name]
@@ -59,21 +62,49 @@ def test_engine_is_built_ahead_of_time_with_a_true_sidecar(name, dtype, copy_bun
     tensors = {t.name: t for t in record.tensors}
     expected = {manifest.input.name: ("input", manifest.input), manifest.output.name: ("output", manifest.output)}
     expected |= {s.input: ("input", s) for s in manifest.states} | {s.output: ("output", s) for s in manifest.states}
+    expected |= {"lengths": ("input", manifest.lengths)}
     assert tensors.keys() == expected.keys()
     for tensor_name, (mode, spec) in expected.items():
         tensor = tensors[tensor_name]
         assert (tensor.mode, tensor.dtype) == (mode, spec.dtype)
-        assert tensor.shape == (-1, *spec.shape[1:])
-        profile = [(b, *spec.shape[1:]) for b in (1, 2, 4)]
-        assert tensor.profile is None if mode == "output" else list(asdict(tensor.profile).values())[1:] == profile
+        assert tensor.shape == tuple(-1 if isinstance(extent, str) else extent for extent in spec.shape)
+        if mode == "output":
+            assert tensor.profiles == ()
+            continue
+        for profile, positions in zip(tensor.profiles, ((1, 1, 1), (1, 64, 64)), strict=True):
+            shapes = [spec.sized(b, s) for b, s in zip((1, 2, 4), positions, strict=True)]
+            assert list(asdict(profile).values()) == [tensor_name, *shapes]
+    assert (record.profiles, record.max_chunk) == (("decode", "prefill"), 64) and "chunk64.engine" in engine.name
+
+
+def test_two_profiles_share_one_copy_of_the_weights(tmp_path):
+    config = {"embedding_dim": 512, "num_heads": 4, "num_blocks": 4, "vocab_size": 20_000}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    export_bundle(random_checkpoint(tmp_path / "config.yaml", 0), tmp_path / "bundle")
+    _, record = build_in(tmp_path / "bundle", targets=("sm89",))
+    weights = (tmp_path / "bundle" / "model.weights").stat().st_size
+    assert record.profiles == ("decode", "prefill") and weights < record.engine_bytes < 1.3 * weights
+
+
+@pytest.mark.parametrize("mode", ["step", "prefill"])
+def test_engine_of_one_mode_has_one_profile(mode, copy_bundle):
+    _, record = build_in(copy_bundle("a-mixed", mode=mode), targets=("sm89",))
+    assert record.profiles == ({"step": "decode", "prefill": "prefill"}[mode],)
+    assert record.max_chunk == (None if mode == "step" else 256)
 
 
 @pytest.mark.parametrize("name", ["a-mixed", "b-single"])
-def test_fixed_batch_bundle_gives_an_engine_without_profile(name, copy_bundle):
+def test_fixed_batch_bundle_gives_an_engine_without_a_batch_range(name, copy_bundle):
     bundle = copy_bundle(name, batch=2)
     engine, record = build_in(bundle, targets=("sm89",))
-    assert record.batch == (2, 2, 2) and "batch2.engine" in engine.name
-    assert all(t.profile is None and t.shape[0] == 2 for t in record.tensors)
+    assert record.batch == (2, 2, 2) and "batch2-" in engine.name
+    assert [t.name for t in record.tensors if t.profiles] == ["tokens"]
+    assert all(t.shape[0] == 2 for t in record.tensors)
+
+
+def test_fixed_batch_bundle_of_steps_has_nothing_dynamic(copy_bundle):
+    _, record = build_in(copy_bundle("a-mixed", batch=2, mode="step"), targets=("sm89",))
+    assert record.profiles == ("decode",) and not any(t.profiles for t in record.tensors)
 
 
 @pytest.mark.parametrize("name", ["a-mixed", "b-single"])

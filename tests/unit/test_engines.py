@@ -16,10 +16,12 @@ from xlstm_export.engines.record import BuildOptions, EngineRecord, EngineTensor
 from xlstm_export.engines.report import render
 from xlstm_export.engines.targets import (
     BatchRange,
+    Profile,
     batch_range,
     check_dtype,
     engine_name,
     input_profiles,
+    max_chunk_of,
     parse_batch,
     parse_targets,
     parse_version,
@@ -85,20 +87,39 @@ def test_impossible_batches_are_refused(text):
 
 def test_profile_covers_every_input_of_a_dynamic_bundle_and_nothing_of_a_fixed_one(export_variant):
     dynamic = read_manifest(export_variant("a-mixed")[2])
-    profiles = input_profiles(dynamic, batch_range(dynamic, "1:2:4"))
-    assert [p.name for p in profiles] == [dynamic.input.name, *(s.input for s in dynamic.states)]
-    for profile, spec in zip(profiles, (dynamic.input, *dynamic.states), strict=True):
-        assert [profile.min, profile.opt, profile.max] == [(b, *spec.shape[1:]) for b in (1, 2, 4)]
-    fixed = replace(dynamic, batch=3)
+    decode, prefill = input_profiles(dynamic, batch_range(dynamic, "1:2:4"), 64)
+    assert (decode.name, prefill.name) == ("decode", "prefill")
+    inputs = {dynamic.input.name: dynamic.input, **{s.input: s for s in dynamic.states}, "lengths": dynamic.lengths}
+    for profile, positions in ((decode, (1, 1, 1)), (prefill, (1, 64, 64))):
+        assert [t.name for t in profile.tensors] == list(inputs)
+        for tensor in profile.tensors:
+            shapes = [(b, s) if tensor.name == "tokens" else (b, *inputs[tensor.name].shape[1:])
+                      for b, s in zip((1, 2, 4), positions, strict=True)]  # fmt: skip
+            assert [tensor.min, tensor.opt, tensor.max] == shapes
+    fixed = read_manifest(export_variant("a-mixed", batch=3)[2])
     assert batch_range(fixed, None) == batch_range(fixed, "3") == BatchRange(3, 3, 3)
-    assert input_profiles(fixed, batch_range(fixed, None)) == ()
+    for profile, positions in zip(input_profiles(fixed, batch_range(fixed, None), 64), (1, 64), strict=True):
+        assert [(t.name, t.max) for t in profile.tensors] == [("tokens", (3, positions))]
     with pytest.raises(UserError, match="fixed batch 3, not 1:1:8"):
         batch_range(fixed, "1:1:8")
 
 
+def test_profiles_follow_the_mode(export_variant):
+    step = read_manifest(export_variant("a-mixed", mode="step", batch=2)[2])
+    assert max_chunk_of(step, ("sm89",), None) is None
+    assert input_profiles(step, batch_range(step, None), None) == (Profile("decode", ()),)
+    with pytest.raises(UserError, match="mode `step`, one position a pass"):
+        max_chunk_of(step, ("sm89",), 64)
+    prefill = read_manifest(export_variant("a-mixed", mode="prefill", logits="all")[2])
+    assert [p.name for p in input_profiles(prefill, batch_range(prefill, None), 64)] == ["prefill"]
+    assert max_chunk_of(prefill, ("sm89",), None) == 256 and max_chunk_of(prefill, ("sm89",), 64) == 64
+    assert max_chunk_of(prefill, ("sm75", "sm89"), None) == 32
+
+
 def test_engine_names_tell_engines_of_a_bundle_apart():
-    name = engine_name("tensorrt-rtx", "1.7.1.116", ("sm86", "sm120"), "float16", BatchRange(1, 1, 8))
-    assert name == "tensorrt-rtx-1.7-sm86-sm120-float16-batch1-8.engine"
+    what = ("tensorrt-rtx", "1.7.1.116", ("sm86", "sm120"), "float16", BatchRange(1, 1, 8))
+    assert engine_name(*what, None) == "tensorrt-rtx-1.7-sm86-sm120-float16-batch1-8.engine"
+    assert engine_name(*what, 256) == "tensorrt-rtx-1.7-sm86-sm120-float16-batch1-8-chunk256.engine"
 
 
 def test_versions_compare_as_numbers():
@@ -145,17 +166,28 @@ def test_stripping_keeps_functions_of_others():
     assert [f.name for f in without_functions(model).functions] == ["Other"]
 
 
+def products(model):
+    """The matrix products of a graph in float32, of its functions and of their loops."""
+    floats = {v.name for v in model.graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    nodes = [n for f in model.functions for n in f.node]
+    nodes += [n for node in nodes for a in node.attribute if a.type == onnx.AttributeProto.GRAPH for n in a.g.node]
+    nodes += [n for n in model.graph.node if n.output[0] in floats]
+    return [n for n in nodes if n.op_type == "MatMul"]
+
+
+@pytest.mark.parametrize("mode", ["step", "both"])
 @pytest.mark.parametrize("name", ["a-mixed", "b-single"])
-def test_products_as_sums_are_the_same_numbers_without_matrix_products(name, export_variant):
-    bundle = export_variant(name)[2]
+def test_products_as_sums_are_the_same_numbers_without_matrix_products(name, mode, export_variant):
+    bundle = export_variant(name, mode=mode)[2]
     model = read_graph(bundle / "model.onnx")
     summed = with_products_as_sums(model)
-    assert any(n.op_type == "MatMul" for f in model.functions for n in f.node)
-    assert not any(n.op_type == "MatMul" for f in summed.functions for n in f.node)
+    assert products(model) and not products(summed)
     onnx.external_data_helper.load_external_data_for_model(summed, str(bundle))
     onnx.checker.check_model(summed, full_check=True)
     manifest, random = read_manifest(bundle), np.random.default_rng(0)
-    feeds = {manifest.input.name: random.integers(0, manifest.vocab_size, (3, 1))}
+    positions = 1 if mode == "step" else 5
+    feeds = {manifest.input.name: random.integers(0, manifest.vocab_size, (3, positions))}
+    feeds |= {} if mode == "step" else {"lengths": np.array([5, 0, 3], np.int32)}
     feeds |= {s.input: random.standard_normal((3, *s.shape[1:]), np.float32) for s in manifest.states}
     outputs = [
         onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, feeds)
@@ -193,7 +225,7 @@ def test_progress_survives_what_it_was_not_told():
 def record_for(bundle, name="x.engine", runtime="tensorrt", batch=(1, 2, 8), **changes):
     manifest = read_manifest(bundle)
     model, manifest_hash = hash_bundle(bundle)
-    (profile, *_) = input_profiles(replace(manifest, batch=None), BatchRange(*batch))
+    profiles = input_profiles(manifest, BatchRange(*batch), 64)
     record = EngineRecord(
         engine=FileHash(name, "0" * 64),
         engine_bytes=4,
@@ -203,9 +235,11 @@ def record_for(bundle, name="x.engine", runtime="tensorrt", batch=(1, 2, 8), **c
         gpu="Some GPU",
         dtype=manifest.dtype,
         batch=batch,
+        profiles=("decode", "prefill"),
+        max_chunk=64,
         tensors=(
-            EngineTensor("tokens", "input", "int64", (-1, 1), profile),
-            EngineTensor("logits", "output", "float32", (-1, 1, 97), None),
+            EngineTensor("tokens", "input", "int64", (-1, -1), tuple(p.tensors[0] for p in profiles)),
+            EngineTensor("logits", "output", "float32", (-1, 1, 97), ()),
         ),
         model=model,
         manifest=manifest_hash,
@@ -246,11 +280,13 @@ def test_sidecar_reads_back_as_it_was_written(bundle):
         (lambda engine: sidecar_of(engine).unlink(), "has no x.engine.json beside it"),
         (lambda engine: sidecar_of(engine).write_text("{"), "is damaged"),
         (lambda engine: sidecar_of(engine).write_text("[]"), "is damaged"),
-        (lambda engine: sidecar_of(engine).write_text('{"format": "other"}'), "is not a version 1 xlstm-engine file"),
+        (lambda engine: sidecar_of(engine).write_text('{"format": "other"}'), "is not a version 2 xlstm-engine file"),
         (lambda engine: edit(engine, engine_bytes="many"), "is damaged"),
         (lambda engine: edit(engine, options={}), "is damaged"),
         (lambda engine: edit(engine, batch=[1]), "is damaged"),
-        (lambda engine: edit(engine, format_version=2), "is not a version 1"),
+        (lambda engine: edit(engine, format_version=1), "is not a version 2"),
+        (lambda engine: edit(engine, profiles=["prefill", "decode"]), "is damaged"),
+        (lambda engine: edit(engine, max_chunk=None), "is damaged"),
         (lambda engine: engine.write_bytes(b"pla"), "has 3 bytes, not 4"),
     ],
 )
@@ -310,7 +346,7 @@ def test_rendered_record_names_engine_targets_and_plugins(bundle):
 
 def test_request_reaches_the_builder_unchanged(export_variant):
     manifest = read_manifest(export_variant("a-mixed")[2])
-    profiles = input_profiles(manifest, BatchRange(1, 2, 4))
+    profiles = input_profiles(manifest, BatchRange(1, 2, 4), 64)
     request = BuildRequest("tensorrt", "/m", "/e", ("current",), profiles, "/p", True, False, False, None)
     assert BuildRequest.parse(json.dumps(asdict(request))) == request
 

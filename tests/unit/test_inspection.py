@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from xlstm_export.errors import UserError
-from xlstm_export.graph.functions import step_functions
+from xlstm_export.graph.functions import sequence_functions
 from xlstm_export.graph.manifest import read_manifest
 from xlstm_export.inspection import inspect_bundle, inspect_checkpoint, inspect_path, render, to_json
 
@@ -58,10 +58,10 @@ def test_operators_functions_and_tensors_are_those_of_the_graph(export_variant):
     assert sum(found.operators.values()) == len(model.graph.node)
     assert found.operators["ai.xlstm::MLSTMCell"] == kinds.count("mlstm")
     assert {f.name: (f.nodes, f.calls) for f in found.functions} == {
-        "ai.xlstm::MLSTMCell": (len(step_functions()["MLSTMCell"].node), kinds.count("mlstm")),
-        "ai.xlstm::SLSTMCell": (len(step_functions()["SLSTMCell"].node), kinds.count("slstm")),
+        "ai.xlstm::MLSTMCell": (len(sequence_functions()["MLSTMCell"].node), kinds.count("mlstm")),
+        "ai.xlstm::SLSTMCell": (len(sequence_functions()["SLSTMCell"].node), kinds.count("slstm")),
     }
-    assert [t.name for t in found.tensors if t.role != "output"] == [i.name for i in model.graph.input]
+    assert sorted(t.name for t in found.tensors if t.role != "output") == sorted(i.name for i in model.graph.input)
     assert [t.next_name for t in found.tensors if t.role == "state"] == [s.output for s in manifest.states]
 
 

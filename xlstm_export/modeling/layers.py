@@ -192,8 +192,8 @@ class CausalConv(nn.Module):
         if chunk.lengths is None:
             return (columns * self.weight).sum(1) + self.bias, columns[:, 1:]
         y = self.bias
-        for tap in range(kernel):
-            y = y + columns[:, tap : tap + chunk.sequence] * self.weight[tap]
+        for tap, weight in enumerate(self.weight.unbind()):
+            y = y + columns[:, tap : tap + chunk.sequence] * weight
         # The columns before the first one that is not there yet.
         width = kernel - 1 + chunk.sequence
         window = chunk.rows(columns.reshape(-1, dim), chunk.lengths, kernel - 1, width)

@@ -149,12 +149,13 @@ def _block_table(report: ValidationReport) -> Table:
     """By block and run: the state that comes closest to what is allowed."""
     table = Table(title="State error by block: the state that is closest to its limit", title_justify="left")
     table.add_column("block")
-    for run in report.runs:
+    runs = [run for run in report.runs if run.states]
+    for run in runs:
         table.add_column(run.name, justify="right")
     blocks = dict.fromkeys(name.rsplit(".", 1)[0] for name in report.runs[0].states)
     for block in blocks:
         cells = []
-        for run in report.runs:
+        for run in runs:
             own = [v for v in report.verdicts if v.run == run.name and v.quantity.startswith(f"{block}.")]
             cells.append(_error(max(own, key=lambda v: v.share)))
         table.add_row(block.removeprefix("blocks.").replace(".", " "), *cells)

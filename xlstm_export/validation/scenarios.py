@@ -63,13 +63,13 @@ class Scenario:
     """Per step, mean over the rows, nats; empty for block stacks."""
     disagreements: list[Disagreement]
     states: dict[str, Series]
-    """`metrics.state_error` by state, every `stride`-th step and at the last."""
+    """`metrics.state_error` by state, every `stride`-th step and at the last; empty where outputs alone are compared."""
     text: TextScore | None = None
 
     @property
     def top_one_agreement(self) -> float:
         """Share of tokens at which both put the same token first."""
-        return 1 - len(self.disagreements) / (self.rows * self.steps)
+        return 1 - len(self.disagreements) / (self.rows * len(self.outputs.steps))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def run_scenario(
     steps, rows = inputs.shape[:2]
     vocabulary = inputs.ndim == 2
     machines.reset() if start is None else machines.write_states(start)
-    recorder = _Recorder(_stride(machines.reference.read_states(), steps), vocabulary)
+    recorder = Recorder(_stride(machines.reference.read_states(), steps), vocabulary)
     nats = np.zeros(2)
     for step in range(steps):
         if resets and step in resets:
@@ -135,10 +135,7 @@ def run_scenario(
             nats += [metrics.negative_log_likelihood(y, targets[step]).sum() for y in (reference, actual)]
         tick(1)
     score = None if targets is None else TextScore(targets.size, text_bytes, float(nats[0]), float(nats[1]))
-    return Scenario(
-        name, what, locked, rows, steps, recorder.output_series.freeze(), recorder.kl, recorder.disagreements,
-        {state: series.freeze() for state, series in recorder.state_series.items()}, score,
-    )  # fmt: skip
+    return recorder.scenario(name, what, rows, steps, locked, score)
 
 
 def _stride(states: Mapping[str, np.ndarray], steps: int) -> int:
@@ -164,7 +161,9 @@ class _Open:
         return Series(tuple(self.steps), tuple(self.error), tuple(self.sensitivity))
 
 
-class _Recorder:
+class Recorder:
+    """Collects the errors of one run. `stride`: how often states are compared; `vocabulary`: outputs are logits."""
+
     def __init__(self, stride: int, vocabulary: bool):
         self._stride, self._vocabulary = stride, vocabulary
         self.output_series = _Open()
@@ -189,3 +188,12 @@ class _Recorder:
         sensitivities = metrics.state_errors(reference, machines.nudged.read_states())
         for name, error in errors.items():
             self.state_series.setdefault(name, _Open()).add(step, error, sensitivities[name])
+
+    def scenario(
+        self, name: str, what: str, rows: int, steps: int, locked: bool = False, text: TextScore | None = None
+    ) -> Scenario:
+        """All that was recorded; arguments as the fields of `Scenario`."""
+        return Scenario(
+            name, what, locked, rows, steps, self.output_series.freeze(), self.kl, self.disagreements,
+            {state: series.freeze() for state, series in self.state_series.items()}, text,
+        )  # fmt: skip

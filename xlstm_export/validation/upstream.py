@@ -35,6 +35,9 @@ class UpstreamModel(Protocol):
         Upstream writes into the states it is given: they are used up.
         """
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        """A whole sequence from zero states: inputs (N, T), or (N, T, D) → outputs (N, T, V or D)."""
+
 
 class XlstmModel:
     """`xlstm.xLSTMLMModel` and `xlstm.xLSTMBlockStack`, through `.step`."""
@@ -49,6 +52,12 @@ class XlstmModel:
             self._stack = self.module.xlstm_block_stack
         else:
             self.module = self._stack = xLSTMBlockStack(from_dict(xLSTMBlockStackConfig, config))
+        for block in self._stack.blocks:  # it is in no checkpoint; without it, upstream makes one as long as the sequence
+            if hasattr(block.xlstm, "mlstm_cell"):
+                block.xlstm.mlstm_cell.causal_mask = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.module(inputs)
 
     def step(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
         outputs, native = self.module.step(inputs, state=self._pack(states))
@@ -94,6 +103,9 @@ class XlstmLargeModel:
 
         self.module = xLSTMLarge(xLSTMLargeConfig(**config))
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.module(inputs)[0]
+
     def step(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
         logits, native = self.module(inputs, _pack_large(states))
         return logits, _unpack_large(native)
@@ -108,6 +120,9 @@ class XlstmHfModel:
 
         self.module = xLSTMForCausalLM(xLSTMConfig(**config))
         self._cache = xLSTMCache(self.module.config, 0, dtype=torch.float32, device="cpu")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.module(inputs, use_cache=False).logits
 
     def step(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
         # A cache of upstream's own has widths rounded up to 64, which its layers refuse for many models.
@@ -203,6 +218,11 @@ class UpstreamSession:
             outputs = self._step_apart(rows)
         self._fresh[:] = False
         return outputs.numpy().copy()
+
+    @torch.inference_mode()
+    def forward(self, inputs: np.ndarray) -> np.ndarray:
+        """A whole sequence from zero states, (B, T) or (B, T, D) → (B, T, V or D). The session's states stay."""
+        return self._model.forward(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
 
     def _step_apart(self, inputs: Tensor) -> Tensor:
         outputs = None

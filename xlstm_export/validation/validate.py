@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..graph.export import Stage, no_progress
 from ..graph.manifest import Manifest, read_manifest
 from ..runtime import open_session
+from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
 from .report import ValidationReport
 from .scenarios import Machines, Scenario, run_scenario
 from .texts import TextTokens, read_text
@@ -103,12 +104,14 @@ def validate(
 def run_all(
     machines: Machines, manifest: Manifest, steps: int, text: TextTokens | None, seed: int, stage: Stage
 ) -> tuple[Scenario, ...]:
-    """From zeros, from the reference's warm states, with rows reset in a warm batch, and a long run."""
+    """From zeros, from the reference's warm states, with rows reset in a warm batch, prompts, and a long run."""
     rows = machines.reference.batch
     generator = np.random.default_rng(seed)
     zero_steps, warm_steps, reset_steps = (min(steps, most) for most in (ZERO_STEPS, WARM_STEPS, RESET_STEPS))
     long = text.steps if text else steps
-    tick = stage("Running both, token by token", zero_steps + warm_steps + reset_steps + long)
+    pieces = prompt_pieces(steps) if manifest.mode != "step" else []
+    prompt_steps = sum(pieces) + min(steps, DECODE_STEPS) if pieces else 0
+    tick = stage("Running both, token by token", zero_steps + warm_steps + reset_steps + prompt_steps + long)
 
     def inputs(count: int) -> np.ndarray:
         if manifest.vocab_size is None:
@@ -126,11 +129,12 @@ def run_all(
         machines, inputs(reset_steps), name="reset", what=f"from warm states, rows reset at {first} and {second}",
         start=warm_states, resets={first: 0, second: rows - 1}, tick=tick,
     )  # fmt: skip
+    prompts = run_prompts(machines, inputs(prompt_steps), pieces, seed, tick) if pieces else ()
     drift = run_scenario(
         machines, text.inputs if text else inputs(long), name="drift", what="long run, text" if text else "long run",
         targets=text.targets if text else None, text_bytes=text.bytes if text else 0, tick=tick,
     )  # fmt: skip
-    return zeros, warm, reset, drift
+    return zeros, warm, reset, *prompts, drift
 
 
 def check_pair(bundle: Path, manifest: Manifest, checkpoint: Checkpoint) -> str:
