@@ -64,6 +64,7 @@ class Arguments {
     options.backend = choice("backend", backends);
     options.device = choice("device", devices);
     options.threads = static_cast<int>(count("threads", 0));
+    options.chunk = static_cast<int>(count("chunk", 0));
     options.onnxruntime_library = text("onnxruntime");
     options.custom_op_library = text("ops");
     options.engine = text("engine");
@@ -72,7 +73,7 @@ class Arguments {
   }
 
   static std::set<std::string> model_names() {
-    return {"backend", "device", "threads", "onnxruntime", "ops", "engine", "plugins"};
+    return {"backend", "device", "threads", "chunk", "onnxruntime", "ops", "engine", "plugins"};
   }
 
   [[noreturn]] static void fail(const std::string& message) { throw xlstm::Error(xlstm::ErrorCode::argument, message); }
@@ -96,6 +97,7 @@ inline constexpr char model_help[] =
     "  --backend B        onnxruntime, tensorrt, or automatic (default)\n"
     "  --device D         cpu, cuda, or automatic (default)\n"
     "  --threads N        of ONNX Runtime inside one step (default: one for each core)\n"
+    "  --chunk N          positions of a prompt that one pass takes in (default 256, or what the engine takes)\n"
     "  --onnxruntime LIB  libonnxruntime.so (default: $XLSTM_ONNXRUNTIME, then the system's)\n"
     "  --ops LIB          libxlstm_onnxruntime.so: fused cells (default: the definitions in the bundle)\n"
     "  --engine FILE      a TensorRT engine built from this bundle\n"

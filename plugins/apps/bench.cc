@@ -1,4 +1,4 @@
-// xlstm-bench: latency of a step, as JSON.
+// xlstm-bench: latency of a step and speed of prefill, as JSON.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -11,10 +11,41 @@ namespace {
 
 constexpr char kHelp[] =
     "usage: xlstm-bench BUNDLE [options]\n"
-    "Measure steps and print their latency in microseconds, as JSON.\n"
+    "Measure steps, or prompts, and print their latency in microseconds, as JSON.\n"
     "  --steps N          (default 1000)\n"
     "  --warmup N         steps before (default 100)\n"
+    "  --prompt N         measure also the prefill of prompts of N positions\n"
+    "  --prompts N        how many of them, after one more to warm up (default 10)\n"
     "  --batch N          (default 1, or the bundle's)\n";
+
+using Clock = std::chrono::steady_clock;
+
+double microseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
+
+// What a session is fed: `positions` for each row.
+class Feed {
+ public:
+  Feed(const xlstm::ModelInfo& info, std::size_t batch, std::size_t positions)
+      : tokens_(info.vocab_size ? batch * positions : 0),
+        vectors_(info.vocab_size ? 0 : batch * positions * info.input_width, 0.1f),
+        vocabulary_(info.vocab_size) {}
+
+  void vary(std::uint32_t round) {
+    for (std::size_t i = 0; i < tokens_.size(); ++i)
+      tokens_[i] = static_cast<std::int64_t>((round * 31 + i * 7) % vocabulary_);
+  }
+  void step(xlstm::Session& session) const { vocabulary_ ? session.step(tokens_) : session.step_vectors(vectors_); }
+  void prefill(xlstm::Session& session) const {
+    vocabulary_ ? session.prefill(tokens_) : session.prefill_vectors(vectors_);
+  }
+
+ private:
+  std::vector<std::int64_t> tokens_;
+  std::vector<float> vectors_;
+  std::size_t vocabulary_;
+};
 
 double percentile(const std::vector<double>& sorted, double p) {
   return sorted[static_cast<std::size_t>(p * static_cast<double>(sorted.size() - 1) + 0.5)];
@@ -22,7 +53,7 @@ double percentile(const std::vector<double>& sorted, double p) {
 
 int run(int argc, char** argv) {
   auto names = apps::Arguments::model_names();
-  names.insert({"steps", "warmup", "batch"});
+  names.insert({"steps", "warmup", "batch", "prompt", "prompts"});
   const apps::Arguments arguments(argc, argv, names, {"help"});
   if (arguments.has("help") || arguments.positional.size() != 1) {
     std::cout << kHelp << apps::model_help;
@@ -35,17 +66,14 @@ int run(int argc, char** argv) {
   const auto batch = arguments.count("batch", static_cast<std::uint32_t>(std::max(info.batch, 1)));
   auto session = model.session(static_cast<int>(batch));
 
-  std::vector<std::int64_t> tokens(batch);
-  const std::vector<float> vectors(batch * info.input_width, 0.1f);
+  Feed feed(info, batch, 1);
   std::vector<double> microseconds;
   microseconds.reserve(steps);
   for (std::uint32_t i = 0; i < warmup + steps; ++i) {
-    for (std::uint32_t row = 0; row < batch && info.vocab_size; ++row)
-      tokens[row] = static_cast<std::int64_t>((i * 31 + row * 7) % info.vocab_size);
-    const auto start = std::chrono::steady_clock::now();
-    info.vocab_size ? session.step(tokens) : session.step_vectors(vectors);
-    const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
-    if (i >= warmup) microseconds.push_back(time.count());
+    feed.vary(i);
+    const auto start = Clock::now();
+    feed.step(session);
+    if (i >= warmup) microseconds.push_back(microseconds_since(start));
   }
   const double mean = std::accumulate(microseconds.begin(), microseconds.end(), 0.0) / steps;
   std::sort(microseconds.begin(), microseconds.end());
@@ -58,7 +86,25 @@ int run(int argc, char** argv) {
               batch * 1e6 / mean, mean, microseconds.front());
   for (const auto& [name, p] : {std::pair{"p50", .5}, {"p90", .9}, {"p99", .99}, {"p99.9", .999}})
     std::printf("\"%s\": %.2f, ", name, percentile(microseconds, p));
-  std::printf("\"max\": %.2f}\n}\n", microseconds.back());
+  std::printf("\"max\": %.2f}", microseconds.back());
+  if (const std::uint32_t positions = arguments.count("prompt", 0)) {
+    Feed prompt(info, batch, positions);
+    std::vector<double> times;
+    for (std::uint32_t i = 0; i <= std::max(arguments.count("prompts", 10), 1u); ++i) {
+      prompt.vary(i);
+      session.reset();
+      const auto start = Clock::now();
+      prompt.prefill(session);
+      if (i > 0) times.push_back(microseconds_since(start));
+    }
+    std::sort(times.begin(), times.end());
+    const double median = percentile(times, .5);
+    std::printf(
+        ",\n  \"prefill\": {\"positions\": %u, \"chunk\": %d, \"prompts\": %zu, \"tokens_per_second\": %.1f, "
+        "\"microseconds\": {\"min\": %.2f, \"p50\": %.2f, \"max\": %.2f}}",
+        positions, info.chunk, times.size(), 1e6 * batch * positions / median, times.front(), median, times.back());
+  }
+  std::printf("\n}\n");
   return 0;
 }
 

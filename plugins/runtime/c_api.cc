@@ -62,6 +62,7 @@ xlstm::Options to_options(const xlstm_options* c) {
   options.engine = or_empty(c->engine);
   options.tensorrt_library = or_empty(c->tensorrt_library);
   options.plugin_library = or_empty(c->plugin_library);
+  options.chunk = c->chunk;
   return options;
 }
 
@@ -137,6 +138,24 @@ xlstm_status xlstm_session_prefill(xlstm_session* session, const int64_t* tokens
   return guarded([&] {
     require(session, tokens, logits);
     *logits = session->session.prefill({tokens, count}).data;
+  });
+}
+
+xlstm_status xlstm_session_prefill_rows(xlstm_session* session, const int64_t* tokens, const size_t* lengths,
+                                        size_t rows, const float** logits) {
+  return guarded([&] {
+    require(session, tokens, lengths, logits);
+    std::vector<std::vector<int64_t>> prompts;
+    for (size_t row = 0; row < rows; tokens += lengths[row++]) prompts.emplace_back(tokens, tokens + lengths[row]);
+    *logits = session->session.prefill(prompts).data;
+  });
+}
+
+xlstm_status xlstm_session_prefill_vectors(xlstm_session* session, const float* inputs, size_t count,
+                                           const float** outputs) {
+  return guarded([&] {
+    require(session, inputs, outputs);
+    *outputs = session->session.prefill_vectors({inputs, count}).data;
   });
 }
 

@@ -13,6 +13,8 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
+constexpr int kFormatVersion = 2;
+
 std::string file_text(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -30,9 +32,29 @@ Json read_record(const fs::path& engine) {
                                        " beside it. Copy that file too, or build the engine again.");
   const Json record = Json::parse(file_text(path), nullptr, false);
   if (!record.is_object() || record.value("format", Json()) != "xlstm-engine" ||
-      record.value("format_version", Json()) != 1)
-    throw Error(ErrorCode::bundle, path.string() + " is not a version 1 xlstm-engine file. Build the engine again.");
+      record.value("format_version", Json()) != kFormatVersion)
+    throw Error(ErrorCode::bundle, path.string() + " is not a version " + std::to_string(kFormatVersion) +
+                                       " xlstm-engine file. Build the engine again.");
   return record;
+}
+
+void read_profiles(const Json& record, EngineFile& file) {
+  const auto profiles = record.at("profiles").get<std::vector<std::string>>();
+  const auto index = [&](const char* name) {
+    const auto found = std::find(profiles.begin(), profiles.end(), name);
+    return found == profiles.end() ? -1 : static_cast<int>(found - profiles.begin());
+  };
+  const int decode = index("decode"), prefill = index("prefill");
+  if (profiles.size() != static_cast<std::size_t>((decode >= 0) + (prefill >= 0)) || profiles.empty())
+    throw Error(ErrorCode::bundle, record_of(file.engine).string() + " has the profiles " + record["profiles"].dump() +
+                                       ", which this library does not know. Build the engine again.");
+  file.decode_profile = decode >= 0 ? decode : prefill;
+  file.prefill_profile = prefill;
+  if (prefill < 0) return;
+  file.max_chunk = record.at("max_chunk").get<int>();
+  if (file.max_chunk < 1)
+    throw Error(ErrorCode::bundle, record_of(file.engine).string() + " has a max_chunk of " +
+                                       std::to_string(file.max_chunk) + ". Build the engine again.");
 }
 
 std::string sha256_of(const fs::path& path) {
@@ -90,6 +112,7 @@ EngineFile find_engine(const fs::path& bundle, const Options& options, int major
         throw Error(ErrorCode::bundle, name + " was built from another " + part.filename().string() + " than that in " +
                                            bundle.string() + ". Build the engine again.");
     }
+    read_profiles(record, file);
     if (const Json& plugins = record.at("plugins"); !plugins.is_null())
       file.plugin_library = file.engine.parent_path() / plugins.at("name").get<std::string>();
   } catch (const Json::exception& error) {

@@ -11,6 +11,10 @@ namespace xlstm::internal {
 struct EngineFile {
   std::filesystem::path engine;
   std::filesystem::path plugin_library;  // empty: it needs none
+  // Optimisation profiles, by their index. An engine with a prefill profile alone decodes through that one.
+  int decode_profile = 0;
+  int prefill_profile = -1;  // -1: it has none
+  int max_chunk = 0;         // most positions of a pass on the prefill profile
 };
 
 // The engine that `options` names, or else the only one for TensorRT in the bundle's folder `engines`, checked: it was

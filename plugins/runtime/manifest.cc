@@ -15,14 +15,16 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kFormat[] = "xlstm-bundle";
-constexpr int kFormatVersion = 1;
-constexpr const char* kKeys[] = {"family", "dtype",        "mode",      "batch",      "input",
-                                 "output", "states",       "tokenizer", "vocab_size", "architecture",
-                                 "source", "weight_files", "producer"};
+constexpr int kFormatVersion = 2;
+constexpr const char* kKeys[] = {"family",       "dtype",  "mode",         "batch",     "input",
+                                 "lengths",      "output", "states",       "tokenizer", "vocab_size",
+                                 "architecture", "source", "weight_files", "producer"};
 
+// Of all dimensions after the batch, at one position where their number is open.
 std::size_t product_of_rest(const std::vector<std::int64_t>& shape) {
   std::size_t product = 1;
-  for (std::size_t i = 1; i < shape.size(); ++i) product *= static_cast<std::size_t>(shape[i]);
+  for (std::size_t i = 1; i < shape.size(); ++i)
+    product *= static_cast<std::size_t>(std::max<std::int64_t>(shape[i], 1));
   return product;
 }
 
@@ -61,16 +63,19 @@ class Checker {
     return entry(data, key, "", "a positive number", is_count).get<std::int64_t>();
   }
 
-  std::vector<std::int64_t> shape(const Json& data, const std::string& at) const {
+  // `open`: the second dimension may be "sequence".
+  std::vector<std::int64_t> shape(const Json& data, const std::string& at, bool open = false) const {
     const Json& json = list(data, "shape", at);
-    bool good = !json.empty() && (json[0] == "batch" || is_count(json[0]));
+    bool good = !json.empty();
     std::vector<std::int64_t> shape;
     std::int64_t elements = 1;
     for (std::size_t i = 0; good && i < json.size(); ++i) {
-      if (i > 0) good = is_count(json[i]);
+      const bool any = (i == 0 && json[i] == "batch") || (open && i == 1 && json[i] == "sequence");
+      good = any || is_count(json[i]);
       if (!good) break;
-      shape.push_back(json[i].is_string() ? 0 : json[i].get<std::int64_t>());
-      if (i > 0) good = !__builtin_mul_overflow(elements, shape[i], &elements) && elements < (std::int64_t{1} << 40);
+      shape.push_back(any ? 0 : json[i].get<std::int64_t>());
+      if (i > 0 && !any)
+        good = !__builtin_mul_overflow(elements, shape[i], &elements) && elements < (std::int64_t{1} << 40);
     }
     if (!good) fail(at + "shape is " + shortened(json) + ", not a batch and positive numbers");
     return shape;
@@ -79,7 +84,15 @@ class Checker {
   TensorSpec tensor(const Json& data, const std::string& key) const {
     const Json& value = object(data, key);
     const std::string at = key + ".";
-    return {text(value, "name", at), text(value, "dtype", at), shape(value, at)};
+    return {text(value, "name", at), text(value, "dtype", at), shape(value, at, true)};
+  }
+
+  // The name of the input `lengths`; empty where there is none.
+  std::string lengths(const Json& data) const {
+    if (data["lengths"].is_null()) return "";
+    const TensorSpec spec = tensor(data, "lengths");
+    if (spec.dtype != "int32" || spec.shape.size() != 1) fail("lengths is not an int32 for each row of the batch");
+    return spec.name;
   }
 
   StateTensor state(const Json& value, std::size_t index) const {
@@ -128,7 +141,21 @@ class Checker {
 }  // namespace
 
 std::size_t TensorSpec::row_elements() const { return product_of_rest(shape); }
+
+std::vector<std::int64_t> TensorSpec::sized(int batch, std::size_t positions) const {
+  std::vector<std::int64_t> result = shape;
+  result[0] = batch;
+  if (any_positions()) result[1] = static_cast<std::int64_t>(positions);
+  return result;
+}
+
 std::size_t StateTensor::row_elements() const { return product_of_rest(shape); }
+
+std::vector<std::int64_t> StateTensor::sized(int batch) const {
+  std::vector<std::int64_t> result = shape;
+  result[0] = batch;
+  return result;
+}
 
 std::size_t Manifest::state_row_elements() const {
   std::size_t total = 0;
@@ -172,9 +199,10 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   Manifest manifest;
   manifest.family = check.text(data, "family");
   manifest.dtype = check.choice(data, "dtype", {"float32", "float16", "bfloat16"});
-  check.choice(data, "mode", {"step"});
+  const bool steps_only = check.choice(data, "mode", {"step", "prefill", "both"}) == "step";
   manifest.batch = static_cast<int>(check.optional_count(data, "batch"));
   manifest.input = check.tensor(data, "input");
+  manifest.lengths = check.lengths(data);
   manifest.output = check.tensor(data, "output");
   const Json& states = check.list(data, "states");
   for (std::size_t i = 0; i < states.size(); ++i) manifest.states.push_back(check.state(states[i], i));
@@ -186,14 +214,18 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   for (const Json& name : check.list(data, "weight_files")) manifest.weight_files.push_back(check.file_name(name));
   check.object(data, "producer");
 
+  const TensorSpec &input = manifest.input, &output = manifest.output;
+  if (steps_only != manifest.lengths.empty() || steps_only == input.any_positions() ||
+      (steps_only && output.any_positions()))
+    check.fail("mode is " + shortened(data["mode"]) + ", which lengths and the shapes of input and output contradict");
+  if (input.shape.size() < 2 || input.shape[1] > 1 || output.shape.size() < 2 || output.shape[1] > 1)
+    check.fail("input and output have a second dimension that is neither 1 nor the sequence");
   const std::string input_dtype = manifest.vocab_size ? "int64" : "float32";
-  if (manifest.input.dtype != input_dtype)
-    check.fail("input.dtype is " + manifest.input.dtype + ", not " + input_dtype);
-  if (manifest.output.dtype != "float32") check.fail("output.dtype is " + manifest.output.dtype + ", not float32");
+  if (input.dtype != input_dtype) check.fail("input.dtype is " + input.dtype + ", not " + input_dtype);
+  if (output.dtype != "float32") check.fail("output.dtype is " + output.dtype + ", not float32");
   for (const StateTensor& state : manifest.states)
     if (state.dtype != "float32") check.fail("the state " + state.input + " is " + state.dtype + ", not float32");
-  if (manifest.vocab_size &&
-      (manifest.input.row_elements() != 1 || manifest.output.row_elements() != manifest.vocab_size))
+  if (manifest.vocab_size && (input.row_elements() != 1 || output.row_elements() != manifest.vocab_size))
     check.fail("input and output are not one token and the logits of the vocabulary");
   return manifest;
 }

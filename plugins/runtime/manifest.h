@@ -12,23 +12,28 @@ namespace xlstm::internal {
 struct TensorSpec {
   std::string name;
   std::string dtype;
-  std::vector<std::int64_t> shape;  // first: the batch, 0 when it is dynamic
+  std::vector<std::int64_t> shape;  // first the batch, 0 when it is dynamic; then the positions, 0 for any number
 
-  std::size_t row_elements() const;  // of one sequence
+  bool any_positions() const { return shape.size() > 1 && shape[1] == 0; }
+  std::size_t row_elements() const;  // of one position of one sequence
+  std::size_t row_bytes() const { return row_elements() * (dtype == "int64" ? 8 : 4); }
+  std::vector<std::int64_t> sized(int batch, std::size_t positions) const;  // the shape, with nothing left open
 };
 
 struct StateTensor {
   std::string input, output;
   std::string dtype;
-  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> shape;  // first the batch, 0 when it is dynamic
 
-  std::size_t row_elements() const;
+  std::size_t row_elements() const;  // of one sequence
+  std::vector<std::int64_t> sized(int batch) const;
 };
 
 struct Manifest {
   std::string family, dtype;
   int batch = 0;  // 0: dynamic
   TensorSpec input, output;
+  std::string lengths;  // int32 (batch), the valid positions of each row; empty: a pass is one position of every row
   std::vector<StateTensor> states;
   std::string tokenizer;       // empty: none
   std::size_t vocab_size = 0;  // 0: none

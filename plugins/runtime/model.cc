@@ -35,26 +35,87 @@ struct Session::Impl {
   int batch;
   std::vector<double> uniforms = std::vector<double>(static_cast<std::size_t>(batch));
   std::vector<std::int64_t> drawn = std::vector<std::int64_t>(static_cast<std::size_t>(batch));
+  // Of a prefill, allocated by the first: a chunk, where its outputs go, and the outputs.
+  std::vector<std::byte> chunk = {};
+  std::vector<std::int32_t> lengths = {};
+  std::vector<float*> destinations = {};
+  std::vector<float> outputs = {};
 
   const Manifest& manifest() const { return model->manifest; }
   std::size_t rows() const { return static_cast<std::size_t>(batch); }
 
-  Logits run() {
-    const float* data = stream->step();
-    return {data, rows(), model->info.output_width};
+  // `inputs`: a token or a vector for each row.
+  Logits step(const void* inputs) {
+    std::memcpy(stream->input(), inputs, rows() * manifest().input.row_bytes());
+    return {stream->step(), rows(), model->info.output_width};
   }
 
-  // `stride`: distance between the tokens of two rows.
-  Logits step_tokens(const std::int64_t* tokens, std::size_t stride) {
-    auto* input = static_cast<std::int64_t*>(stream->input());
-    for (std::size_t row = 0; row < rows(); ++row) input[row] = tokens[row * stride];
-    return run();
+  // What a row is fed: tokens or vectors, one after another.
+  struct Prompt {
+    const std::byte* data;
+    std::size_t length;
+  };
+
+  Logits prefill(const std::vector<Prompt>& prompts) {
+    std::size_t longest = 0, shortest = prompts[0].length;
+    for (const Prompt& prompt : prompts) {
+      longest = std::max(longest, prompt.length);
+      shortest = std::min(shortest, prompt.length);
+    }
+    if (model->info.chunk || longest == 0) return prefill_in_chunks(prompts, longest);
+    if (shortest != longest)
+      throw Error(ErrorCode::argument,
+                  "prefill: prompts of " + std::to_string(shortest) + " to " + std::to_string(longest) +
+                      " tokens; this model goes step by step, with all rows at once. Give prompts of one length, or "
+                      "export the bundle with --mode both (and then build the engine again, if you use one).");
+    return prefill_in_steps(prompts, longest);
   }
 
-  void check_tokens(Span<const std::int64_t> tokens) const {
+  Logits prefill_in_steps(const std::vector<Prompt>& prompts, std::size_t length) {
+    const std::size_t bytes = manifest().input.row_bytes();
+    chunk.resize(rows() * bytes);
+    Logits logits;
+    for (std::size_t position = 0; position < length; ++position) {
+      for (std::size_t row = 0; row < rows(); ++row)
+        std::memcpy(chunk.data() + row * bytes, prompts[row].data + position * bytes, bytes);
+      logits = step(chunk.data());
+    }
+    return logits;
+  }
+
+  Logits prefill_in_chunks(const std::vector<Prompt>& prompts, std::size_t longest) {
+    const std::size_t bytes = manifest().input.row_bytes(), width = model->info.output_width;
+    outputs.resize(rows() * width);  // not cleared: they may be what is fed
+    lengths.resize(rows());
+    destinations.resize(rows());
+    for (std::size_t row = 0; row < rows(); ++row)
+      if (prompts[row].length == 0) std::fill_n(outputs.data() + row * width, width, 0.0f);
+    for (std::size_t start = 0, positions; start < longest; start += positions) {
+      positions = std::min(longest - start, static_cast<std::size_t>(model->info.chunk));
+      chunk.assign(rows() * positions * bytes, std::byte{0});
+      for (std::size_t row = 0; row < rows(); ++row) {
+        const Prompt& prompt = prompts[row];
+        const std::size_t begin = std::min(start, prompt.length), count = std::min(positions, prompt.length - begin);
+        if (count) std::memcpy(chunk.data() + row * positions * bytes, prompt.data + begin * bytes, count * bytes);
+        const bool ends = count && begin + count == prompt.length;
+        lengths[row] = static_cast<std::int32_t>(count);
+        destinations[row] = ends ? outputs.data() + row * width : nullptr;
+      }
+      stream->prefill({positions, chunk.data(), lengths.data(), destinations.data()});
+    }
+    return {outputs.data(), rows(), width};
+  }
+
+  void check_vectors(const char* what) const {
+    if (model->info.vocab_size)
+      throw Error(ErrorCode::argument, std::string("this model has a vocabulary: feed it tokens, with ") + what + ".");
+  }
+
+  void check_tokens(const char* vectors, Span<const std::int64_t> tokens) const {
     const std::size_t vocabulary = model->info.vocab_size;
     if (!vocabulary)
-      throw Error(ErrorCode::argument, "this model is a block stack: feed it vectors, with step_vectors.");
+      throw Error(ErrorCode::argument,
+                  std::string("this model is a block stack: feed it vectors, with ") + vectors + ".");
     for (const std::int64_t token : tokens)
       if (static_cast<std::uint64_t>(token) >= vocabulary)
         throw Error(ErrorCode::argument, "token " + std::to_string(token) + " is beyond the vocabulary of " +
@@ -80,6 +141,9 @@ std::unique_ptr<Session::Impl> make_session(std::shared_ptr<const Model::Impl> m
 Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   auto impl = std::make_shared<Impl>();
   impl->bundle = bundle;
+  if (options.chunk < 0)
+    throw Error(ErrorCode::argument, "a chunk of " + std::to_string(options.chunk) +
+                                         " positions is none: give 1 or more, or 0 for the default.");
   const Manifest& manifest = impl->manifest = internal::read_manifest(bundle);
   const bool tensorrt =
       options.backend == Backend::tensorrt || (options.backend == Backend::automatic && !options.engine.empty());
@@ -109,6 +173,7 @@ Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   info.backend = tensorrt ? "tensorrt" : "onnxruntime";
   info.device = impl->engine->device();
   info.cuda_graph = impl->engine->cuda_graph();
+  info.chunk = std::min(options.chunk ? options.chunk : internal::kDefaultChunk, impl->engine->max_chunk());
   return Model(std::move(impl));
 }
 
@@ -134,13 +199,13 @@ Session::~Session() = default;
 int Session::batch() const noexcept { return impl_->batch; }
 
 Logits Session::step(Span<const std::int64_t> tokens) {
-  impl_->check_tokens(tokens);
+  impl_->check_tokens("step_vectors", tokens);
   impl_->check_size("step", tokens.size(), impl_->rows());
-  return impl_->step_tokens(tokens.data(), 1);
+  return impl_->step(tokens.data());
 }
 
 Span<const std::int64_t> Session::step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler) {
-  impl_->check_tokens(tokens);
+  impl_->check_tokens("step_vectors", tokens);
   impl_->check_size("step_and_sample", tokens.size(), impl_->rows());
   std::vector<std::int64_t>& drawn = impl_->drawn;
   if (impl_->stream->can_sample()) {
@@ -149,29 +214,57 @@ Span<const std::int64_t> Session::step_and_sample(Span<const std::int64_t> token
     std::copy(tokens.begin(), tokens.end(), static_cast<std::int64_t*>(impl_->stream->input()));
     impl_->stream->step_and_sample(sampler.sampling_, impl_->uniforms.data(), drawn.data());
   } else {
-    const Logits logits = impl_->step_tokens(tokens.data(), 1);
+    const Logits logits = impl_->step(tokens.data());
     for (std::size_t row = 0; row < logits.rows; ++row) drawn[row] = sampler(logits[row]);
   }
   return {drawn.data(), drawn.size()};
 }
 
 Logits Session::step_vectors(Span<const float> inputs) {
-  if (impl_->model->info.vocab_size)
-    throw Error(ErrorCode::argument, "this model has a vocabulary: feed it tokens, with step.");
+  impl_->check_vectors("step");
   impl_->check_size("step_vectors", inputs.size(), impl_->rows() * impl_->model->info.input_width);
-  std::memcpy(impl_->stream->input(), inputs.data(), inputs.size() * sizeof(float));
-  return impl_->run();
+  return impl_->step(inputs.data());
 }
 
+namespace {
+
+// Texts of one length, row by row. `values`: all tokens or floats.
+template <class Value>
+std::vector<Session::Impl::Prompt> rows_of(const char* what, const Session::Impl& session, Span<const Value> values) {
+  if (values.empty())
+    throw Error(ErrorCode::argument, std::string(what) + ": no " +
+                                         (std::is_same_v<Value, float> ? "vectors" : "tokens") +
+                                         ". Give at least one for every row.");
+  const std::size_t width = session.model->info.input_width, length = values.size() / (session.rows() * width);
+  session.check_size(what, values.size(), std::max<std::size_t>(length, 1) * session.rows() * width);
+  std::vector<Session::Impl::Prompt> prompts;
+  for (std::size_t row = 0; row < session.rows(); ++row)
+    prompts.push_back({reinterpret_cast<const std::byte*>(values.data() + row * length * width), length});
+  return prompts;
+}
+
+}  // namespace
+
 Logits Session::prefill(Span<const std::int64_t> tokens) {
-  impl_->check_tokens(tokens);
-  const std::size_t length = tokens.size() / impl_->rows();
-  if (length == 0) throw Error(ErrorCode::argument, "prefill: no tokens. Give at least one for every row.");
-  impl_->check_size("prefill", tokens.size(), length * impl_->rows());
-  Logits logits;
-  for (std::size_t position = 0; position < length; ++position)
-    logits = impl_->step_tokens(tokens.data() + position, length);
-  return logits;
+  impl_->check_tokens("prefill_vectors", tokens);
+  return impl_->prefill(rows_of("prefill", *impl_, tokens));
+}
+
+Logits Session::prefill(const std::vector<std::vector<std::int64_t>>& prompts) {
+  if (prompts.size() != impl_->rows())
+    throw Error(ErrorCode::argument, "prefill: " + std::to_string(prompts.size()) + " prompts for a batch of " +
+                                         std::to_string(impl_->batch) + ". Give one for each row; it may be empty.");
+  std::vector<Impl::Prompt> rows;
+  for (const auto& prompt : prompts) {
+    impl_->check_tokens("prefill_vectors", prompt);
+    rows.push_back({reinterpret_cast<const std::byte*>(prompt.data()), prompt.size()});
+  }
+  return impl_->prefill(rows);
+}
+
+Logits Session::prefill_vectors(Span<const float> inputs) {
+  impl_->check_vectors("prefill");
+  return impl_->prefill(rows_of("prefill_vectors", *impl_, inputs));
 }
 
 void Session::reset() { impl_->stream->reset(-1); }

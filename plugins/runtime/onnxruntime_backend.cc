@@ -1,12 +1,15 @@
 // ONNX Runtime, on the CPU or on CUDA. Its library is opened at run time, through its C interface.
 #include <onnxruntime_cxx_api.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <optional>
 
 #include "backend.h"
+#include "chunk_buffers.h"
 #include "cuda_driver.h"
 #include "cuda_sampler.h"
 #include "shared_library.h"
@@ -62,14 +65,8 @@ bool has_cuda_provider() {
 }
 
 ONNXTensorElementDataType element_type(const std::string& dtype) {
+  if (dtype == "int32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   return dtype == "int64" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-}
-
-std::size_t element_bytes(const std::string& dtype) { return dtype == "int64" ? 8 : 4; }
-
-std::vector<std::int64_t> with_batch(std::vector<std::int64_t> shape, int batch) {
-  shape[0] = batch;
-  return shape;
 }
 
 // What the streams of one model on CUDA share. ONNX Runtime allows one Run at a time on a session with CUDA graphs.
@@ -89,33 +86,21 @@ class OnnxRuntimeStream : public Stream {
         batch_(batch),
         cuda_(cuda),
         lock_(guard()),
+        memory_(cuda ? Ort::MemoryInfo("Cuda", OrtDeviceAllocator, device_id, OrtMemTypeDefault)
+                     : Ort::MemoryInfo("Cpu", OrtDeviceAllocator, 0, OrtMemTypeDefault)),
         states_(manifest, batch, cuda ? &cuda->device : nullptr, cuda ? &cuda->stream : nullptr),
-        input_(cuda, bytes(manifest.input, batch)),
-        output_(cuda, bytes(manifest.output, batch)) {
-    const Ort::MemoryInfo memory = cuda ? Ort::MemoryInfo("Cuda", OrtDeviceAllocator, device_id, OrtMemTypeDefault)
-                                        : Ort::MemoryInfo("Cpu", OrtDeviceAllocator, 0, OrtMemTypeDefault);
-    const auto value = [&](void* data, std::size_t size, const std::vector<std::int64_t>& shape,
-                           const std::string& dtype) {
-      const auto full = with_batch(shape, batch);
-      return Ort::Value::CreateTensor(memory, data, size, full.data(), full.size(), element_type(dtype));
-    };
+        input_(cuda, rows() * manifest.input.row_bytes()),
+        output_(cuda, rows() * manifest.output.row_bytes()),
+        ones_(cuda, rows() * sizeof(std::int32_t)),
+        chunk_(manifest, batch, cuda ? &cuda->device : nullptr, cuda ? &cuda->stream : nullptr) {
+    std::fill_n(static_cast<std::int32_t*>(ones_.host()), batch, 1);
+    if (cuda) {
+      XLSTM_CUDA(cuda->device, cuMemcpyHtoDAsync_v2, ones_.address(), ones_.host(), ones_.bytes(), cuda->stream);
+      prefill_options_ = run_options("-1");  // never captured
+    }
     for (int turn = 0; turn < 2; ++turn) {
-      Ort::IoBinding& binding = bindings_[turn] = Ort::IoBinding(session);
-      const auto& in = manifest.input;
-      const auto& out = manifest.output;
-      binding.BindInput(in.name.c_str(), value(input_.device(), input_.bytes(), in.shape, in.dtype));
-      binding.BindOutput(out.name.c_str(), value(output_.device(), output_.bytes(), out.shape, out.dtype));
-      for (std::size_t i = 0; i < states_.size(); ++i) {
-        const StateTensor& state = manifest.states[i];
-        const std::size_t size = states_.tensor_bytes(i);
-        binding.BindInput(state.input.c_str(), value(states_.tensor(turn, i), size, state.shape, state.dtype));
-        binding.BindOutput(state.output.c_str(), value(states_.tensor(1 - turn, i), size, state.shape, state.dtype));
-      }
-      if (cuda) {
-        Ort::RunOptions& options = options_[turn] = Ort::RunOptions();
-        options.AddConfigEntry("disable_synchronize_execution_providers", "1");  // the stream is waited for below
-        if (graph) options.AddConfigEntry("gpu_graph_id", std::to_string(cuda->next_graph++).c_str());
-      }
+      bindings_[turn] = binding(turn, input_.device(), ones_.device(), output_.device(), 1);
+      if (cuda) options_[turn] = run_options(graph ? std::to_string(cuda->next_graph++) : "-1");
     }
     lock_ = {};
   }
@@ -126,7 +111,7 @@ class OnnxRuntimeStream : public Stream {
 
   const float* step() override {
     const auto lock = guard();
-    run();
+    run_step();
     if (cuda_) {
       XLSTM_CUDA(cuda_->device, cuMemcpyDtoHAsync_v2, output_.host(), output_.address(), output_.bytes(),
                  cuda_->stream);
@@ -136,12 +121,25 @@ class OnnxRuntimeStream : public Stream {
     return static_cast<const float*>(output_.host());
   }
 
+  // Bindings are made anew for each pass: a pass costs far more.
+  void prefill(const Chunk& chunk) override {
+    const auto lock = guard();
+    chunk_.load(chunk);
+    const std::string doing = "ONNX Runtime failed in a pass over " + std::to_string(chunk.positions) + " positions";
+    translated(ErrorCode::runtime, doing, [&] {
+      session_.Run(prefill_options_,
+                   binding(states_.current(), chunk_.input(), chunk_.lengths(), chunk_.output(), chunk.positions));
+    });
+    chunk_.fetch(chunk);
+    states_.advance();
+  }
+
   bool can_sample() const override { return cuda_ && CudaSampler::available(); }
 
   void step_and_sample(const Sampling& sampling, const double* uniforms, std::int64_t* tokens) override {
     const auto lock = guard();
     if (!sampler_) sampler_.emplace(cuda_->device, cuda_->stream, batch_, manifest_.vocab_size);
-    run();
+    run_step();
     sampler_->draw(output_.gpu(), sampling, uniforms, tokens);
     states_.advance();
   }
@@ -191,12 +189,43 @@ class OnnxRuntimeStream : public Stream {
     std::optional<PinnedBuffer> pinned_;
   };
 
-  static std::size_t bytes(const TensorSpec& spec, int batch) {
-    return spec.row_elements() * static_cast<std::size_t>(batch) * element_bytes(spec.dtype);
+  std::size_t rows() const { return static_cast<std::size_t>(batch_); }
+
+  // A pass over `positions` of every row, from state set `turn` to the other.
+  Ort::IoBinding binding(int turn, void* input, void* lengths, void* output, std::size_t positions) const {
+    const auto value = [&](void* data, std::size_t bytes, const std::vector<std::int64_t>& shape,
+                           const std::string& dtype) {
+      return Ort::Value::CreateTensor(memory_, data, bytes, shape.data(), shape.size(), element_type(dtype));
+    };
+    const auto& in = manifest_.input;
+    const auto& out = manifest_.output;
+    Ort::IoBinding binding(session_);
+    binding.BindInput(in.name.c_str(),
+                      value(input, chunk_.input_bytes(positions), in.sized(batch_, positions), in.dtype));
+    binding.BindOutput(out.name.c_str(),
+                       value(output, chunk_.output_bytes(positions), out.sized(batch_, positions), out.dtype));
+    if (!manifest_.lengths.empty())
+      binding.BindInput(manifest_.lengths.c_str(), value(lengths, chunk_.lengths_bytes(), {batch_}, "int32"));
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+      const StateTensor& state = manifest_.states[i];
+      const std::size_t bytes = states_.tensor_bytes(i);
+      const auto shape = state.sized(batch_);
+      binding.BindInput(state.input.c_str(), value(states_.tensor(turn, i), bytes, shape, state.dtype));
+      binding.BindOutput(state.output.c_str(), value(states_.tensor(1 - turn, i), bytes, shape, state.dtype));
+    }
+    return binding;
+  }
+
+  // `graph`: the CUDA graph that the run is captured into and replayed from; -1: none.
+  static Ort::RunOptions run_options(const std::string& graph) {
+    Ort::RunOptions options;
+    options.AddConfigEntry("disable_synchronize_execution_providers", "1");  // the stream is waited for by its user
+    options.AddConfigEntry("gpu_graph_id", graph.c_str());
+    return options;
   }
 
   // One step, its outputs left in the output buffer; the caller advances the states when all has gone well.
-  void run() {
+  void run_step() {
     const int turn = states_.current();
     if (cuda_)
       XLSTM_CUDA(cuda_->device, cuMemcpyHtoDAsync_v2, input_.address(), input_.host(), input_.bytes(), cuda_->stream);
@@ -220,10 +249,14 @@ class OnnxRuntimeStream : public Stream {
   int batch_;
   Cuda* cuda_;
   std::unique_lock<std::mutex> lock_;  // held while it is made and while it is destroyed
+  Ort::MemoryInfo memory_;
   StateBuffers states_;
   Port input_, output_;
+  Port ones_;  // the lengths of a step
+  ChunkBuffers chunk_;
   Ort::IoBinding bindings_[2] = {Ort::IoBinding(nullptr), Ort::IoBinding(nullptr)};
   Ort::RunOptions options_[2] = {Ort::RunOptions(nullptr), Ort::RunOptions(nullptr)};
+  Ort::RunOptions prefill_options_{nullptr};
   std::optional<CudaSampler> sampler_;
 };
 
@@ -265,6 +298,7 @@ class OnnxRuntimeEngine : public Engine {
 
   std::string device() const override { return cuda_ ? "cuda:" + std::to_string(device_id_) : "cpu"; }
   bool cuda_graph() const override { return graph_; }
+  int max_chunk() const override { return manifest_.lengths.empty() ? 0 : std::numeric_limits<int>::max(); }
 
  private:
   Ort::SessionOptions session_options(const Options& options) const {

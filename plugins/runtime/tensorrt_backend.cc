@@ -1,7 +1,9 @@
 // TensorRT. libnvinfer is opened at run time; only its headers are compiled in. A step, with the transfer of its
-// input, is captured once for each of the two state sets into a CUDA graph, and replayed from it.
+// input, is captured once for each of the two state sets into a CUDA graph, and replayed from it. Prefill has an
+// execution context of its own, on the engine's prefill profile, and is not captured.
 #include <NvInferRuntime.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -9,6 +11,7 @@
 #include <optional>
 
 #include "backend.h"
+#include "chunk_buffers.h"
 #include "cuda_driver.h"
 #include "cuda_sampler.h"
 #include "engine_file.h"
@@ -63,42 +66,130 @@ class Logger : public nvinfer1::ILogger {
 std::string name_of(nvinfer1::DataType type) {
   switch (type) {
     case nvinfer1::DataType::kFLOAT: return "float32";
+    case nvinfer1::DataType::kINT32: return "int32";
     case nvinfer1::DataType::kINT64: return "int64";
     default: return "type " + std::to_string(static_cast<int>(type));
   }
 }
 
-nvinfer1::Dims dims_of(const std::vector<std::int64_t>& shape, int batch) {
+nvinfer1::Dims dims_of(const std::vector<std::int64_t>& shape) {
   nvinfer1::Dims dims{};
   if (shape.size() > nvinfer1::Dims::MAX_DIMS)
     throw Error(ErrorCode::bundle, "a tensor has too many dimensions for TensorRT.");
   dims.nbDims = static_cast<std::int32_t>(shape.size());
-  for (std::size_t i = 0; i < shape.size(); ++i) dims.d[i] = i == 0 ? batch : shape[i];
+  std::copy(shape.begin(), shape.end(), dims.d);
   return dims;
 }
 
-std::size_t tensor_bytes(const TensorSpec& spec, int batch) {
-  return spec.row_elements() * static_cast<std::size_t>(batch) * (spec.dtype == "int64" ? 8 : 4);
+std::string text_of(const nvinfer1::Dims& dims) {
+  std::string text;
+  for (int i = 0; i < dims.nbDims; ++i) text += (i ? "x" : "") + std::to_string(dims.d[i]);
+  return text;
 }
+
+// What the streams of one model share.
+struct Shared {
+  Manifest manifest;
+  CudaDevice device;
+  EngineFile file = {};
+  Logger logger = {};
+  std::unique_ptr<nvinfer1::IRuntime> runtime = nullptr;
+  std::unique_ptr<nvinfer1::ICudaEngine> engine = nullptr;  // its contexts may be used from several threads, one each
+};
+
+// An execution context on one of the engine's optimisation profiles.
+class Context {
+ public:
+  // `stream`: where all its work is queued.
+  Context(Shared& shared, int profile, int batch, const CudaStream& stream)
+      : shared_(shared),
+        profile_(profile),
+        batch_(batch),
+        stream_(stream),
+        // Memory for this profile alone: steps need little, prefill much.
+        context_(shared.engine->createExecutionContext(Allocation::kON_PROFILE_CHANGE)) {
+    if (!context_ || !context_->setOptimizationProfileAsync(profile, stream))
+      throw Error(ErrorCode::runtime,
+                  "TensorRT cannot make an execution context on " + name() + ": " + shared.logger.last());
+    for (const StateTensor& state : shared.manifest.states) set_shape(state.input, state.sized(batch));
+    if (const std::string& lengths = shared.manifest.lengths; !lengths.empty()) set_shape(lengths, {batch});
+  }
+
+  // All that follow: so many positions of every row. Throws Error(argument) where the profile does not take them.
+  void set_positions(std::size_t positions) {
+    if (positions == positions_) return;
+    positions_ = 0;
+    set_shape(shared_.manifest.input.name, shared_.manifest.input.sized(batch_, positions));
+    positions_ = positions;
+  }
+
+  // Queue a pass from state set `turn` to the other.
+  void enqueue(const StateBuffers& states, int turn, void* input, void* lengths, void* output) {
+    const Manifest& manifest = shared_.manifest;
+    bind(manifest.input.name, input);
+    if (!manifest.lengths.empty()) bind(manifest.lengths, lengths);
+    bind(manifest.output.name, output);
+    for (std::size_t i = 0; i < states.size(); ++i) {
+      bind(manifest.states[i].input, states.tensor(turn, i));
+      bind(manifest.states[i].output, states.tensor(1 - turn, i));
+    }
+    if (!context_->enqueueV3(stream_))
+      throw Error(ErrorCode::runtime, "TensorRT failed on " + name() + ": " + shared_.logger.last());
+  }
+
+ private:
+  using Allocation = nvinfer1::ExecutionContextAllocationStrategy;
+
+  std::string name() const {
+    const char* profile = profile_ == shared_.file.prefill_profile ? "prefill" : "decode";
+    return std::string("the engine's ") + profile + " profile";
+  }
+
+  void set_shape(const std::string& tensor, const std::vector<std::int64_t>& shape) {
+    const nvinfer1::Dims dims = dims_of(shape);
+    if (context_->setInputShape(tensor.c_str(), dims)) return;
+    using Selector = nvinfer1::OptProfileSelector;
+    const auto bound = [&](Selector selector) {
+      return text_of(shared_.engine->getProfileShape(tensor.c_str(), profile_, selector));
+    };
+    throw Error(ErrorCode::argument, name() + " takes " + tensor + " of " + bound(Selector::kMIN) + " to " +
+                                         bound(Selector::kMAX) + ", not " + text_of(dims) +
+                                         ". Build the engine again for a batch of " + std::to_string(batch_) + ".");
+  }
+
+  void bind(const std::string& name, void* address) {
+    if (!context_->setTensorAddress(name.c_str(), address))
+      throw Error(ErrorCode::bundle,
+                  "the engine does not take the bundle's tensor " + name + ": " + shared_.logger.last());
+  }
+
+  Shared& shared_;
+  int profile_, batch_;
+  const CudaStream& stream_;
+  std::unique_ptr<nvinfer1::IExecutionContext> context_;
+  std::size_t positions_ = 0;
+};
 
 class TensorRTStream : public Stream {
  public:
-  TensorRTStream(nvinfer1::ICudaEngine& engine, Logger& logger, const CudaDevice& device, const Manifest& manifest,
-                 int batch, bool graphs)
-      : device_((device.make_current(), device)),
-        logger_(logger),
-        manifest_(manifest),
+  TensorRTStream(Shared& shared, int batch, bool graphs)
+      : shared_(shared),
+        device_((shared.device.make_current(), shared.device)),
+        manifest_(shared.manifest),
         batch_(batch),
-        stream_(device),
-        states_(manifest, batch, &device, &stream_),
-        host_input_(device, tensor_bytes(manifest.input, batch)),
-        host_output_(device, tensor_bytes(manifest.output, batch)),
-        input_(device, host_input_.bytes()),
-        output_(device, host_output_.bytes()),
-        context_(engine.createExecutionContext()) {
-    if (!context_) throw Error(ErrorCode::runtime, "TensorRT cannot make an execution context: " + logger.last());
-    set_shape(engine, manifest.input.name, dims_of(manifest.input.shape, batch), batch);
-    for (const StateTensor& state : manifest.states) set_shape(engine, state.input, dims_of(state.shape, batch), batch);
+        stream_(device_),
+        states_(manifest_, batch, &device_, &stream_),
+        host_input_(device_, rows() * manifest_.input.row_bytes()),
+        host_output_(device_, rows() * manifest_.output.row_bytes()),
+        input_(device_, host_input_.bytes()),
+        ones_(device_, rows() * sizeof(std::int32_t)),
+        output_(device_, host_output_.bytes()),
+        decode_(shared, shared.file.decode_profile, batch, stream_),
+        chunk_(manifest_, batch, &device_, &stream_) {
+    const std::vector<std::int32_t> ones(rows(), 1);
+    XLSTM_CUDA(device_, cuMemcpyHtoDAsync_v2, ones_.address(), ones.data(), ones_.bytes(), stream_);
+    stream_.synchronize();
+    decode_.set_positions(1);
     std::memset(host_input_.data(), 0, host_input_.bytes());
     if (graphs) {
       for (int turn = 0; turn < 2; ++turn) capture(turn);
@@ -125,6 +216,16 @@ class TensorRTStream : public Stream {
     stream_.synchronize();
     states_.advance();
     return static_cast<const float*>(host_output_.data());
+  }
+
+  void prefill(const Chunk& chunk) override {
+    device_.make_current();
+    if (!prefill_) prefill_.emplace(shared_, shared_.file.prefill_profile, batch_, stream_);
+    prefill_->set_positions(chunk.positions);
+    chunk_.load(chunk);
+    prefill_->enqueue(states_, states_.current(), chunk_.input(), chunk_.lengths(), chunk_.output());
+    chunk_.fetch(chunk);
+    states_.advance();
   }
 
   bool can_sample() const override { return CudaSampler::available(); }
@@ -155,20 +256,7 @@ class TensorRTStream : public Stream {
   }
 
  private:
-  void set_shape(nvinfer1::ICudaEngine& engine, const std::string& name, const nvinfer1::Dims& dims, int batch) {
-    if (context_->setInputShape(name.c_str(), dims)) return;
-    using Selector = nvinfer1::OptProfileSelector;
-    const auto least = engine.getProfileShape(name.c_str(), 0, Selector::kMIN);
-    const auto most = engine.getProfileShape(name.c_str(), 0, Selector::kMAX);
-    throw Error(ErrorCode::argument, "the engine was built for a batch of " + std::to_string(least.d[0]) + " to " +
-                                         std::to_string(most.d[0]) + ", not " + std::to_string(batch) +
-                                         ". Build it again with that batch.");
-  }
-
-  void bind(const std::string& name, void* address) {
-    if (!context_->setTensorAddress(name.c_str(), address))
-      throw Error(ErrorCode::bundle, "the engine does not take the bundle's tensor " + name + ": " + logger_.last());
-  }
+  std::size_t rows() const { return static_cast<std::size_t>(batch_); }
 
   // Queue the next step; the caller fetches its outputs and advances the states.
   void run() {
@@ -181,14 +269,8 @@ class TensorRTStream : public Stream {
 
   // Queue one step from state set `turn` to the other, with the transfer of its input.
   void enqueue(int turn) {
-    bind(manifest_.input.name, input_.pointer());
-    bind(manifest_.output.name, output_.pointer());
-    for (std::size_t i = 0; i < states_.size(); ++i) {
-      bind(manifest_.states[i].input, states_.tensor(turn, i));
-      bind(manifest_.states[i].output, states_.tensor(1 - turn, i));
-    }
     XLSTM_CUDA(device_, cuMemcpyHtoDAsync_v2, input_.address(), host_input_.data(), input_.bytes(), stream_);
-    if (!context_->enqueueV3(stream_)) throw Error(ErrorCode::runtime, "TensorRT failed in a step: " + logger_.last());
+    decode_.enqueue(states_, turn, input_.pointer(), ones_.pointer(), output_.pointer());
   }
 
   void capture(int turn) {
@@ -211,15 +293,19 @@ class TensorRTStream : public Stream {
     device_.check(result, "cuGraphInstantiateWithFlags");
   }
 
+  Shared& shared_;
   const CudaDevice& device_;
-  Logger& logger_;
   const Manifest& manifest_;
   int batch_;
   CudaStream stream_;
   StateBuffers states_;
   PinnedBuffer host_input_, host_output_;
-  DeviceBuffer input_, output_;
-  std::unique_ptr<nvinfer1::IExecutionContext> context_;
+  DeviceBuffer input_;
+  DeviceBuffer ones_;  // the lengths of a step
+  DeviceBuffer output_;
+  Context decode_;
+  std::optional<Context> prefill_;  // made when first needed, as its buffers
+  ChunkBuffers chunk_;
   CUgraphExec_st* graphs_[2] = {nullptr, nullptr};
   std::optional<CudaSampler> sampler_;
 };
@@ -227,27 +313,32 @@ class TensorRTStream : public Stream {
 class TensorRTEngine : public Engine {
  public:
   TensorRTEngine(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options)
-      : manifest_(manifest),
-        library_(open_library(options)),
-        device_(device_index(options)),
+      : library_(open_library(options)),
+        shared_{manifest, CudaDevice(device_index(options))},
         index_(options.device_id),
         graphs_(options.cuda_graph) {
-    const EngineFile file = find_engine(bundle, options, NV_TENSORRT_MAJOR);
+    const EngineFile& file = shared_.file = find_engine(bundle, options, NV_TENSORRT_MAJOR);
     const auto create = library_.function<void*(void*, std::int32_t)>("createInferRuntime_INTERNAL");
-    runtime_.reset(static_cast<nvinfer1::IRuntime*>(create(&logger_, NV_TENSORRT_VERSION)));
-    if (!runtime_) throw Error(ErrorCode::unavailable, "TensorRT cannot start: " + logger_.last());
-    runtime_->setEngineHostCodeAllowed(true);  // version-compatible engines carry their runtime
+    shared_.runtime.reset(static_cast<nvinfer1::IRuntime*>(create(&shared_.logger, NV_TENSORRT_VERSION)));
+    if (!shared_.runtime) throw Error(ErrorCode::unavailable, "TensorRT cannot start: " + shared_.logger.last());
+    shared_.runtime->setEngineHostCodeAllowed(true);  // version-compatible engines carry their runtime
     if (!file.plugin_library.empty()) load_plugins(file);
     std::ifstream stream(file.engine, std::ios::binary);
     const std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
-    engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
-    if (!engine_)
+    shared_.engine.reset(shared_.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
+    if (!shared_.engine)
       throw Error(ErrorCode::unavailable,
-                  "TensorRT cannot load " + file.engine.string() + ": " + logger_.last() +
+                  "TensorRT cannot load " + file.engine.string() + ": " + shared_.logger.last() +
                       ". Engines fit the GPU and the TensorRT version they were built for; build it "
                       "again on this machine.");
     check_tensor(manifest.input.name, manifest.input.dtype, nvinfer1::TensorIOMode::kINPUT);
     check_tensor(manifest.output.name, manifest.output.dtype, nvinfer1::TensorIOMode::kOUTPUT);
+    if (!manifest.lengths.empty()) check_tensor(manifest.lengths, "int32", nvinfer1::TensorIOMode::kINPUT);
+    if (const int profiles = shared_.engine->getNbOptimizationProfiles();
+        std::max(file.decode_profile, file.prefill_profile) >= profiles)
+      throw Error(ErrorCode::bundle, file.engine.string() + " has " + std::to_string(profiles) +
+                                         " optimisation profiles, not those that the file beside it names. Build the "
+                                         "engine again from this bundle.");
     for (const StateTensor& state : manifest.states) {
       check_tensor(state.input, state.dtype, nvinfer1::TensorIOMode::kINPUT);
       check_tensor(state.output, state.dtype, nvinfer1::TensorIOMode::kOUTPUT);
@@ -255,11 +346,12 @@ class TensorRTEngine : public Engine {
   }
 
   std::unique_ptr<Stream> stream(int batch) const override {
-    return std::make_unique<TensorRTStream>(*engine_, logger_, device_, manifest_, batch, graphs_);
+    return std::make_unique<TensorRTStream>(shared_, batch, graphs_);
   }
 
   std::string device() const override { return "cuda:" + std::to_string(index_); }
   bool cuda_graph() const override { return graphs_; }
+  int max_chunk() const override { return shared_.file.max_chunk; }
 
  private:
   static SharedLibrary open_library(const Options& options) {
@@ -284,7 +376,7 @@ class TensorRTEngine : public Engine {
   }
 
   void load_plugins(const EngineFile& file) {
-    nvinfer1::IPluginRegistry& registry = runtime_->getPluginRegistry();
+    nvinfer1::IPluginRegistry& registry = shared_.runtime->getPluginRegistry();
     if (registry.getCreator("MLSTMCell", "1", "ai.xlstm")) return;  // the application has loaded them
     std::error_code ignored;
     const std::string path = file.plugin_library.string();
@@ -294,28 +386,25 @@ class TensorRTEngine : public Engine {
                       ", which is not there. Copy libxlstm_tensorrt.so beside the engine, or name it "
                       "in Options::plugin_library.");
     if (!registry.loadLibrary(path.c_str()))
-      throw Error(ErrorCode::unavailable, "TensorRT cannot load the plugin library " + path + ": " + logger_.last());
+      throw Error(ErrorCode::unavailable,
+                  "TensorRT cannot load the plugin library " + path + ": " + shared_.logger.last());
   }
 
   void check_tensor(const std::string& name, const std::string& dtype, nvinfer1::TensorIOMode mode) const {
-    if (engine_->getTensorIOMode(name.c_str()) != mode)
+    if (shared_.engine->getTensorIOMode(name.c_str()) != mode)
       throw Error(ErrorCode::bundle, "the engine has no " +
                                          std::string(mode == nvinfer1::TensorIOMode::kINPUT ? "input " : "output ") +
                                          name + ", which the bundle names. Build the engine again from this bundle.");
-    if (const std::string found = name_of(engine_->getTensorDataType(name.c_str())); found != dtype)
+    if (const std::string found = name_of(shared_.engine->getTensorDataType(name.c_str())); found != dtype)
       throw Error(ErrorCode::bundle, "the engine's " + name + " is " + found + ", not " + dtype +
                                          " as in the bundle. Build the "
                                          "engine again from this bundle.");
   }
 
-  Manifest manifest_;
   SharedLibrary library_;
-  CudaDevice device_;
+  mutable Shared shared_;
   int index_;
   bool graphs_;
-  mutable Logger logger_;
-  std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // its contexts may be used from several threads, one each
 };
 
 }  // namespace

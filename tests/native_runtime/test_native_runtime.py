@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,15 @@ CASES = [  # every family; both dtypes that the CPU computes; a block stack; a b
 ]
 
 
+PREFILL_CASES = [  # rows of different lengths, some idle; a block stack; a batch fixed at export
+    ("a-mixed", "float32", None, (300, 1, 0, 65)),
+    ("a-mixed", "float16", None, (270,)),
+    ("a-stack", "float32", None, (130, 130)),
+    ("b-single", "float32", 2, (0, 80)),
+    ("c-single", "float32", None, (257, 64, 7)),
+]
+
+
 @pytest.fixture(scope="module")
 def release() -> Path:
     """The programs of an ordinary build, with the TensorRT back end where its headers are here."""
@@ -61,7 +70,7 @@ def make_inputs(bundle: Path, steps: int, batch: int, seed: int = 0) -> np.ndarr
     manifest, random = read_manifest(bundle), np.random.default_rng(seed)
     if manifest.vocab_size:
         return random.integers(0, manifest.vocab_size, (steps, batch, 1))
-    return random.standard_normal((steps, batch, *manifest.input.shape[1:]), dtype=np.float32)
+    return random.standard_normal((steps, *manifest.input.sized(batch)), dtype=np.float32)
 
 
 def python_steps(bundle: Path, inputs: np.ndarray, library: Path | None = None) -> np.ndarray:
@@ -73,8 +82,38 @@ def native_steps(release: Path, bundle: Path, inputs: np.ndarray, folder: Path, 
     inputs.tofile(folder / "inputs")
     arguments = ["steps", bundle, inputs.shape[1], folder / "inputs", folder / "outputs", "threads=1", *named]
     run(release / "runtime_driver", *arguments)
-    shape = read_manifest(bundle).output.shape[1:]
-    return np.fromfile(folder / "outputs", np.float32).reshape(*inputs.shape[:2], *shape)
+    shape = read_manifest(bundle).output.sized(inputs.shape[1])
+    return np.fromfile(folder / "outputs", np.float32).reshape(len(inputs), *shape)
+
+
+def make_prompts(bundle: Path, lengths: Sequence[int]) -> list[np.ndarray]:
+    """A prompt a row, (T) int64 or (T, D) float32."""
+    inputs = make_inputs(bundle, max(lengths), len(lengths), seed=1)
+    rows = inputs[..., 0] if read_manifest(bundle).vocab_size else inputs[:, :, 0]
+    return [rows[:length, row] for row, length in enumerate(lengths)]
+
+
+def python_prefill(
+    bundle: Path, prompts: list[np.ndarray], chunk: int | None = None, library: Path | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Outputs after the prompts, outputs after one more step, of zeros, and the states then."""
+    with open_session(bundle, batch=len(prompts), ort_library=library) as session:
+        spec = session.manifest.input
+        after = session.prefill(prompts, chunk)
+        following = session.step(np.zeros(spec.sized(len(prompts)), spec.dtype))
+        return after, following, session.read_states()
+
+
+def native_prefill(
+    release: Path, bundle: Path, prompts: list[np.ndarray], folder: Path, *named: str
+) -> tuple[np.ndarray, np.ndarray]:
+    (folder / "inputs").write_bytes(b"".join(prompt.tobytes() for prompt in prompts))
+    lengths = ",".join(str(len(prompt)) for prompt in prompts)
+    files = (folder / "inputs", folder / "outputs")
+    run(release / "runtime_driver", "prefill", bundle, lengths, *files, "threads=1", *named)
+    shape = read_manifest(bundle).output.sized(len(prompts))
+    after, following = np.fromfile(folder / "outputs", np.float32).reshape(2, *shape)
+    return after, following
 
 
 @pytest.mark.parametrize("name, dtype, fixed, batch", CASES)
@@ -99,6 +138,58 @@ def test_logits_are_pythons_to_the_last_bit_with_the_custom_op_library(
     expected = python_steps(bundle, inputs, library)
     found = native_steps(release, bundle, inputs, tmp_path, f"ops={library}")
     assert expected.tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize("chunk", [None, 64, 7, 1])
+@pytest.mark.parametrize("ops", [False, True], ids=["definitions", "custom-ops"])
+@pytest.mark.parametrize("name, dtype, fixed, lengths", PREFILL_CASES)
+def test_prompts_give_the_logits_that_python_gives_to_the_last_bit(
+    release: Path, export_variant: Export, tmp_path: Path, name: str, dtype: str, fixed: int | None,
+    lengths: tuple[int, ...], ops: bool, chunk: int | None,
+) -> None:  # fmt: skip
+    library = custom_op_library() if ops else None
+    named = [*([f"ops={library}"] if ops else []), *([f"chunk={chunk}"] if chunk else [])]
+    for logits in ("last", "all"):
+        bundle = export_variant(name, dtype, fixed, logits=logits)[2]
+        prompts = make_prompts(bundle, lengths)
+        expected, next_expected, _ = python_prefill(bundle, prompts, chunk, library)
+        after, following = native_prefill(release, bundle, prompts, tmp_path, *named)
+        assert expected.std() > 0.01
+        assert after.tobytes() == expected.tobytes()
+        assert following.tobytes() == next_expected.tobytes()
+
+
+def test_a_block_stack_can_be_fed_its_own_outputs(release: Path, export_variant: Export, tmp_path: Path) -> None:
+    bundle = export_variant("a-stack")[2]
+    prompts = make_prompts(bundle, (9, 9))
+    after, found = native_prefill(release, bundle, prompts, tmp_path, "feedback=1")
+    with open_session(bundle, batch=2) as session:
+        assert session.prefill(prompts).tobytes() == after.tobytes()
+        assert session.prefill(list(after)).tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "a-stack"])
+def test_prompts_go_step_by_step_where_the_bundle_takes_only_steps(
+    release: Path, export_variant: Export, tmp_path: Path, name: str
+) -> None:
+    bundle = export_variant(name, mode="step")[2]
+    prompts = make_prompts(bundle, (9, 9))
+    inputs = np.stack(prompts, 1).reshape(9, *read_manifest(bundle).input.sized(2))
+    expected = native_steps(release, bundle, np.concatenate([inputs, np.zeros_like(inputs[:1])]), tmp_path)
+    found = native_prefill(release, bundle, prompts, tmp_path)
+    assert np.stack(found).tobytes() == expected[-2:].tobytes()
+
+
+def test_prompts_of_different_lengths_are_refused_where_the_bundle_takes_only_steps(
+    release: Path, export_variant: Export, tmp_path: Path
+) -> None:
+    bundle = export_variant("a-mixed", mode="step")[2]
+    np.zeros(5, np.int64).tofile(tmp_path / "inputs")
+    files = (tmp_path / "inputs", tmp_path / "outputs")
+    done = attempt(release / "runtime_driver", "prefill", bundle, "2,3", *files, "threads=1")
+    assert done.returncode == 2
+    assert "prompts of 2 to 3 tokens; this model goes step by step" in done.stderr
+    assert "--mode both" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -196,8 +287,14 @@ def test_an_installed_package_is_found_by_cmake_and_pkg_config(export_variant: E
 
 def test_xlstm_bench_reports_latencies_as_json(release: Path, export_variant: Export) -> None:
     for name, batch in (("a-mixed", 2), ("a-stack", 1)):
-        output = run(release / "xlstm-bench", export_variant(name)[2], "--steps", "50", "--batch", str(batch))
+        prompt = ("--prompt", "70", "--prompts", "3", "--chunk", "64")
+        output = run(release / "xlstm-bench", export_variant(name)[2], "--steps", "50", "--batch", str(batch), *prompt)
         report = json.loads(output)
+        prefill = report["prefill"]
+        assert (prefill["positions"], prefill["chunk"], prefill["prompts"]) == (70, 64, 3)
+        median = prefill["microseconds"]["p50"]
+        assert 0 < prefill["microseconds"]["min"] <= median <= prefill["microseconds"]["max"]
+        assert prefill["tokens_per_second"] == pytest.approx(batch * 70e6 / median, rel=1e-3)
         times = report["microseconds"]
         assert (report["batch"], report["steps"], report["device"]) == (batch, 50, "cpu")
         assert 0 < times["min"] <= times["p50"] <= times["p90"] <= times["p99"] <= times["p99.9"] <= times["max"]

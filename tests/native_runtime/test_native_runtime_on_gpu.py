@@ -27,6 +27,14 @@ def steps(bundle: Path, inputs: np.ndarray, folder: Path, *named: str) -> tuple[
     return place, np.fromfile(folder / "outputs", np.float32).reshape(*inputs.shape, width)
 
 
+def prefill(bundle: Path, prompts: list[np.ndarray], folder: Path, *named: str) -> np.ndarray:
+    """Logits (2, batch, V) after the prompts, and after one more step."""
+    np.concatenate(prompts).tofile(folder / "inputs")
+    driver, lengths = release_build() / "bin" / "runtime_driver", ",".join(str(len(prompt)) for prompt in prompts)
+    run(driver, "prefill", bundle, lengths, folder / "inputs", folder / "outputs", *named)
+    return np.fromfile(folder / "outputs", np.float32).reshape(2, len(prompts), -1)
+
+
 @pytest.mark.parametrize("graph", ["graph=1", "graph=0"])
 @pytest.mark.parametrize("ops", [False, True], ids=["definitions", "custom-ops"])
 def test_onnxruntime_on_cuda_equals_the_cpu_on_the_trained_model(
@@ -43,6 +51,12 @@ def test_onnxruntime_on_cuda_equals_the_cpu_on_the_trained_model(
         assert place.endswith(" graph")  # the whole graph is on the GPU, so it must have been captured
     # float32 on both sides (TF32 is off), in another order of additions, over hundreds of recurrent steps.
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    prompts = [tokens[:150, 0], tokens[:0, 0], tokens[:7, 1]]
+    on_cpu = prefill(demo_bundle, prompts, tmp_path, "threads=1", "chunk=64")
+    on_gpu = prefill(
+        demo_bundle, prompts, tmp_path, "device=cuda", graph, "chunk=64", *([f"ops={library}"] if ops else [])
+    )
+    assert np.abs(on_gpu - on_cpu).max() < 1e-3 * np.abs(on_cpu).max()
 
 
 @pytest.mark.parametrize("settings", ["0 0 1 0", "0.8 0 1 1", "1.0 40 0.9 2"])
@@ -63,3 +77,7 @@ def test_tensorrt_equals_the_cpu(export_variant: Callable[..., tuple], tmp_path:
     place, found = steps(bundle, tokens, tmp_path, "device=cuda", f"engine={engine}")
     assert place == "tensorrt cuda:0 graph"
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    prompts = [tokens[:150, 0]]
+    on_cpu = prefill(bundle, prompts, tmp_path, "threads=1", "chunk=64")
+    on_gpu = prefill(bundle, prompts, tmp_path, "device=cuda", "chunk=64", f"engine={engine}")
+    assert np.abs(on_gpu - on_cpu).max() < 1e-3 * np.abs(on_cpu).max()

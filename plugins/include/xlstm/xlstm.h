@@ -47,6 +47,7 @@ typedef struct {
   const char* engine;
   const char* tensorrt_library;
   const char* plugin_library;
+  int chunk;
 } xlstm_options;
 
 typedef struct xlstm_model xlstm_model;
@@ -71,7 +72,7 @@ XLSTM_C_API xlstm_status xlstm_session_fork(const xlstm_session* session, xlstm_
 XLSTM_C_API void xlstm_session_free(xlstm_session* session);
 
 /* One token a row: tokens (batch). *logits: (batch, vocabulary) float32, owned by the session, valid until its next
- * step. */
+ * step or prefill. */
 XLSTM_C_API xlstm_status xlstm_session_step(xlstm_session* session, const int64_t* tokens, size_t count,
                                             const float** logits);
 /* As xlstm_session_step, then draw a token for each row: drawn (batch). On a GPU, only the ids leave it. */
@@ -80,9 +81,17 @@ XLSTM_C_API xlstm_status xlstm_session_step_and_sample(xlstm_session* session, x
 /* Block stacks: inputs (batch, width), `count` values. */
 XLSTM_C_API xlstm_status xlstm_session_step_vectors(xlstm_session* session, const float* inputs, size_t count,
                                                     const float** outputs);
-/* tokens (batch, length), row by row, `count` of them; *logits after the last. */
+/* tokens (batch, length), row by row, `count` of them; *logits after the last. After XLSTM_ERROR_RUNTIME the states are
+ * those after the last good chunk; so for the two that follow. */
 XLSTM_C_API xlstm_status xlstm_session_prefill(xlstm_session* session, const int64_t* tokens, size_t count,
                                                const float** logits);
+/* Texts of different lengths: `tokens` holds them one after another, lengths (batch) says how long each is. *logits of
+ * each row after its own last token, zeros for a row of length 0, which stays as it is. */
+XLSTM_C_API xlstm_status xlstm_session_prefill_rows(xlstm_session* session, const int64_t* tokens,
+                                                    const size_t* lengths, size_t rows, const float** logits);
+/* Block stacks: inputs (batch, length, width), `count` values; *outputs (batch, width) at the last position. */
+XLSTM_C_API xlstm_status xlstm_session_prefill_vectors(xlstm_session* session, const float* inputs, size_t count,
+                                                       const float** outputs);
 /* Zero the states of one row, or of all for -1. */
 XLSTM_C_API xlstm_status xlstm_session_reset(xlstm_session* session, int row);
 

@@ -99,6 +99,9 @@ struct Options {
   int threads = 0;
   /// Capture a step into CUDA graphs, one for each of the two state buffers, and replay them.
   bool cuda_graph = true;
+  /// Positions of a prompt that one pass of prefill takes in, which bounds its memory; 0: 256. On TensorRT no more
+  /// than the engine was built for.
+  int chunk = 0;
   /// libonnxruntime.so of ONNX Runtime 1.21 or newer. Empty: $XLSTM_ONNXRUNTIME, then the system's. One for a process.
   std::filesystem::path onnxruntime_library;
   /// libxlstm_onnxruntime.so, the fused cells. Empty: the cells' definitions in the bundle are run.
@@ -124,10 +127,11 @@ struct ModelInfo {
   std::string backend;           ///< `onnxruntime` or `tensorrt`
   std::string device;            ///< `cpu` or `cuda:0`
   bool cuda_graph = false;       ///< steps are replayed from CUDA graphs
+  int chunk = 0;                 ///< most positions of a pass of prefill; 0: it goes step by step
 };
 
 /// Logits of the vocabulary for every row of the batch (block stacks: outputs), float32, on the host. They belong to
-/// the session and are valid until its next step.
+/// the session and are valid until its next step or prefill.
 struct Logits {
   const float* data = nullptr;
   std::size_t rows = 0;
@@ -185,9 +189,18 @@ class XLSTM_API Session {
   /// For block stacks: feed one vector a row, (batch, width).
   Logits step_vectors(Span<const float> inputs);
 
-  /// Feed a text a row, (batch, length) row by row, one step after another. Returns the logits after the last.
-  /// Errors: as `step`; `argument` leaves the states as they were, `runtime` as after the last good step.
+  /// Feed a text a row, (batch, length) row by row, in chunks of ModelInfo::chunk positions. Returns the logits after
+  /// the last. The first call allocates what all later ones use again, for batch x chunk positions at most.
+  /// Errors: as `step`; `argument` leaves the states as they were, `runtime` as after the last good chunk.
   Logits prefill(Span<const std::int64_t> tokens);
+
+  /// The same for texts of different lengths, one a row: each row gets what it would get alone, and its logits are
+  /// those after its own last token. An empty text leaves its row as it is; its logits are zeros.
+  /// Errors: as above; argument (texts of different lengths, where the model goes step by step).
+  Logits prefill(const std::vector<std::vector<std::int64_t>>& prompts);
+
+  /// For block stacks: feed (batch, length, width). Returns the outputs at the last position.
+  Logits prefill_vectors(Span<const float> inputs);
 
   /// Set all states, or those of one row, to zeros: as before the first token.
   void reset();

@@ -19,8 +19,8 @@ class BareSession {
     if (ops) options.RegisterCustomOpsLibrary(ops);
     session_ = Ort::Session(env_, (bundle + "/model.onnx").c_str(), options);
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
-    const auto value = [&](const xlstm::internal::HostBuffer& data, std::vector<std::int64_t> shape, std::size_t row) {
-      shape[0] = 1;
+    const auto value = [&](const xlstm::internal::HostBuffer& data, const std::vector<std::int64_t>& shape,
+                           std::size_t row) {
       return Ort::Value::CreateTensor<float>(memory, reinterpret_cast<float*>(data.data()), row, shape.data(),
                                              shape.size());
     };
@@ -32,11 +32,13 @@ class BareSession {
     for (int turn = 0; turn < 2; ++turn) {
       Ort::IoBinding& binding = bindings_[turn] = Ort::IoBinding(session_);
       binding.BindInput("tokens", Ort::Value::CreateTensor<std::int64_t>(memory, &token, 1, one.data(), 2));
-      binding.BindOutput("logits", value(logits_[0], manifest_.output.shape, manifest_.output.row_elements()));
+      binding.BindOutput("logits", value(logits_[0], manifest_.output.sized(1, 1), manifest_.output.row_elements()));
+      if (!manifest_.lengths.empty())
+        binding.BindInput("lengths", Ort::Value::CreateTensor<std::int32_t>(memory, &length, 1, one.data(), 1));
       for (std::size_t i = 0; i < states.size(); ++i) {
-        binding.BindInput(states[i].input.c_str(), value(states_[turn][i], states[i].shape, states[i].row_elements()));
-        binding.BindOutput(states[i].output.c_str(),
-                           value(states_[1 - turn][i], states[i].shape, states[i].row_elements()));
+        const auto shape = states[i].sized(1);
+        binding.BindInput(states[i].input.c_str(), value(states_[turn][i], shape, states[i].row_elements()));
+        binding.BindOutput(states[i].output.c_str(), value(states_[1 - turn][i], shape, states[i].row_elements()));
       }
     }
   }
@@ -47,6 +49,7 @@ class BareSession {
   }
 
   std::int64_t token = 0;
+  std::int32_t length = 1;
 
  private:
   static const OrtApi* init() {

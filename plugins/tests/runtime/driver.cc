@@ -3,6 +3,10 @@
 //   runtime_driver steps BUNDLE BATCH INPUTS OUTPUTS [ops=LIBRARY] [threads=N] [load=STATE] [save=STATE]
 //                  [device=cuda] [graph=0] [engine=FILE]
 //       INPUTS: (steps, batch) int64 tokens, or (steps, batch, width) float32; OUTPUTS: (steps, batch, width) float32
+//   runtime_driver prefill BUNDLE LENGTHS INPUTS OUTPUTS [chunk=N] [the same]
+//       LENGTHS: of the rows' prompts, with commas; INPUTS: prompt after prompt (vectors: of one length); OUTPUTS:
+//       (2, batch, width) float32, after the prompts and after a step of zeros, or with feedback=1 (vectors) of what
+//       came out, from where it lies
 //   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED [cuda]
 //       PROMPT: ids with commas; prints COUNT ids. They are drawn twice, by step_and_sample and on the host, and must
 //       agree
@@ -18,26 +22,57 @@
 
 namespace {
 
-int steps(int argc, char** argv) {
-  std::map<std::string, std::string> named;
-  for (int i = 6; i < argc; ++i) {
+using Named = std::map<std::string, std::string>;
+
+Named named_arguments(int argc, char** argv, int first) {
+  Named named;
+  for (int i = first; i < argc; ++i) {
     const std::string argument = argv[i];
     named[argument.substr(0, argument.find('='))] = argument.substr(argument.find('=') + 1);
   }
+  return named;
+}
+
+// Says what it runs on.
+xlstm::Model load(const char* bundle, Named& named) {
   xlstm::Options options;
   options.device = named["device"] == "cuda" ? xlstm::Device::cuda : xlstm::Device::cpu;
   options.cuda_graph = named["graph"] != "0";
   options.engine = named["engine"];
   options.custom_op_library = named["ops"];
   if (!named["threads"].empty()) options.threads = std::stoi(named["threads"]);
-  const auto model = xlstm::Model::load(argv[2], options);
+  if (!named["chunk"].empty()) options.chunk = std::stoi(named["chunk"]);
+  const auto model = xlstm::Model::load(bundle, options);
   std::printf("%s %s%s\n", model.info().backend.c_str(), model.info().device.c_str(),
               model.info().cuda_graph ? " graph" : "");
+  return model;
+}
+
+std::vector<char> contents(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write(std::ofstream& file, const xlstm::Logits& logits) {
+  file.write(reinterpret_cast<const char*>(logits.data),
+             static_cast<std::streamsize>(logits.rows * logits.width * sizeof(float)));
+}
+
+template <class Number>
+std::vector<Number> numbers(const std::string& text) {
+  std::vector<Number> result;
+  std::stringstream stream(text);
+  for (std::string number; std::getline(stream, number, ',');) result.push_back(std::stoll(number));
+  return result;
+}
+
+int steps(int argc, char** argv) {
+  Named named = named_arguments(argc, argv, 6);
+  const auto model = load(argv[2], named);
   auto session = model.session(std::stoi(argv[3]));
   if (!named["load"].empty()) session.load_file(named["load"]);
 
-  std::ifstream file(argv[4], std::ios::binary);
-  const std::vector<char> inputs{std::istreambuf_iterator<char>(file), {}};
+  const std::vector<char> inputs = contents(argv[4]);
   std::ofstream outputs(argv[5], std::ios::binary);
   const std::size_t values = model.info().input_width * static_cast<std::size_t>(session.batch());
   const bool tokens = model.info().vocab_size > 0;
@@ -46,9 +81,33 @@ int steps(int argc, char** argv) {
   std::vector<float> vectors(values);
   for (std::size_t at = 0; at + bytes <= inputs.size(); at += bytes) {
     std::memcpy(tokens ? static_cast<void*>(ids.data()) : vectors.data(), inputs.data() + at, bytes);
-    const xlstm::Logits logits = tokens ? session.step(ids) : session.step_vectors(vectors);
-    outputs.write(reinterpret_cast<const char*>(logits.data),
-                  static_cast<std::streamsize>(logits.rows * logits.width * sizeof(float)));
+    write(outputs, tokens ? session.step(ids) : session.step_vectors(vectors));
+  }
+  if (!named["save"].empty()) session.save_file(named["save"]);
+  return outputs.good() ? 0 : 1;
+}
+
+int prefill(int argc, char** argv) {
+  Named named = named_arguments(argc, argv, 6);
+  const auto model = load(argv[2], named);
+  const auto lengths = numbers<std::size_t>(argv[3]);
+  auto session = model.session(static_cast<int>(lengths.size()));
+  if (!named["load"].empty()) session.load_file(named["load"]);
+  const std::vector<char> inputs = contents(argv[4]);
+  std::ofstream outputs(argv[5], std::ios::binary);
+  const std::size_t values = model.info().input_width * lengths.size();
+  if (model.info().vocab_size) {
+    std::vector<std::vector<std::int64_t>> prompts;
+    auto* token = reinterpret_cast<const std::int64_t*>(inputs.data());
+    for (const std::size_t length : lengths) prompts.emplace_back(token, token + length), token += length;
+    write(outputs, session.prefill(prompts));
+    write(outputs, session.step(std::vector<std::int64_t>(values)));
+  } else {
+    const auto* vectors = reinterpret_cast<const float*>(inputs.data());
+    const xlstm::Logits last = session.prefill_vectors({vectors, inputs.size() / sizeof(float)});
+    write(outputs, last);
+    write(outputs, named["feedback"].empty() ? session.step_vectors(std::vector<float>(values))
+                                             : session.prefill_vectors({last.data, values}));
   }
   if (!named["save"].empty()) session.save_file(named["save"]);
   return outputs.good() ? 0 : 1;
@@ -59,9 +118,7 @@ int tokens(int argc, char** argv) {
   options.device = argc > 9 ? xlstm::Device::cuda : xlstm::Device::cpu;
   const auto model = xlstm::Model::load(argv[2], options);
   auto session = model.session(), twin = model.session();
-  std::vector<std::int64_t> prompt;
-  std::stringstream ids(argv[3]);
-  for (std::string id; std::getline(ids, id, ',');) prompt.push_back(std::stoll(id));
+  auto prompt = numbers<std::int64_t>(argv[3]);
   const std::int64_t last = prompt.back();
   prompt.pop_back();
   xlstm::Sampler sampler(
@@ -85,6 +142,7 @@ int main(int argc, char** argv) {
   try {
     const std::string command = argc > 1 ? argv[1] : "";
     if (command == "steps" && argc >= 6) return steps(argc, argv);
+    if (command == "prefill" && argc >= 6) return prefill(argc, argv);
     if (command == "tokens" && argc >= 9) return tokens(argc, argv);
     std::cerr << "see the head of driver.cc\n";
     return 64;

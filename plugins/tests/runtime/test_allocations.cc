@@ -69,6 +69,12 @@ int main() {
               double(alone) / kSteps);
   CHECK(wrapped == alone);
 
+  // Prefill leaves that as it is.
+  const std::vector<std::int64_t> text(300);
+  session.prefill(text);
+  session.step(0);
+  CHECK(count(kSteps, [&] { session.step(0); }) == alone);
+
   xlstm::Sampler sampler({0.8, 40, 0.95, 1});
   auto logits = session.step(0);
   sampler(logits[0]);

@@ -1,8 +1,13 @@
-// The parts that need no bundle and no back end: checksums, manifest, state format, sampler, tokenizer, messages.
+// The parts that need no bundle and no back end: checksums, manifest, engine record, chunk buffers, state format,
+// sampler, tokenizer, messages.
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
 
 #include "../../runtime/checksum.h"
+#include "../../runtime/chunk_buffers.h"
+#include "../../runtime/engine_file.h"
 #include "../../runtime/manifest.h"
 #include "../../runtime/state_file.h"
 #include "check.h"
@@ -13,8 +18,9 @@ using xlstm::ErrorCode;
 namespace {
 
 constexpr char kManifest[] = R"({
-  "format": "xlstm-bundle", "format_version": 1, "family": "xlstm", "dtype": "float32", "mode": "step", "batch": null,
-  "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", 1]},
+  "format": "xlstm-bundle", "format_version": 2, "family": "xlstm", "dtype": "float32", "mode": "both", "batch": null,
+  "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", "sequence"]},
+  "lengths": {"name": "lengths", "dtype": "int32", "shape": ["batch"]},
   "output": {"name": "logits", "dtype": "float32", "shape": ["batch", 1, 97]},
   "states": [{"input": "C", "output": "C.next", "dtype": "float32", "shape": ["batch", 2, 3, 5]},
              {"input": "m", "output": "m.next", "dtype": "float32", "shape": ["batch", 2]}],
@@ -52,11 +58,14 @@ void manifest() {
   };
   const Manifest good = parse_manifest(kManifest, "m.json");
   CHECK(good.batch == 0 && good.vocab_size == 97 && good.states.size() == 2 && good.state_row_elements() == 32);
+  CHECK(good.lengths == "lengths" && good.input.any_positions() && !good.output.any_positions());
+  CHECK((good.input.sized(2, 5) == std::vector<std::int64_t>{2, 5}) && good.input.row_bytes() == 8);
+  CHECK((good.output.sized(2, 5) == std::vector<std::int64_t>{2, 1, 97}) && good.output.row_bytes() == 97 * 4);
   CHECK(good.architecture == R"({"a":[true],"b":1})");  // sorted: the hash does not depend on the order in the file
   refused("{", "m.json is not valid JSON");
   refused("[]", "is not a manifest");
   refused(replaced(kManifest, "xlstm-bundle", "other"), "is not a manifest");
-  refused(replaced(kManifest, "\"format_version\": 1", "\"format_version\": 2"), "has format version 2");
+  refused(replaced(kManifest, "\"format_version\": 2", "\"format_version\": 1"), "has format version 1");
   refused(replaced(kManifest, "\"family\"", "\"famly\""), "lacks family");
   refused(replaced(kManifest, "\"float32\", \"mode\"", "\"float64\", \"mode\""), "dtype is \"float64\", not one of");
   refused(replaced(kManifest, "2, 3, 5", "2, -3, 5"), "states[0].shape is");
@@ -69,7 +78,115 @@ void manifest() {
   refused(replaced(kManifest, "[\"model.weights\"]", "{}"), "weight_files is {}, not a list");
   refused(replaced(kManifest, "\"int64\"", "\"int32\""), "input.dtype is int32, not int64");
   refused(replaced(kManifest, "1, 97]", "1, 96]"), "the logits of the vocabulary");
+
+  // The three modes, and what contradicts them.
+  const Manifest all = parse_manifest(replaced(kManifest, "1, 97]", "\"sequence\", 97]"), "m.json");
+  CHECK(all.output.any_positions() && all.output.row_elements() == 97);
+  CHECK((all.output.sized(2, 5) == std::vector<std::int64_t>{2, 5, 97}));
+  CHECK(parse_manifest(replaced(kManifest, "\"both\"", "\"prefill\""), "m.json").lengths == "lengths");
+  const std::string lengths = R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})";
+  const std::string without = replaced(kManifest, lengths, "null");
+  const std::string step = replaced(replaced(without, "\"both\"", "\"step\""), "\"sequence\"", "1");
+  const Manifest steps = parse_manifest(step, "m.json");
+  CHECK(steps.lengths.empty() && !steps.input.any_positions());
+  const std::string contradiction = "which lengths and the shapes of input and output contradict";
+  refused(without, contradiction);
+  refused(replaced(kManifest, "\"sequence\"", "1"), contradiction);
+  refused(replaced(step, "\"lengths\": null", "\"lengths\": " + lengths), contradiction);
+  refused(replaced(step, "\"batch\", 1]", "\"batch\", \"sequence\"]"), contradiction);
+  refused(replaced(step, "1, 97]", "\"sequence\", 97]"), contradiction);
+  refused(replaced(step, "\"batch\", 1]", "\"batch\", 2]"), "neither 1 nor the sequence");
+  refused(replaced(kManifest, "\"both\"", "\"steps\""), "mode is \"steps\", not one of step, prefill, both");
+  refused(replaced(kManifest, "\"lengths\": {", "\"length\": {"), "lacks lengths");
+  refused(replaced(kManifest, "\"int32\"", "\"int64\""), "lengths is not an int32");
+  refused(replaced(kManifest, "[\"batch\"]}", "[\"batch\", 1]}"), "lengths is not an int32");
+  refused(replaced(kManifest, "2, 3, 5", "\"sequence\", 3, 5"), "states[0].shape is");
   check_error(ErrorCode::bundle, "is not a bundle: no manifest.json there", [] { xlstm::Model::load("/nonexistent"); });
+}
+
+// An engine is found with its profiles, and refused where its record does not fit.
+void engine_record() {
+  namespace fs = std::filesystem;
+  const fs::path bundle = fs::temp_directory_path() / ("xlstm_test_" + std::to_string(std::random_device{}()));
+  const fs::path engine = bundle / "engines" / "a.engine";
+  fs::create_directories(engine.parent_path());
+  const auto write = [](const fs::path& path, const std::string& text) { std::ofstream(path) << text; };
+  const auto sha = [](const std::string& text) {
+    Sha256 hash;
+    hash.update(text.data(), text.size());
+    return to_hex(hash.digest());
+  };
+  write(bundle / "model.onnx", "graph");
+  write(bundle / "manifest.json", "manifest");
+  write(engine, "0123456789");
+  const std::string record = R"({"format": "xlstm-engine", "format_version": 2, "runtime": "tensorrt",
+    "runtime_version": "11.4.1", "engine_bytes": 10, "options": {"version_compatible": false},
+    "model": {"name": "model.onnx", "sha256": ")" +
+                             sha("graph") + R"("}, "manifest": {"name": "manifest.json", "sha256": ")" +
+                             sha("manifest") + R"("}, "plugins": null, "profiles": ["decode", "prefill"],
+    "max_chunk": 128})";
+  const auto find = [&](const std::string& text) {
+    write(engine.string() + ".json", text);
+    return find_engine(bundle, {}, 11);
+  };
+  const EngineFile both = find(record);
+  CHECK(both.engine == engine && both.plugin_library.empty());
+  CHECK(both.decode_profile == 0 && both.prefill_profile == 1 && both.max_chunk == 128);
+  const std::string names = R"(["decode", "prefill"])";
+  const EngineFile turned = find(replaced(record, names, R"(["prefill", "decode"])"));
+  CHECK(turned.decode_profile == 1 && turned.prefill_profile == 0);
+  const EngineFile prefill = find(replaced(record, names, R"(["prefill"])"));
+  CHECK(prefill.decode_profile == 0 && prefill.prefill_profile == 0 && prefill.max_chunk == 128);
+  const EngineFile decode = find(replaced(replaced(record, names, R"(["decode"])"), "128", "null"));
+  CHECK(decode.decode_profile == 0 && decode.prefill_profile == -1 && decode.max_chunk == 0);
+
+  const auto refused = [&](const std::string& text, const std::string& part) {
+    check_error(ErrorCode::bundle, part, [&] { find(text); });
+  };
+  refused(replaced(record, "\"format_version\": 2", "\"format_version\": 1"), "is not a version 2 xlstm-engine file");
+  refused(replaced(record, "profiles", "profile"), "is damaged");
+  refused(replaced(record, names, "[]"), "has the profiles []");
+  refused(replaced(record, names, R"(["decode", "decode"])"), "which this library does not know");
+  refused(replaced(record, names, R"(["decode", "train"])"), "which this library does not know");
+  refused(replaced(record, "128", "0"), "has a max_chunk of 0");
+  refused(replaced(record, "128", "null"), "is damaged");
+  refused(replaced(record, sha("graph"), sha("another graph")), "was built from another model.onnx");
+  refused(replaced(record, "\"engine_bytes\": 10", "\"engine_bytes\": 11"), "has 10 bytes, not 11");
+  fs::remove_all(bundle);
+}
+
+// A chunk's buffers grow to the largest chunk and are used again; each row's output is that of its last position.
+void chunk_buffers() {
+  for (const bool all_positions : {false, true}) {
+    const Manifest manifest =
+        parse_manifest(all_positions ? replaced(kManifest, "1, 97]", "\"sequence\", 97]") : kManifest, "m.json");
+    ChunkBuffers buffers(manifest, 3, nullptr, nullptr);
+    std::vector<std::int64_t> tokens(3 * 8);
+    std::iota(tokens.begin(), tokens.end(), 0);
+    const std::int32_t lengths[] = {8, 0, 2};
+    std::vector<float> wanted(97, -1.0f);
+    float* const outputs[] = {nullptr, nullptr, wanted.data()};
+    buffers.load({8, tokens.data(), lengths, outputs});
+    CHECK(std::memcmp(buffers.input(), tokens.data(), sizeof(std::int64_t) * tokens.size()) == 0);
+    CHECK(std::memcmp(buffers.lengths(), lengths, sizeof lengths) == 0);
+    const std::size_t positions = all_positions ? 8 : 1;
+    CHECK(buffers.output_bytes(8) == 3 * positions * 97 * sizeof(float));
+    auto* output = static_cast<float*>(buffers.output());
+    std::iota(output, output + 3 * positions * 97, 0.0f);
+    buffers.fetch({8, tokens.data(), lengths, outputs});
+    const std::size_t row = all_positions ? 2 * 8 + 1 : 2;  // row 2, its second position
+    CHECK(wanted.front() == static_cast<float>(row * 97) && wanted.back() == static_cast<float>(row * 97 + 96));
+
+    void* const places[] = {buffers.input(), buffers.lengths(), buffers.output()};
+    for (const std::size_t smaller : {1, 5, 8}) {
+      buffers.load({smaller, tokens.data(), lengths, outputs});
+      CHECK(buffers.input() == places[0] && buffers.lengths() == places[1] && buffers.output() == places[2]);
+    }
+    tokens.resize(3 * 100, 7);
+    buffers.load({100, tokens.data(), lengths, outputs});
+    CHECK(std::memcmp(buffers.input(), tokens.data(), sizeof(std::int64_t) * tokens.size()) == 0);
+    std::memset(buffers.output(), 1, buffers.output_bytes(100));  // the address sanitizer looks on
+  }
 }
 
 void states() {
@@ -164,6 +281,8 @@ void tokenizer() {
 int main() {
   checksums();
   manifest();
+  engine_record();
+  chunk_buffers();
   states();
   sampler();
   tokenizer();

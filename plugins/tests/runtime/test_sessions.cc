@@ -1,6 +1,8 @@
-// Sessions on a real bundle.   test_sessions behaviour | threads | c_api
+// Sessions on a real bundle.   test_sessions behaviour | prefill | threads | c_api
 #include <xlstm/xlstm.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -31,11 +33,10 @@ void behaviour() {
         info.input_width == 1);
   CHECK(model.hash().size() == 64);
 
-  // prefill is a loop of steps; a fork goes on as the original does, and apart from it.
+  // A fork goes on as the original does, and apart from it.
   const Tokens text = random_tokens(20, vocabulary, 1);
   Session a = model.session(), b = model.session();
-  std::vector<float> last;
-  for (const auto token : text) last = copy(a.step(token));
+  const auto last = copy(a.prefill(text));
   CHECK(copy(b.prefill(text)) == last);
   Session fork = a.fork();
   const auto ahead = copy(a.step(3));
@@ -113,6 +114,97 @@ void behaviour() {
   check_error(ErrorCode::unavailable, "TensorRT", [&] { xlstm::Model::load(test_bundle(), options); });
 }
 
+// Both hold (rows, vocabulary). float32 in another order of additions, over hundreds of recurrent steps: 1e-4 of the
+// spread of the logits.
+void check_close(const std::vector<float>& found, const std::vector<float>& expected) {
+  CHECK(found.size() == expected.size());
+  const auto [low, high] = std::minmax_element(expected.begin(), expected.end());
+  const float tolerance = 1e-4f * (*high - *low);
+  CHECK(tolerance > 0);
+  for (std::size_t i = 0; i < found.size(); ++i) CHECK(std::abs(found[i] - expected[i]) <= tolerance);
+}
+
+// Prompts in chunks give what steps give, whatever the chunk, in a batch what they give alone.
+void prefill() {
+  constexpr std::size_t kLongest = 300;
+  xlstm::Options options = test_options();
+  options.chunk = 1;
+  const auto stepper = xlstm::Model::load(test_bundle(), options);
+  CHECK(stepper.info().chunk == 1 && xlstm::Model::load(test_bundle(), test_options()).info().chunk == 256);
+  const std::size_t vocabulary = stepper.info().vocab_size;
+  const Tokens text = random_tokens(kLongest, vocabulary, 2);
+  const auto beginning = [&](std::size_t length) { return Tokens(text.begin(), text.begin() + length); };
+  std::vector<std::vector<float>> expected, following;  // after the first n tokens, and after one more
+  Session steps = stepper.session();
+  for (const auto token : text) {
+    expected.push_back(copy(steps.step(token)));
+    following.push_back(copy(steps.fork().step(7)));
+  }
+
+  // Chunks of one position are steps, to the bit.
+  CHECK(copy(stepper.session().prefill(text)) == expected.back());
+
+  for (const int chunk : {1, 7, 64, 256}) {
+    options.chunk = chunk;
+    const auto model = xlstm::Model::load(test_bundle(), options);
+    for (const std::size_t length : {1, 2, 6, 7, 8, 63, 64, 65, 128, 255, 256, 257, 300}) {
+      Session session = model.session();
+      check_close(copy(session.prefill(beginning(length))), expected[length - 1]);
+      check_close(copy(session.step(7)), following[length - 1]);
+    }
+
+    // Different lengths, two rows idle: each row as alone, and nothing in the rows beside it changes that.
+    const std::vector<std::size_t> lengths{65, 0, 300, 1, 0, 7};
+    const auto prompts = [&](const std::vector<std::size_t>& sizes) {
+      std::vector<Tokens> result;
+      for (const std::size_t size : sizes) result.push_back(beginning(size));
+      return result;
+    };
+    Session batch = model.session(static_cast<int>(lengths.size()));
+    batch.prefill(prompts({5, 5, 0, 0, 0, 0}));  // row 1 has a state to keep
+    batch.reset(0);
+    Session kept = batch.fork();
+    const auto logits = batch.prefill(prompts(lengths));
+    for (std::size_t row = 0; row < lengths.size(); ++row) {
+      const std::vector<float> found(logits[row].begin(), logits[row].end());
+      if (lengths[row])
+        check_close(found, expected[lengths[row] - 1]);
+      else
+        CHECK(found == std::vector<float>(vocabulary));
+    }
+    const auto after = batch.step(Tokens(lengths.size(), 7)), idle = kept.step(Tokens(lengths.size(), 7));
+    for (std::size_t row = 0; row < lengths.size(); ++row) {
+      const std::vector<float> found(after[row].begin(), after[row].end());
+      if (lengths[row])
+        check_close(found, following[lengths[row] - 1]);
+      else
+        CHECK(found == std::vector<float>(idle[row].begin(), idle[row].end()));
+    }
+    const auto saved = batch.save();
+    CHECK(copy(batch.prefill(prompts({0, 0, 0, 0, 0, 0}))) == std::vector<float>(lengths.size() * vocabulary));
+    CHECK(batch.save() == saved);
+
+    // A conversation in pieces is one prompt.
+    Session pieces = model.session();
+    std::vector<float> last;
+    for (std::size_t start = 0; start < kLongest; start += 60)
+      last = copy(pieces.prefill(Tokens(text.begin() + start, text.begin() + start + 60)));
+    check_close(last, expected.back());
+
+    // Errors change nothing.
+    Tokens wrong = text;
+    wrong.back() = static_cast<std::int64_t>(vocabulary);
+    check_error(ErrorCode::argument, "is beyond the vocabulary", [&] { batch.prefill({{1}, {}, wrong, {}, {}, {}}); });
+    check_error(ErrorCode::argument, "2 prompts for a batch of 6", [&] { batch.prefill({{1, 2}, {3, 4}}); });
+    check_error(ErrorCode::argument, "expected 6", [&] { batch.prefill(beginning(7)); });
+    check_error(ErrorCode::argument, "feed it tokens, with prefill",
+                [&] { batch.prefill_vectors(std::vector<float>(6)); });
+    CHECK(batch.save() == saved);
+  }
+  options.chunk = -1;
+  check_error(ErrorCode::argument, "a chunk of -1 positions", [&] { xlstm::Model::load(test_bundle(), options); });
+}
+
 // Eight sessions of one model on eight threads: each gives what it gives alone.
 void threads() {
   constexpr int kThreads = 8, kSteps = 1250;
@@ -120,6 +212,7 @@ void threads() {
   const std::size_t vocabulary = model.info().vocab_size;
   const auto run = [&](std::uint32_t seed) {
     Session session = model.session();
+    session.prefill(random_tokens(30 + seed, vocabulary, seed));
     xlstm::Sampler sampler({1.0, 0, 1.0, seed});
     std::vector<std::uint8_t> trace;
     std::int64_t token = seed % vocabulary;
@@ -166,6 +259,24 @@ void c_api() {
   CHECK(xlstm_session_prefill(session, text, 3, &logits) == XLSTM_OK);
   CHECK(xlstm_session_fork(session, &fork) == XLSTM_OK);
 
+  // Two texts one after another, in a batch: as the first alone, and an idle row between.
+  xlstm_session* rows = nullptr;
+  const std::int64_t texts[] = {1, 2, 3, 5};
+  const std::size_t lengths[] = {3, 0, 1};
+  CHECK(xlstm_session_create(model, 3, &rows) == XLSTM_OK);
+  CHECK(xlstm_session_prefill_rows(rows, texts, lengths, 2, &others) == XLSTM_ERROR_ARGUMENT);
+  CHECK(xlstm_session_prefill_rows(rows, texts, lengths, 3, &others) == XLSTM_OK);
+  check_close({others, others + vocabulary}, {logits, logits + vocabulary});
+  CHECK(std::all_of(others + vocabulary, others + 2 * vocabulary, [](float logit) { return logit == 0; }));
+  CHECK(xlstm_session_reset(rows, -1) == XLSTM_OK);
+  const std::vector<float> third(others + 2 * vocabulary, others + 3 * vocabulary);
+  const std::int64_t fives[] = {5, 5, 5};
+  CHECK(xlstm_session_step(rows, fives, 3, &others) == XLSTM_OK);
+  check_close(third, {others, others + vocabulary});
+  const float zero = 0;
+  CHECK(xlstm_session_prefill_vectors(rows, &zero, 1, &others) == XLSTM_ERROR_ARGUMENT);
+  xlstm_session_free(rows);
+
   std::size_t size = 0, again = 0;
   CHECK(xlstm_session_save(session, nullptr, 0, &size) == XLSTM_OK && size > xlstm_model_state_bytes(model));
   std::vector<char> bytes(size);
@@ -210,6 +321,8 @@ int main(int argc, char** argv) {
   const std::string name = argc == 2 ? argv[1] : "";
   if (name == "behaviour")
     behaviour();
+  else if (name == "prefill")
+    prefill();
   else if (name == "threads")
     threads();
   else if (name == "c_api")

@@ -1,0 +1,162 @@
+// The TensorRT back end on a stand-in of TensorRT and the CUDA driver: profiles, chunks, state sets, CUDA graphs.
+//   test_tensorrt STAND-IN-LIBRARY
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "../../runtime/checksum.h"
+#include "check.h"
+
+namespace fs = std::filesystem;
+using xlstm::ErrorCode;
+using Tokens = std::vector<std::int64_t>;
+
+namespace {
+
+constexpr int kBatch = 3;
+constexpr std::size_t kVocabulary = 5;
+
+std::string hash_line(const char* key, const std::string& name, const std::string& text) {
+  xlstm::internal::Sha256 hash;
+  hash.update(text.data(), text.size());
+  return std::string("\"") + key + R"(": {"name": ")" + name + R"(", "sha256": ")" +
+         xlstm::internal::to_hex(hash.digest()) + "\"}, ";
+}
+
+// A bundle with an engine of the stand-in's model; `profiles` as in the engine's record.
+void write_bundle(const fs::path& folder, const std::string& mode, const std::string& profiles, bool all_positions) {
+  const bool steps = mode == "step";
+  const std::string sequence = steps ? "1" : "\"sequence\"";
+  const std::string manifest =
+      R"({"format": "xlstm-bundle", "format_version": 2, "family": "xlstm", "dtype": "float32", "batch": null, "mode": ")" +
+      mode + R"(", "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", )" + sequence +
+      R"(]}, "lengths": )" + (steps ? "null" : R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})") +
+      R"(, "output": {"name": "logits", "dtype": "float32", "shape": ["batch", )" + (all_positions ? sequence : "1") +
+      R"(, 5]}, "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]}],
+      "tokenizer": null, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": "00"},
+      "weight_files": [], "producer": {}})";
+  std::string engine = steps ? "" : "lengths ";
+  if (all_positions) engine += "all_positions ";
+  for (const char* name : {"decode", "prefill"})
+    if (profiles.find(name) != std::string::npos) engine += std::string(name) + " ";
+  const std::string record =
+      R"({"format": "xlstm-engine", "format_version": 2, "runtime": "tensorrt", "runtime_version": "11.0",
+      "options": {"version_compatible": false}, "plugins": null, )" +
+      hash_line("model", "model.onnx", "graph") + hash_line("manifest", "manifest.json", manifest) +
+      "\"engine_bytes\": " + std::to_string(engine.size()) + ", \"profiles\": " + profiles +
+      ", \"max_chunk\": " + (steps ? "null" : "16") + "}";
+  const auto write = [&](const fs::path& name, const std::string& text) { std::ofstream(folder / name) << text; };
+  fs::create_directories(folder / "engines");
+  write("model.onnx", "graph");
+  write("manifest.json", manifest);
+  write("engines/a.engine", engine);
+  write("engines/a.engine.json", record);
+}
+
+// The stand-in's model, row by row.
+class Expected {
+ public:
+  void feed(std::size_t row, std::int64_t token) { state_[row] = state_[row] / 2 + static_cast<float>(token); }
+  void reset(std::size_t row) { state_[row] = 0; }
+  void check(xlstm::Span<const float> logits, std::size_t row) const {
+    for (std::size_t i = 0; i < kVocabulary; ++i) CHECK(logits[i] == state_[row] * static_cast<float>(i + 1));
+  }
+
+ private:
+  float state_[kBatch] = {};
+};
+
+// Steps, prompts and resets in any order give what the rows' tokens give one by one.
+void mixed_use(const xlstm::Model& model, bool ragged) {
+  std::mt19937 random(1);
+  const auto tokens = [&](std::size_t count) {
+    Tokens result(count);
+    for (auto& token : result) token = random() % 4;
+    return result;
+  };
+  auto session = model.session(kBatch);
+  Expected expected;
+  for (int round = 0; round < 100; ++round) {
+    const unsigned what = random() % 4;
+    if (what == 0) {
+      const Tokens fed = tokens(kBatch);
+      const auto logits = session.step(fed);
+      for (std::size_t row = 0; row < kBatch; ++row) expected.feed(row, fed[row]), expected.check(logits[row], row);
+    } else if (what < 3) {
+      const std::size_t length = 1 + random() % 40;
+      std::vector<Tokens> prompts(kBatch);
+      for (auto& prompt : prompts) prompt = tokens(ragged && what == 1 ? random() % length : length);
+      Tokens joined;
+      for (const auto& prompt : prompts) joined.insert(joined.end(), prompt.begin(), prompt.end());
+      const auto logits = what == 1 ? session.prefill(prompts) : session.prefill(joined);
+      for (std::size_t row = 0; row < kBatch; ++row) {
+        for (const auto token : prompts[row]) expected.feed(row, token);
+        if (prompts[row].empty())
+          CHECK(logits[row][0] == 0);
+        else
+          expected.check(logits[row], row);
+      }
+    } else {
+      session.reset(1), expected.reset(1);
+      const auto saved = session.save();
+      auto fork = session.fork();
+      fork.step(Tokens(kBatch, 3));
+      session.prefill(Tokens(kBatch * 5, 3));
+      session.load(saved);
+    }
+  }
+}
+
+// The error names the profile, and the states are those after the last good chunk.
+void errors(const xlstm::Model& model) {
+  check_error(ErrorCode::argument, "the engine's decode profile takes s of 1x3 to 4x3, not 5x3",
+              [&] { model.session(5); });
+  auto four = model.session(4);
+  const auto before = four.save();
+  check_error(ErrorCode::argument, "the engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
+              [&] { four.prefill(Tokens(4, 1)); });
+  CHECK(four.save() == before);
+
+  Tokens text(40, 1);
+  text[35] = 4;  // fails, in the third chunk of 16
+  auto session = model.session(), good = model.session();
+  check_error(ErrorCode::runtime, "TensorRT failed on the engine's prefill profile", [&] { session.prefill(text); });
+  good.prefill(Tokens(32, 1));
+  CHECK(session.save() == good.save());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CHECK(argc == 2);
+  const fs::path bundle = fs::temp_directory_path() / ("xlstm_test_" + std::to_string(std::random_device{}()));
+  const auto load = [&](bool graph, int chunk) {
+    xlstm::Options options;
+    options.backend = xlstm::Backend::tensorrt;
+    options.tensorrt_library = argv[1];
+    options.cuda_graph = graph;
+    options.chunk = chunk;
+    return xlstm::Model::load(bundle, options);
+  };
+  for (const bool graph : {true, false}) {
+    for (const bool all_positions : {false, true}) {
+      for (const char* profiles : {R"(["decode", "prefill"])", R"(["prefill"])"}) {
+        write_bundle(bundle, std::strlen(profiles) > 11 ? "both" : "prefill", profiles, all_positions);
+        for (const int chunk : {0, 1, 5, 16, 100}) {
+          const auto model = load(graph, chunk);
+          CHECK(model.info().chunk == (chunk == 0 || chunk == 100 ? 16 : chunk));
+          mixed_use(model, true);
+        }
+        if (profiles[2] == 'd') errors(load(graph, 0));
+      }
+    }
+    write_bundle(bundle, "step", R"(["decode"])", false);
+    CHECK(load(graph, 0).info().chunk == 0);
+    mixed_use(load(graph, 0), false);
+  }
+  write_bundle(bundle, "prefill", R"(["prefill"])", false);
+  check_error(ErrorCode::argument, "the engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
+              [&] { load(true, 0).session(4); });
+  fs::remove_all(bundle);
+}
