@@ -81,7 +81,8 @@ def bench(model: Path, folder: Path, library: Path, arguments: argparse.Namespac
     variants["limit"] = products(folder / "both", arguments.chunk, arguments.tokens)
     seconds = take_turns(variants, arguments.rounds)
     seconds["step by step, our kernels"] *= arguments.tokens / STEPS
-    print(f"\n{model.name}: {arguments.tokens} tokens in chunks of {arguments.chunk}, {arguments.threads} threads, float32")
+    sizes = f"{arguments.tokens} tokens in chunks of {arguments.chunk}, {arguments.threads} threads"
+    print(f"\n{model.name}: {sizes}, float32")
     upstream = min((s for name, s in seconds.items() if name.startswith("upstream")), default=float("nan"))
     print(f"{'':28} {'ms':>9} {'tokens/s':>9} {'/ upstream':>11} {'x limit':>8}")
     for name, value in seconds.items():

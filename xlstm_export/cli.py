@@ -185,8 +185,9 @@ def build(
     with _progress() as stage:
         record = build_engine(
             bundle, runtime.value, targets=tuple(target.split(",")) if target else (), batch=batch,
-            max_chunk=max_chunk, plugins=Path(plugins) if plugins not in (None, "none") else None, use_plugins=plugins != "none",
-            version_compatible=version_compatible, hardware_compatible=hardware_compatible, stage=stage,
+            max_chunk=max_chunk, plugins=Path(plugins) if plugins not in (None, "none") else None,
+            use_plugins=plugins != "none", version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible, stage=stage,
         )  # fmt: skip
     out.print(render(record))
 

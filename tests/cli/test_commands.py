@@ -80,9 +80,22 @@ def test_inspect_prints_json(demo_bundle, capsys, monkeypatch):
 
 
 def test_bench_prints_json(demo_bundle, capsys, monkeypatch):
-    code, text, _ = call(capsys, monkeypatch, "bench", demo_bundle, "--steps", "5", "--json")
+    code, text, _ = call(capsys, monkeypatch, "bench", demo_bundle, "--steps", "5", "--prompt", "32", "--json")
     timing = json.loads(text)
     assert code == 0 and timing["steps"] == 5 and 0 < timing["median"] <= timing["p99"]
+    assert timing["prompt_tokens_per_second"] == pytest.approx(32 / timing["prompt_seconds"])
+
+
+def test_bench_of_single_steps_has_no_prompt(export_variant, capsys, monkeypatch):
+    bundle = export_variant("a-mixed", mode="step")[2]
+    code, text, _ = call(capsys, monkeypatch, "bench", bundle, "--steps", "5", "--json")
+    assert code == 0 and json.loads(text)["prompt_tokens_per_second"] is None
+
+
+def test_generate_writes_the_same_whatever_the_chunk(demo_bundle, capsys, monkeypatch):
+    arguments = ("generate", demo_bundle, "--prompt", "And it came to pass, when ", "-n", "40", "--temperature", "0")
+    texts = {call(capsys, monkeypatch, *arguments, "--chunk", chunk)[1] for chunk in ("1", "7", "256")}
+    assert len(texts) == 1
 
 
 def test_doctor_answers(capsys, monkeypatch):
@@ -111,6 +124,8 @@ def test_bad_checkpoint_is_one_message_exit_code_two_and_an_untouched_disk(bad, 
     [
         (("--batch", "none"), "--batch"),
         (("--batch", "0"), "--batch"),
+        (("--mode", "step", "--logits", "all"), "--logits all"),
+        (("--mode", "prompt"), "--mode"),
     ],
 )
 def test_bad_options_of_onnx_write_nothing(arguments, says, tmp_path, capsys, monkeypatch):

@@ -69,10 +69,11 @@ def test_commands_run_in_order(desk):
 
 
 @pytest.mark.slow
-def test_python_example_prints_a_character(desk, export_variant, demo_bundle):
+def test_python_example_continues_the_text(desk, export_variant, demo_bundle):
     example = next(text for language, text in BLOCKS if language == "python")
     bundle = desk / "bundle"
     if not bundle.exists():
         shutil.copytree(demo_bundle, bundle)
     result = subprocess.run([sys.executable, "-c", example], cwd=desk, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0 and len(result.stdout) == 2, result.stderr
+    assert result.returncode == 0 and len(result.stdout) == 40, result.stderr
+    assert result.stdout.isascii() and result.stdout.count(" ") > 3

@@ -28,6 +28,7 @@ from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.runtime import open_session
 
 STEPS = 512
+STEP_VARIANTS = ("a-mixed", "a-all-slstm", "a-wide-projections", "a-stack", "b-single", "c-single")
 HALF_VARIANTS = ("a-mixed", "a-all-slstm", "a-stack", "b-single", "b-wide-keys", "c-single")
 ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -55,7 +56,16 @@ def error_by_step(outputs, reference):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_float32_bundle_gives_upstream_logits_and_states_after_512_steps(name, export_variant):
-    model, _, bundle = export_variant(name)
+    check_against_upstream(name, export_variant, "both")
+
+
+@pytest.mark.parametrize("name", STEP_VARIANTS)
+def test_float32_bundle_of_steps_gives_upstream_logits_and_states_after_512_steps(name, export_variant):
+    check_against_upstream(name, export_variant, "step")
+
+
+def check_against_upstream(name, export_variant, mode):
+    model, _, bundle = export_variant(name, mode=mode)
     inputs = random_inputs(model, batch=2, steps=STEPS, seed=1)
     reference, expected = run_upstream(model, inputs)
     exact, exact_states = run_upstream(to_double(model), inputs.double() if is_block_stack(model) else inputs)

@@ -94,7 +94,8 @@ def test_row_of_a_ragged_batch_gets_what_it_gets_alone(name, export_variant):
             np.testing.assert_allclose(outputs[row], expected[0], atol=1e-5 * spread, rtol=0)
             alone.reset()
             alone.prefill([prompt])
-            np.testing.assert_allclose(after[row], alone.step(inputs[row : row + 1, -1:])[0], atol=1e-5 * spread, rtol=0)
+            expected = alone.step(inputs[row : row + 1, -1:])
+            np.testing.assert_allclose(after[row], expected[0], atol=1e-5 * spread, rtol=0)
             for state, value in alone.read_states().items():
                 np.testing.assert_allclose(
                     states[state][row], value[0], atol=1e-4 * max(1e-3, np.abs(value).max()), err_msg=state
@@ -147,7 +148,8 @@ def test_bundle_of_steps_takes_equal_prompts_step_by_step_and_refuses_others(nam
 def test_malformed_passes_are_refused_and_leave_the_session_usable(export_variant):
     with open_session(export_variant("a-mixed")[2], batch=2) as session:
         tokens = np.ones((2, 3), np.int64)
-        for inputs, lengths in [(tokens[:1], None), (tokens[:, :0], None), (tokens, [1]), (tokens, [4, 1]), (tokens, [-1, 1])]:
+        wrong = [(tokens[:1], None), (tokens[:, :0], None), (tokens, [1]), (tokens, [4, 1]), (tokens, [-1, 1])]
+        for inputs, lengths in wrong:
             with pytest.raises(ValueError, match="expected"):
                 session.feed(inputs, lengths)
         with pytest.raises(ValueError, match="1 prompts for a batch of 2"):

@@ -270,12 +270,18 @@ def test_bundle_changes_with_the_library(name, dtype, export_variant, library):
 @pytest.fixture
 def parity(library, monkeypatch):
     """The module of the bundles' parity tests, with sessions that use the library, and fewer steps."""
-    path = Path(__file__).parents[1] / "parity" / "test_exported_bundles.py"
+    module = with_library("test_exported_bundles", library, monkeypatch)
+    monkeypatch.setattr(module, "STEPS", 128)
+    return module
+
+
+def with_library(name, library, monkeypatch):
+    """A module of parity tests, with sessions that use the library."""
+    path = Path(__file__).parents[1] / "parity" / f"{name}.py"
     spec = importlib.util.spec_from_file_location("parity_with_library", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "open_session", functools.partial(open_session, ort_library=library))
-    monkeypatch.setattr(module, "STEPS", 128)
     return module
 
 
@@ -287,3 +293,20 @@ def test_float32_bundle_departs_from_upstream_with_the_library(name, export_vari
 @pytest.mark.parametrize("name, dtype", [("a-mixed", "float16"), ("c-single", "bfloat16")])
 def test_half_precision_bundle_departs_from_upstream_with_the_library(name, dtype, export_variant, parity):
     parity.test_half_precision_bundle_stays_within_sixteen_roundoffs_of_float32_upstream(name, dtype, export_variant)
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "a-all-slstm", "a-stack", "b-single", "b-wide-keys", "c-single"])
+def test_chunks_depart_from_single_steps_with_the_library(name, export_variant, library, monkeypatch):
+    prefill = with_library("test_prefill", library, monkeypatch)
+    prefill.test_chunks_of_any_size_give_what_single_steps_give(name, export_variant)
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "b-single"])
+def test_chunks_depart_from_single_steps_at_extreme_gates_with_the_library(name, tmp_path, library, monkeypatch):
+    with_library("test_prefill", library, monkeypatch).test_gates_far_out_leave_the_chunks_right(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "b-single"])
+def test_row_of_a_ragged_batch_changes_with_its_neighbours_with_the_library(name, export_variant, library, monkeypatch):
+    prefill = with_library("test_prefill", library, monkeypatch)
+    prefill.test_row_of_a_ragged_batch_gets_what_it_gets_alone(name, export_variant)

@@ -271,6 +271,7 @@ def test_one_closed_forget_gate_costs_later_positions_their_precision():
     tensors["f"][:, 3] = -1e4
     lengths = torch.full(tensors["m"].shape[:1], 64, dtype=torch.int32)
     exact = cells.mlstm_cell(*(t.double() for t in tensors.values()), **attributes)
-    got = run_definition("MLSTMCell", functions.sequence_functions()["MLSTMCell"], tensors | {"lengths": lengths}, attributes)
+    function = functions.sequence_functions()["MLSTMCell"]
+    got = run_definition("MLSTMCell", function, tensors | {"lengths": lengths}, attributes)
     for name, expected in zip(("C_next", "n_next"), exact[1:], strict=False):
         np.testing.assert_allclose(got[name], expected, atol=2e-6 * float(expected.abs().max()), rtol=0)

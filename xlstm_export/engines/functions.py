@@ -35,9 +35,9 @@ def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 def with_products_as_sums(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without `MatMul` in float32: A B becomes sum_k A[.., :, k] B[.., k, :], with the same shapes.
 
-    TensorRT-RTX has no float32 matrix product for Turing, and the cells compute in float32. In a step their products are
-    of a matrix and one vector a sequence, so that before the sum there are as many products as multiplications anyway;
-    over the positions of a chunk there are more, so chunks are small there.
+    TensorRT-RTX has no float32 matrix product for Turing, and the cells compute in float32. In a step their products
+    are of a matrix and one vector a sequence, so that before the sum there are as many products as multiplications
+    anyway; over the positions of a chunk there are more, so chunks are small there.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

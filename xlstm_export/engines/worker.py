@@ -53,7 +53,7 @@ class BuildRequest:
     def parse(text: str) -> BuildRequest:
         data = json.loads(text)
         data["profiles"] = tuple(
-            Profile(profile["name"], tuple(map(TensorProfile.parse, profile["tensors"]))) for profile in data["profiles"]
+            Profile(p["name"], tuple(map(TensorProfile.parse, p["tensors"]))) for p in data["profiles"]
         )
         data["targets"] = tuple(data["targets"])
         return BuildRequest(**data)

@@ -141,7 +141,7 @@ SLSTMCell <forget_clamp: float = 0.0>
 # Padding closes the input gate and opens the forget gate, so that it leaves every state as it is.
 
 MLSTM_SEQUENCE = """
-<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "mLSTM cell, S positions in parallel (Beck et al. 2024, equations 19 to 27)">
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "mLSTM cell, S positions (Beck et al. 2024, eq. 19 to 27)">
 MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.0, eps: float = 1e-6>
           (q, k, v, i, f, C, n, m, lengths) => (h, C_next, n_next, m_next)
 {
@@ -256,12 +256,12 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
 }
 """
 
-# One position after the other. States and pre-activations have the batch last, (H, DH, B) and (H, 4, DH, B), so that R y
-# of all rows is one product and nothing is transposed within the loop. (TensorRT-RTX 1.7 cannot compile the loop for
-# S = 1 with states of four axes, which would save the axis that is put in here.)
+# One position after the other. States and pre-activations have the batch last, (H, DH, B) and (H, 4, DH, B), so that
+# R y of all rows is one product and nothing is transposed within the loop. (TensorRT-RTX 1.7 cannot compile the loop
+# for S = 1 with states of four axes, which would save the axis that is put in here.)
 
 SLSTM_SEQUENCE = """
-<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "sLSTM cell, S positions (Beck et al. 2024, equations 8 to 18)">
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "sLSTM cell, S positions (Beck et al. 2024, eq. 8 to 18)">
 SLSTMCell <forget_clamp: float = 0.0>
           (x, R, b, y, c, n, m, lengths) => (hidden, y_next, c_next, n_next, m_next)
 {

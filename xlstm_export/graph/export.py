@@ -52,8 +52,8 @@ def export_bundle(
         out: made new; an existing bundle is replaced only with `overwrite`, anything else never.
         dtype: of the projections' weights and activations; cells, norms and states are float32 in any case.
         batch: fixed batch size, or None for a dynamic one.
-        mode: `step`: one position a pass; `prefill`, `both`: any number, by the same graph. What differs is what engines
-            are tuned for: chunks of a prompt, or those and single steps.
+        mode: `step`: one position a pass; `prefill`, `both`: any number, by the same graph. What differs is what
+            engines are tuned for: chunks of a prompt, or those and single steps.
         logits: `all`: at every position of a pass instead of each row's last (not in mode `step`).
         link_weights: refer to the checkpoint's own bytes where dtype and layout allow it.
 
@@ -61,7 +61,7 @@ def export_bundle(
         UserError: `out` is in the way, or a weight is unusable. Nothing is left behind.
     """
     if mode == "step" and logits == "all":
-        raise UserError("mode `step` has one position, and its logits: leave --logits all out, or choose another --mode.")
+        raise UserError("mode `step` has one position a pass: leave --logits all out, or choose another --mode.")
     check_destination(out, overwrite)
     with _new_folder(out, overwrite) as folder, ThreadPoolExecutor(1) as background:
         digest = background.submit(checkpoint.sha256)  # the source, while the graph is traced

@@ -1,7 +1,8 @@
 """The operators of domain `ai.xlstm`: their schemas, and their definitions in standard ONNX operators.
 
 A definition (`definitions.py`) travels in every file as a model-local function. It is what a runtime without our
-kernels runs, and the specification of every kernel. Computation and states are float32; T is float, float16 or bfloat16.
+kernels runs, and the specification of every kernel. Computation and states are float32; T is float, float16 or
+bfloat16.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 def _mlstm_cell(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, lengths=None):
     return _CELLS.MLSTMCell(
-        q, k, v, i, f, C, n, m, *_given(lengths), q_scale=q_scale, k_scale=k_scale, gate_soft_cap=gate_soft_cap, eps=eps,
-        **PLUGIN_ATTRIBUTES, _outputs=4,
+        q, k, v, i, f, C, n, m, *_given(lengths), q_scale=q_scale, k_scale=k_scale, gate_soft_cap=gate_soft_cap,
+        eps=eps, **PLUGIN_ATTRIBUTES, _outputs=4,
     )  # fmt: skip
 
 
@@ -71,7 +71,8 @@ def trace_model(
         positions = {1: torch.export.Dim("sequence", min=1)} if sequence else {}
         dynamic = {"inputs": rows | positions, "states": (rows,) * len(states), **dict.fromkeys(lengths, rows)}
         program = torch.onnx.export(
-            model, (inputs, *states), kwargs=lengths, dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic, verbose=False, optimize=False,
+            model, (inputs, *states), kwargs=lengths, dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic,
+            verbose=False, optimize=False,
             input_names=[names[0], *(s.name for s in model.states), *lengths],
             output_names=[names[1], *(s.next_name for s in model.states)],
             custom_translation_table={

@@ -18,8 +18,8 @@ import numpy as np
 from ..engines.cuda_driver import CudaDriver, DeviceMemory, Gpu
 from ..engines.flavours import import_flavour, load_plugins, make_logger, start
 from ..engines.record import EngineRecord, find_engine, sha256
-from ..errors import UserError
 from ..engines.targets import ProfileName
+from ..errors import UserError
 from ..graph.manifest import Manifest, StateTensor, TensorSpec
 from ..native.locate import cache_folder
 from .session import Session, check_fed
@@ -140,9 +140,8 @@ class DeviceSession(Session):
             raise ValueError(f"{sequence} positions in one pass; the engine was built for {self.max_chunk or 1}")
         inputs = np.ascontiguousarray(inputs, self.manifest.input.dtype)
         given = np.full(self.batch, sequence) if lengths is None else lengths
-        before, after = (
-            [self._memory.address + offset for offset in self._state_sets[turn]] for turn in (self._turn, 1 - self._turn)
-        )
+        turns = (self._turn, 1 - self._turn)
+        before, after = ([self._memory.address + offset for offset in self._state_sets[turn]] for turn in turns)
         output = self._pass_of(sequence).run(inputs, np.ascontiguousarray(given, np.int32), before, after)
         self._turn = 1 - self._turn
         return output

@@ -1,4 +1,4 @@
-"""Prompts through prefill, then single steps: against upstream token by token, and against its full-sequence forward."""
+"""Prompts through prefill, then single steps: against upstream token by token, and against its full forward."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def run_prompts(
             tick(1)
         piece = inputs[at : at + size].swapaxes(0, 1)
         if at < prompt:
-            first = random.integers(0, size, rows)
-            machines.bundle.prefill([row[:count] for row, count in zip(piece, first, strict=True)], CHUNK)
-            actual = machines.bundle.prefill([row[count:] for row, count in zip(piece, first, strict=True)], CHUNK)[:, 0]
+            parts = [np.split(row, [count]) for row, count in zip(piece, random.integers(0, size, rows), strict=True)]
+            machines.bundle.prefill([first for first, _ in parts], CHUNK)
+            actual = machines.bundle.prefill([rest for _, rest in parts], CHUNK)[:, 0]
         else:
             actual = machines.bundle.step(piece)[:, 0]
         at += size

@@ -63,7 +63,7 @@ class Scenario:
     """Per step, mean over the rows, nats; empty for block stacks."""
     disagreements: list[Disagreement]
     states: dict[str, Series]
-    """`metrics.state_error` by state, every `stride`-th step and at the last; empty where outputs alone are compared."""
+    """`metrics.state_error` by state, every `stride`-th step and at the last; empty where only outputs are compared."""
     text: TextScore | None = None
 
     @property

@@ -52,7 +52,7 @@ class XlstmModel:
             self._stack = self.module.xlstm_block_stack
         else:
             self.module = self._stack = xLSTMBlockStack(from_dict(xLSTMBlockStackConfig, config))
-        for block in self._stack.blocks:  # it is in no checkpoint; without it, upstream makes one as long as the sequence
+        for block in self._stack.blocks:  # it is in no checkpoint; without it, upstream makes one of the right length
             if hasattr(block.xlstm, "mlstm_cell"):
                 block.xlstm.mlstm_cell.causal_mask = None
 
