@@ -29,12 +29,6 @@ constexpr int64_t kDepthBlock = 96;
 
 HWY_INLINE int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-// The first cache line at or after `scratch`, which is up to 15 floats further.
-inline float* aligned(float* scratch) {
-  const auto address = reinterpret_cast<uintptr_t>(scratch);
-  return reinterpret_cast<float*>((address + 63) / 64 * 64);
-}
-
 // A matrix of contiguous rows.
 template <class T>
 struct Rows {
@@ -42,13 +36,13 @@ struct Rows {
   int64_t stride;
 };
 
-// out[r] = scale[r scale_stride] out[r] + sum over j < depth of a[r][j] b[j], for kTileRows rows of `vectors` vectors.
-template <int64_t vectors>
+// out[r] = scale[r scale_stride] out[r] + sum over j < depth of a[r][j] b[j], for `rows` rows of `vectors` vectors.
+template <int64_t rows, int64_t vectors>
 HWY_INLINE void tile_product(int64_t depth, Rows<const float> a, Rows<const float> b, const float* scale,
                              int64_t scale_stride, Rows<float> out) {
   const hn::ScalableTag<float> d;
-  hn::Vec<decltype(d)> sums[kTileRows][vectors];
-  for (int64_t r = 0; r < kTileRows; ++r) {
+  hn::Vec<decltype(d)> sums[rows][vectors];
+  for (int64_t r = 0; r < rows; ++r) {
     const auto factor = hn::Set(d, scale[r * scale_stride]);
     for (int64_t v = 0; v < vectors; ++v) {
       sums[r][v] = hn::Mul(factor, hn::LoadU(d, out.data + r * out.stride + v * kLanes));
@@ -57,12 +51,12 @@ HWY_INLINE void tile_product(int64_t depth, Rows<const float> a, Rows<const floa
   for (int64_t j = 0; j < depth; ++j) {
     hn::Vec<decltype(d)> row[vectors];
     for (int64_t v = 0; v < vectors; ++v) row[v] = hn::LoadU(d, b.data + j * b.stride + v * kLanes);
-    for (int64_t r = 0; r < kTileRows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
       const auto element = hn::Set(d, a.data[r * a.stride + j]);
       for (int64_t v = 0; v < vectors; ++v) sums[r][v] = hn::MulAdd(element, row[v], sums[r][v]);
     }
   }
-  for (int64_t r = 0; r < kTileRows; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
     for (int64_t v = 0; v < vectors; ++v) hn::StoreU(sums[r][v], d, out.data + r * out.stride + v * kLanes);
   }
 }
@@ -82,11 +76,11 @@ inline void product(int64_t rows, int64_t columns, int64_t depth, Rows<const flo
       const float* factors = j == 0 ? scale + r * scale_stride : &kOne;
       const int64_t stride = j == 0 ? scale_stride : 0;
       if (vectors == 1) {
-        tile_product<1>(block, a_tile, b_block, factors, stride, out_tile);
+        tile_product<kTileRows, 1>(block, a_tile, b_block, factors, stride, out_tile);
       } else if (vectors == 2) {
-        tile_product<2>(block, a_tile, b_block, factors, stride, out_tile);
+        tile_product<kTileRows, 2>(block, a_tile, b_block, factors, stride, out_tile);
       } else {
-        tile_product<kTileVectors>(block, a_tile, b_block, factors, stride, out_tile);
+        tile_product<kTileRows, kTileVectors>(block, a_tile, b_block, factors, stride, out_tile);
       }
     }
   }

@@ -19,6 +19,7 @@
 #include "cells/cpu/cpu_cells.h"
 #include "cells/cpu/lanes-inl.h"
 #include "cells/cpu/mlstm_parts.h"
+#include "cells/cpu/tasks.h"
 #include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -29,7 +30,6 @@ namespace {
 constexpr int64_t kMaxColumns = 1024;
 // Rows of C in one sweep over the columns: numerators and values are then loaded once for all of them.
 constexpr int64_t kRows = 4;
-constexpr int64_t kLine = 16;  // floats in a cache line
 
 // What the normaliser part leaves for the memory part of one head.
 struct Position {

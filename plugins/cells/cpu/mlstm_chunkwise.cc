@@ -28,6 +28,7 @@
 #include "cells/cpu/lanes-inl.h"
 #include "cells/cpu/matrix-inl.h"
 #include "cells/cpu/mlstm_parts.h"
+#include "cells/cpu/tasks.h"
 #include "hwy/contrib/math/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -35,7 +36,6 @@ namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
 constexpr int64_t kChunk = 64;               // positions of a chunk at most
 constexpr int64_t kSpan = 4 * kChunk;        // positions between two passes over C at most
-constexpr int64_t kLine = 16;                // floats in a cache line: chunks and spans are a multiple of it
 constexpr int64_t kScratchFloats = 4 << 20;  // for all heads at once, where shorter spans can keep to it
 
 // How a call is cut. Only `chunk` has a say in the results, and it depends on the sequence alone.

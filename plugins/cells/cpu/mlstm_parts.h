@@ -19,13 +19,6 @@ inline int64_t row_length(const MlstmArgs& a, int64_t head) {
   return std::clamp<int64_t>(a.lengths[head / a.heads], 0, a.sequence);
 }
 
-// Whether `tasks` equal tasks keep the threads busy for all but a tenth of the time.
-inline bool is_balanced(int64_t tasks, int64_t threads) {
-  constexpr double kIdle = 0.1;
-  const int64_t rounds = (tasks + threads - 1) / threads;
-  return static_cast<double>(tasks) >= (1 - kIdle) * static_cast<double>(rounds * threads);
-}
-
 // More than one position; mlstm() chooses by the sequence.
 void mlstm_chunkwise(const MlstmArgs& args, const ParallelFor& parallel_for);
 
