@@ -115,26 +115,25 @@ void transpose(int64_t rows, int64_t columns, float scale, Rows<const T> from, R
   const hn::ScalableTag<float> d;
   const auto factor = hn::Set(d, scale);
   HWY_ALIGN_MAX float quadruples[kTogether * kLanes];
+  const int64_t whole_rows = rows / kTogether * kTogether, whole_columns = columns / kLanes * kLanes;
+  for (int64_t c = 0; c < whole_columns; c += kLanes) {  // the rows of `to` that it writes stay in the nearest cache
+    for (int64_t r = 0; r < whole_rows; r += kTogether) {
+      const auto row = [&](int64_t j) HWY_ATTR {
+        return hn::Mul(factor, load(d, from.data + (r + j) * from.stride + c));
+      };
+      hn::StoreInterleaved4(row(0), row(1), row(2), row(3), d, quadruples);
+      for (int64_t j = 0; j < kLanes; ++j) {
+        std::memcpy(to.data + (c + j) * to.stride + r, quadruples + kTogether * j, kTogether * sizeof(float));
+      }
+    }
+  }
   const auto one_by_one = [&](int64_t r, int64_t begin) HWY_ATTR {
     for (int64_t c = begin; c < columns; ++c) {
       to.data[c * to.stride + r] = scale * load_one(from.data + r * from.stride + c);
     }
   };
-  const int64_t whole_columns = columns / kLanes * kLanes;
-  int64_t r = 0;
-  for (; r + kTogether <= rows; r += kTogether) {
-    const T* row = from.data + r * from.stride;
-    for (int64_t c = 0; c < whole_columns; c += kLanes) {
-      hn::Vec<decltype(d)> values[kTogether];
-      for (int64_t j = 0; j < kTogether; ++j) values[j] = hn::Mul(factor, load(d, row + j * from.stride + c));
-      hn::StoreInterleaved4(values[0], values[1], values[2], values[3], d, quadruples);
-      for (int64_t j = 0; j < kLanes; ++j) {
-        std::memcpy(to.data + (c + j) * to.stride + r, quadruples + kTogether * j, kTogether * sizeof(float));
-      }
-    }
-    for (int64_t j = 0; j < kTogether; ++j) one_by_one(r + j, whole_columns);
-  }
-  for (; r < rows; ++r) one_by_one(r, 0);
+  for (int64_t r = 0; r < whole_rows; ++r) one_by_one(r, whole_columns);
+  for (int64_t r = whole_rows; r < rows; ++r) one_by_one(r, 0);
 }
 
 }  // namespace xlstm::cpu::HWY_NAMESPACE

@@ -63,17 +63,16 @@ void pack_panel(const SlstmArgs& a, int64_t h, int64_t first, float* panel) {
   }
 }
 
-// Between a state (B, H, DH) and its scratch.
-void read_state(const SlstmArgs& a, const Scratch& s, int64_t h, int64_t row, const float* from, float* to) {
-  float* units = to + s.at(h, row);
-  std::copy_n(from + (row * a.heads + h) * a.dim, a.dim, units);
-  std::fill(units + a.dim, units + s.units, 0.0f);
-}
-void write_state(const SlstmArgs& a, const Scratch& s, int64_t h, int64_t row, const float* from, float* to) {
-  std::copy_n(from + s.at(h, row), a.dim, to + (row * a.heads + h) * a.dim);
+int64_t row_length(const SlstmArgs& a, int64_t row) {
+  return a.lengths == nullptr ? a.sequence : std::clamp<int64_t>(a.lengths[row], 0, a.sequence);
 }
 
-bool is_valid(const SlstmArgs& a, int64_t row, int64_t t) { return a.lengths == nullptr || t < a.lengths[row]; }
+// Positions that any of the rows [row, end) has.
+int64_t longest(const SlstmArgs& a, int64_t row, int64_t end) {
+  int64_t length = 0;
+  for (; row < end; ++row) length = std::max(length, row_length(a, row));
+  return length;
+}
 
 // Up to kSweepRows rows of one panel of a head, from unit `first` on, at position t.
 template <class T>
@@ -86,7 +85,7 @@ void advance_tile(const SlstmArgs& a, const Scratch& s, int64_t t, int64_t h, in
   const int64_t count = std::min(kUnits, a.dim - first), width = a.heads * a.dim, at = h * a.dim + first;
   HWY_ALIGN_MAX float gates[kSweepRows][kGates][kUnits] = {};
   for (int64_t r = 0; r < rows; ++r) {
-    if (!is_valid(a, row + r, t)) continue;
+    if (t >= row_length(a, row + r)) continue;
     for (int64_t g = 0; g < kGates; ++g) {
       const T* x = static_cast<const T*>(a.x) + (((row + r) * a.sequence + t) * kGates + g) * width + at;
       const float* b = a.b + g * width + at;
@@ -109,10 +108,8 @@ void advance_tile(const SlstmArgs& a, const Scratch& s, int64_t t, int64_t h, in
   }
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t state = s.at(h, row + r) + first;
-    T* hidden = static_cast<T*>(a.hidden) + ((row + r) * a.sequence + t) * width + at;
-    if (!is_valid(a, row + r, t)) {
+    if (t >= row_length(a, row + r)) {
       std::copy_n(y + state, kUnits, y_next + state);
-      std::memset(static_cast<void*>(hidden), 0, static_cast<size_t>(count) * sizeof(T));
       continue;
     }
     for (int64_t unit = 0; unit < kUnits; unit += kLanes) {
@@ -120,6 +117,7 @@ void advance_tile(const SlstmArgs& a, const Scratch& s, int64_t t, int64_t h, in
       const int64_t j = state + unit;
       pointwise(d, gate(0), gate(1), gate(2), gate(3), a.forget_clamp, y_next + j, s.c + j, s.n + j, s.m + j);
     }
+    T* hidden = static_cast<T*>(a.hidden) + ((row + r) * a.sequence + t) * width + at;
     for_lanes(count, [&](auto lanes, int64_t unit) HWY_ATTR {
       store(lanes, hn::LoadU(lanes, y_next + state + unit), hidden + unit);
     });
@@ -137,6 +135,40 @@ void advance(const SlstmArgs& a, const Scratch& s, int64_t t, int64_t h, int64_t
   }
 }
 
+// Between a state (B, H, DH) and its scratch.
+void read_state(const SlstmArgs& a, const Scratch& s, int64_t h, int64_t row, const float* from, float* to) {
+  float* units = to + s.at(h, row);
+  std::copy_n(from + (row * a.heads + h) * a.dim, a.dim, units);
+  std::fill(units + a.dim, units + s.units, 0.0f);
+}
+void write_state(const SlstmArgs& a, const Scratch& s, int64_t h, int64_t row, const float* from, float* to) {
+  std::copy_n(from + s.at(h, row), a.dim, to + (row * a.heads + h) * a.dim);
+}
+
+void begin(const SlstmArgs& a, const Scratch& s, int64_t h, int64_t row, int64_t end) {
+  for (; row < end; ++row) {
+    read_state(a, s, h, row, a.y_in, s.y[0]);
+    read_state(a, s, h, row, a.c_in, s.c);
+    read_state(a, s, h, row, a.n_in, s.n);
+    read_state(a, s, h, row, a.m_in, s.m);
+  }
+}
+
+// After `positions` positions.
+template <class T>
+void finish(const SlstmArgs& a, const Scratch& s, int64_t positions, int64_t h, int64_t row, int64_t end) {
+  for (; row < end; ++row) {
+    write_state(a, s, h, row, s.y[positions % 2], a.y_out);
+    write_state(a, s, h, row, s.c, a.c_out);
+    write_state(a, s, h, row, s.n, a.n_out);
+    write_state(a, s, h, row, s.m, a.m_out);
+    for (int64_t t = row_length(a, row); t < a.sequence; ++t) {
+      T* hidden = static_cast<T*>(a.hidden) + ((row * a.sequence + t) * a.heads + h) * a.dim;
+      std::memset(static_cast<void*>(hidden), 0, static_cast<size_t>(a.dim) * sizeof(T));
+    }
+  }
+}
+
 template <class T, class TR>
 void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
   if (a.batch * a.heads * a.dim == 0) return;
@@ -147,23 +179,6 @@ void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
   parallel_for(a.heads * panels, 2 * panel_bytes, [&](int64_t task) HWY_ATTR {
     pack_panel<TR>(a, task / panels, task % panels * kUnits, s.R + task * panel_floats);
   });
-  const auto begin_rows = [&](int64_t h, int64_t row, int64_t end) HWY_ATTR {
-    for (; row < end; ++row) {
-      read_state(a, s, h, row, a.y_in, s.y[0]);
-      read_state(a, s, h, row, a.c_in, s.c);
-      read_state(a, s, h, row, a.n_in, s.n);
-      read_state(a, s, h, row, a.m_in, s.m);
-    }
-  };
-  const auto end_rows = [&](int64_t h, int64_t row, int64_t end) HWY_ATTR {
-    for (; row < end; ++row) {
-      write_state(a, s, h, row, s.y[a.sequence % 2], a.y_out);
-      write_state(a, s, h, row, s.c, a.c_out);
-      write_state(a, s, h, row, s.n, a.n_out);
-      write_state(a, s, h, row, s.m, a.m_out);
-    }
-  };
-
   const int64_t sweeps = (a.batch + kSweepRows - 1) / kSweepRows;
   int64_t blocks = 1;
   while (blocks < sweeps && !is_balanced(a.heads * blocks, threads)) ++blocks;
@@ -172,21 +187,22 @@ void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
   if (a.heads * blocks >= threads) {
     parallel_for(a.heads * blocks, a.sequence * panels * panel_bytes, [&](int64_t task) HWY_ATTR {
       const int64_t h = task / blocks, row = task % blocks * block, end = std::min(row + block, a.batch);
-      begin_rows(h, row, end);
-      for (int64_t t = 0; t < a.sequence; ++t) advance<T>(a, s, t, h, row, end, 0, s.units);
-      end_rows(h, row, end);
+      const int64_t positions = longest(a, row, end);
+      begin(a, s, h, row, end);
+      for (int64_t t = 0; t < positions; ++t) advance<T>(a, s, t, h, row, end, 0, s.units);
+      finish<T>(a, s, positions, h, row, end);
     });
     return;
   }
-  const int64_t tiles = panels * sweeps;
-  for (int64_t h = 0; h < a.heads; ++h) begin_rows(h, 0, a.batch);
-  for (int64_t t = 0; t < a.sequence; ++t) {
+  const int64_t tiles = panels * sweeps, positions = longest(a, 0, a.batch);
+  for (int64_t h = 0; h < a.heads; ++h) begin(a, s, h, 0, a.batch);
+  for (int64_t t = 0; t < positions; ++t) {
     parallel_for(a.heads * tiles, panel_bytes, [&](int64_t task) HWY_ATTR {
       const int64_t h = task / tiles, first = task % tiles / sweeps * kUnits, row = task % sweeps * kSweepRows;
       advance<T>(a, s, t, h, row, std::min(row + kSweepRows, a.batch), first, first + kUnits);
     });
   }
-  for (int64_t h = 0; h < a.heads; ++h) end_rows(h, 0, a.batch);
+  for (int64_t h = 0; h < a.heads; ++h) finish<T>(a, s, positions, h, 0, a.batch);
 }
 
 template <class T>
