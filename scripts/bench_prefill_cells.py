@@ -34,8 +34,8 @@ def main() -> None:
     arguments = parser.parse_args()
     library, threads = bench_cells.build() / ONNXRUNTIME_LIBRARY, arguments.threads
     print(f"batch 1, H {HEADS}, float32, {threads} threads; microseconds a position")
-    print(f"{'cell':>16} {'S':>5} {'steps':>8} {'sequence':>9} {'limit':>8} {'steps/sequence':>15} {'sequence/limit':>15}"
-          f" {'MatMul':>12}")  # fmt: skip
+    print(f"{'cell':>16} {'S':>5} {'steps':>8} {'sequence':>9} {'limit':>8} {'steps/sequence':>15}"
+          f" {'sequence/limit':>15} {'MatMul':>12}")  # fmt: skip
     for dim_qk, dim_v in ((384, 384), (96, 192)):
         flops = 2 * HEADS * (2 * dim_qk * dim_v + (CHUNK + 1) * (dim_qk + dim_v) / 2)
         for sequence in arguments.sequences:
@@ -87,7 +87,7 @@ class Runs:
             self.session.run_with_iobinding(binding)
 
 
-def cell_variants(cell: str, tensors: dict[str, tuple], sequence: int, library: Path, threads: int) -> tuple[Runs, Runs]:
+def cell_variants(cell: str, tensors: dict, sequence: int, library: Path, threads: int) -> tuple[Runs, Runs]:
     """All positions in single steps, and in one call. Both start from the states that the last call left."""
     random = np.random.default_rng(0)
     arrays = {}

@@ -18,7 +18,7 @@ SWEEP = settings(
 )
 CASES = {"mlstm": mlstm_case, "slstm": slstm_case}
 ALL_IN_PLACE = {"mlstm": 0b111, "slstm": 0b1111}
-# Around the widths of tiles and vectors, around a chunk of the mLSTM (64) and around a span between passes over C (256).
+# Around the widths of tiles and vectors, around a chunk of the mLSTM (64) and a span between passes over C (256).
 SEQUENCES = [2, 5, 17, 63, 64, 65, 130, 300]
 
 

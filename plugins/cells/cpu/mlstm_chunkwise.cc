@@ -1,18 +1,18 @@
-// mLSTM over a sequence on a CPU, chunk by chunk: the memory C moves through the caches once in a span of positions, and
-// nearly all of the work is products of matrices.
+// mLSTM over a sequence on a CPU, chunk by chunk: the memory C moves through the caches once in a span of positions,
+// and nearly all of the work is products of matrices.
 //
-// For the positions t of a chunk that starts with the states C, n, m (Beck et al. 2024, equations 19 to 27, unrolled):
-//   m_t  = max(lf_t + m_{t-1}, i_t)                  with lf = log sigmoid(f): the recurrence itself, so m is bit-equal to
-//                                                    that of single steps
-//   D_ts = (sum of lf_u for s < u <= t) + i_s        a running sum for each s. Never a difference of cumulative sums: one
-//   g_t  = (sum of lf_u for u <= t) + m              strongly negative lf would cancel all digits of those after it
+// The positions t of a chunk that starts with the states C, n, m (Beck et al. 2024, equations 19 to 27, unrolled):
+//   m_t  = max(lf_t + m_{t-1}, i_t)  with lf = log sigmoid(f): the recurrence itself, so bit-equal to single steps
+//   D_ts = (sum of lf_u for s < u <= t) + i_s
+//   g_t  = (sum of lf_u for u <= t) + m
 //   P_ts = (q_t . k_s) exp(D_ts - m_t),  w_t = exp(g_t - m_t)
 //   h_t  = (w_t C^T q_t + sum over s <= t of P_ts v_s) / (max(|w_t n . q_t + sum of P_ts|, exp(-m_t)) + eps)
 //   C'   = w_e C + sum of k_s exp(D_es - m_e) v_s^T  with e the last position; n' likewise, m' = m_e
-// The exponents are at most 0 but for the rounding of their sums, and are cut there.
+// D and g are running sums. A difference of cumulative sums would lose all digits after one strongly negative lf. The
+// exponents are at most 0 but for the rounding of these sums, and are cut there.
 //
-// Four parts, each in parallel: gates (a head), scores (a chunk of a head), normaliser (a head), memory (some columns of
-// a head's C). Columns are independent of each other, and chunks lie where they lie: no result depends on the tasks.
+// Four parts, each in parallel: gates (a head), scores (a chunk of a head), normaliser (a head), memory (some columns
+// of a head's C). Chunks lie where they lie, and columns are independent of each other: no result depends on the tasks.
 #include "cells/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE

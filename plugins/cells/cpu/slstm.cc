@@ -1,5 +1,6 @@
-// One position of the sLSTM on a CPU. One task is a few output rows of one head, for all rows of the batch: it reads its
-// rows of R once (they stay in the nearest cache over the batch), and finishes these elements with the pointwise part.
+// One position of the sLSTM on a CPU. One task is a few output rows of one head, for all rows of the batch: it reads
+// its rows of R once (they stay in the nearest cache over the batch), and finishes these elements with the pointwise
+// part.
 //
 // Every element of the next y needs every element of the last, so the old y is copied first; c, n and m belong to their
 // element alone.
