@@ -74,6 +74,10 @@ def test_mlstm_sequence_departs_from_float64(kernels, sequence, gates):
         _check(kernels, case, threads=1 + seed)
 
 
+def test_wide_mlstm_sequence_departs_from_float64(kernels):
+    _check(kernels, mlstm_case(heads=2, sequence=70, dim_qk=200, dim_v=130), threads=2)
+
+
 @pytest.mark.parametrize("gates", ["usual", "wide", "extreme"])
 @pytest.mark.parametrize("threads", [1, 5])
 def test_slstm_sequence_departs_from_float64_at_a_position(kernels, threads, gates):

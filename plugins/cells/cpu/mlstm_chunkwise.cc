@@ -34,6 +34,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
+
 constexpr int64_t kChunk = 64;               // positions of a chunk at most
 constexpr int64_t kSpan = 4 * kChunk;        // positions between two passes over C at most
 constexpr int64_t kScratchFloats = 4 << 20;  // for all heads at once, where shorter spans can keep to it
@@ -248,7 +249,8 @@ Plan make_plan(const MlstmArgs& a, int64_t threads) {
   plan.chunk = std::min(kChunk, round_up(a.sequence, kLine));
   plan.span = std::min(kSpan, round_up(a.sequence, plan.chunk));
   plan.padded_dim_qk = round_up(a.dim_qk, kTileRows);
-  plan.heads = std::min(a.batch * a.heads, 2 * threads);
+  const int64_t heads = a.batch * a.heads, groups = (heads + 2 * threads - 1) / (2 * threads);
+  plan.heads = (heads + groups - 1) / groups;
   while (plan.span > plan.chunk && plan.heads * Head::size(a, plan) > kScratchFloats) plan.span -= plan.chunk;
   const int64_t panels = (a.dim_v + kPanel - 1) / kPanel;
   plan.splits = 1;

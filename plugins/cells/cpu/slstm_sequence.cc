@@ -25,10 +25,10 @@ HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kUnitVectors = 2;
-constexpr int64_t kUnits = kUnitVectors * kLanes;  // units of a panel: its rows are [gate][unit]
-constexpr int64_t kRowVectors = kGates * kUnitVectors;
-constexpr int64_t kRowFloats = kRowVectors * kLanes;
+// Units of a panel, whose rows are [gate][unit]: enough vectors in a row to hide the latency of their sums.
+constexpr int64_t kUnits = 2 * kLanes;
+constexpr int64_t kRowFloats = kGates * kUnits;
+constexpr int64_t kRowVectors = kRowFloats / kLanes;
 // Rows of the batch that meet a row of R together, with half of its gates: the sums fill the registers.
 constexpr int64_t kSweepRows = kLanes >= 16 || HWY_ARCH_ARM_A64 ? 4 : 2;
 
