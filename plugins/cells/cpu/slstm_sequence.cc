@@ -74,11 +74,20 @@ int64_t longest(const SlstmArgs& a, int64_t row, int64_t end) {
   return length;
 }
 
+// gates += R y, for `rows` rows. One row takes all gates at once, several rows half of them at a time.
+template <int64_t rows>
+HWY_INLINE void add_recurrent(int64_t dim, Rows<const float> y, Rows<const float> panel, float* gates) {
+  static constexpr float kOne = 1;
+  constexpr int64_t kVectors = rows == 1 ? kRowVectors : kRowVectors / 2;
+  for (int64_t column = 0; column < kRowFloats; column += kVectors * kLanes) {
+    tile_product<rows, kVectors>(dim, y, {panel.data + column, panel.stride}, &kOne, 0, {gates + column, kRowFloats});
+  }
+}
+
 // Up to kSweepRows rows of one panel of a head, from unit `first` on, at position t.
 template <class T>
 void advance_tile(const SlstmArgs& a, const Scratch& s, int64_t t, int64_t h, int64_t row, int64_t rows,
                   int64_t first) {
-  static constexpr float kOne = 1;
   const hn::ScalableTag<float> d;
   const float *y = s.y[t % 2], *R = s.R + (h * s.units + first) * kGates * a.dim;
   float* y_next = s.y[(t + 1) % 2];
@@ -94,18 +103,14 @@ void advance_tile(const SlstmArgs& a, const Scratch& s, int64_t t, int64_t h, in
       });
     }
   }
-  const Rows<const float> old{y + s.at(h, row), s.units}, panel{R, kRowFloats};
-  if (rows == kSweepRows) {
-    constexpr int64_t kHalf = kRowVectors / 2;
-    for (int64_t v = 0; v < kRowVectors; v += kHalf) {
-      tile_product<kSweepRows, kHalf>(a.dim, old, {panel.data + v * kLanes, panel.stride}, &kOne, 0,
-                                      {&gates[0][0][0] + v * kLanes, kRowFloats});
-    }
-  } else {
-    for (int64_t r = 0; r < rows; ++r) {
-      tile_product<1, kRowVectors>(a.dim, {old.data + r * old.stride, 0}, panel, &kOne, 0, {gates[r][0], 0});
-    }
+  const Rows<const float> panel{R, kRowFloats};
+  const auto old = [&](int64_t r) { return Rows<const float>{y + s.at(h, row + r), s.units}; };
+  int64_t done = 0;
+  for (; done + kSweepRows <= rows; done += kSweepRows) {
+    add_recurrent<kSweepRows>(a.dim, old(done), panel, gates[done][0]);
   }
+  for (; done + 2 <= rows; done += 2) add_recurrent<2>(a.dim, old(done), panel, gates[done][0]);
+  for (; done < rows; ++done) add_recurrent<1>(a.dim, old(done), panel, gates[done][0]);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t state = s.at(h, row + r) + first;
     if (t >= row_length(a, row + r)) {
