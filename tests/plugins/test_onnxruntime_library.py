@@ -159,6 +159,48 @@ def _check(library: Path, case: Case) -> None:
     assert not any(problems), "; ".join(filter(None, problems))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_mlstm_sequence_departs_from_float64(dtype, dynamic, library):
+    case = mlstm_case(
+        batch=3, heads=2, sequence=150, dim_qk=20, dim_v=70, dtype=dtype, lengths=True, in_place=0b111 * dynamic,
+        schedule=5 * dynamic, seed=2,
+    )  # fmt: skip
+    _check(library, case)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("cell", CASES)
+def test_call_depends_on_where_a_sequence_is_padded_or_cut(cell, dtype, library):
+    """A row of 70 positions: alone, with NaN behind it, and as the first 64 and the other 6, where a chunk ends."""
+    case = _small(cell, sequence=70, dtype=dtype)
+    alone = _run(_session(_model(case), library), case)
+    padded = dataclasses.replace(case, inputs=_positions(case, 0, 70, padding=30) | {"lengths": np.array([70, 70])})
+    first = dataclasses.replace(case, inputs=_positions(case, 0, 64))
+    head, *states = _run(_session(_model(first), library), first)
+    rest = dataclasses.replace(
+        case, inputs=_positions(case, 64, 70, padding=58) | dict(zip(STATES[cell], states, strict=True))
+        | {"lengths": np.array([6, 6])},
+    )  # fmt: skip
+    tail, *last = _run(_session(_model(rest), library), rest)
+    output, *others = _run(_session(_model(padded), library), padded)
+    assert not output[:, 70:].any() and not tail[:, 6:].any()
+    in_two = [np.concatenate([head, tail[:, :6]], 1), *last]
+    for expected, one, two in zip(alone, [output[:, :70], *others], in_two, strict=True):
+        np.testing.assert_array_equal(one.view(np.uint32), expected.view(np.uint32))
+        np.testing.assert_array_equal(two.view(np.uint32), expected.view(np.uint32))
+
+
+def _positions(case: Case, begin: int, end: int, padding: int = 0) -> dict[str, np.ndarray]:
+    """The inputs of some positions, and `padding` more of NaN."""
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        behind = np.full((array.shape[0], padding, *array.shape[2:]), np.nan)
+        return np.concatenate([array[:, begin:end], behind], 1)
+
+    return {name: cut(array) if name in "qkvifx" else array for name, array in case.inputs.items()}
+
+
 @pytest.mark.parametrize("gates", ["usual", "wide", "extreme"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("cell", CASES)

@@ -44,7 +44,9 @@ struct ParallelFor {
 };
 
 // Any extents (batch and sequence may be 0), any finite input, states in place or out of place; see cells.h. Repeated
-// calls give the same bits, whatever `parallel_for` does. They throw only std::bad_alloc, for a small scratch buffer.
+// calls give the same bits, whatever `parallel_for` does. One position takes the step kernel; more take the sequence
+// kernels, whose results differ from single steps by float32 rounding. They throw only std::bad_alloc, for a scratch
+// buffer: over sequences some megabytes for each thread in the mLSTM, a copy of R in the sLSTM.
 void mlstm(const MlstmArgs& args, const ParallelFor& parallel_for);
 void slstm(const SlstmArgs& args, const ParallelFor& parallel_for);
 

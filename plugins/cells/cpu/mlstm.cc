@@ -1,4 +1,4 @@
-// mLSTM on a CPU. The memory C is the only large thing: it is read once and written once at each position, and
+// One position of the mLSTM on a CPU. The memory C is the only large thing: it is read once and written once, and
 // everything that touches it (decay, outer product, query) is fused into that one pass.
 //
 // Two parts for each head: the normaliser part (gates, m, n and the divisor; DK floats), and the memory part, which is
@@ -18,34 +18,25 @@
 #include "cells/cell_math.h"
 #include "cells/cpu/cpu_cells.h"
 #include "cells/cpu/lanes-inl.h"
+#include "cells/cpu/mlstm_parts.h"
+#include "cells/cpu/tasks.h"
 #include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
+namespace {
 
 // Columns of C that one task holds at most: their numerators and values lie on its stack.
 constexpr int64_t kMaxColumns = 1024;
 // Rows of C in one sweep over the columns: numerators and values are then loaded once for all of them.
 constexpr int64_t kRows = 4;
-constexpr int64_t kLine = 16;  // floats in a cache line
 
-// What the normaliser part leaves for the memory part, for one head at one position.
+// What the normaliser part leaves for the memory part of one head.
 struct Position {
   float forget;   // F
   float input;    // I * k_scale, the factor on the keys
   float divisor;  // max(|n' q|, exp(-m')) + eps
 };
-
-// Offset of head `head` = b * H + h at position t in a tensor (B, S, H, width).
-HWY_INLINE int64_t activation_offset(const MlstmArgs& a, int64_t head, int64_t t, int64_t width) {
-  const int64_t b = head / a.heads, h = head % a.heads;
-  return ((b * a.sequence + t) * a.heads + h) * width;
-}
-
-HWY_INLINE int64_t row_length(const MlstmArgs& a, int64_t head) {
-  if (a.lengths == nullptr) return a.sequence;
-  return std::clamp<int64_t>(a.lengths[head / a.heads], 0, a.sequence);
-}
 
 // n' = F n + I k_scale k; returns n' . q.
 template <class T>
@@ -67,28 +58,26 @@ float advance_normaliser(int64_t count, Position p, const T* q, const T* k, cons
   return sum;
 }
 
-// All positions of one head: m, n, and what the memory part needs.
+// m, n and what the memory part needs, of one head.
 template <class T>
-void normaliser_part(const MlstmArgs& a, int64_t head, Position* positions) {
+void normaliser_part(const MlstmArgs& a, int64_t head, Position& p) {
   const T *q = static_cast<const T*>(a.q), *k = static_cast<const T*>(a.k);
   const T *i = static_cast<const T*>(a.i), *f = static_cast<const T*>(a.f);
   const float* n_in = a.n_in + head * a.dim_qk;
   float* n_out = a.n_out + head * a.dim_qk;
-  float m = a.m_in[head];
-  const int64_t length = row_length(a, head);
-  for (int64_t t = 0; t < length; ++t) {
-    const int64_t gate = activation_offset(a, head, t, 1), row = gate * a.dim_qk;
-    const MlstmGates<float> gates = mlstm_gates(load_one(i + gate), load_one(f + gate), m, a.gate_soft_cap);
-    m = gates.m;
-    Position& p = positions[t];
-    p.forget = gates.forget;
-    p.input = gates.input * a.k_scale;
-    const float n_dot_q = advance_normaliser(a.dim_qk, p, q + row, k + row, n_in, n_out) * a.q_scale;
-    p.divisor = mlstm_normaliser(n_dot_q, m, a.eps);
-    n_in = n_out;
+  const float m = a.m_in[head];
+  if (row_length(a, head) == 0) {
+    a.m_out[head] = m;
+    if (n_in != n_out) std::memcpy(n_out, n_in, a.dim_qk * sizeof(float));
+    return;
   }
-  a.m_out[head] = m;
-  if (n_in != n_out) std::memcpy(n_out, n_in, a.dim_qk * sizeof(float));
+  const int64_t row = head * a.dim_qk;
+  const MlstmGates<float> gates = mlstm_gates(load_one(i + head), load_one(f + head), m, a.gate_soft_cap);
+  p.forget = gates.forget;
+  p.input = gates.input * a.k_scale;
+  const float n_dot_q = advance_normaliser(a.dim_qk, p, q + row, k + row, n_in, n_out) * a.q_scale;
+  p.divisor = mlstm_normaliser(n_dot_q, gates.m, a.eps);
+  a.m_out[head] = gates.m;
 }
 
 // C' = F C + (input k) v^T and numerator += C'^T (q_scale q), for `rows` rows. key and query hold the complete factors
@@ -129,7 +118,7 @@ HWY_INLINE void advance_rows(int64_t columns, int64_t stride, float forget, cons
   for (; c < columns; ++c) advance(hn::CappedTag<float, 1>(), std::integral_constant<int, 1>(), c);
 }
 
-// One position of `columns` columns of one head's C.
+// `columns` columns of one head's C.
 template <class T, bool kStream>
 void advance_memory(const MlstmArgs& a, Position p, const T* q, const T* k, const T* v, int64_t columns,
                     const float* C_in, float* C_out, T* h) {
@@ -162,33 +151,25 @@ void advance_memory(const MlstmArgs& a, Position p, const T* q, const T* k, cons
   });
 }
 
-// All positions of columns [begin, end) of one head's C.
+// Columns [begin, end) of one head's C.
 template <class T>
-void memory_part(const MlstmArgs& a, int64_t head, int64_t begin, int64_t end, const Position* positions,
-                 bool stream) {
-  const T *q = static_cast<const T*>(a.q), *k = static_cast<const T*>(a.k), *v = static_cast<const T*>(a.v);
-  T* h = static_cast<T*>(a.h);
-  const int64_t columns = end - begin;
-  const float* C_in = a.C_in + head * a.dim_qk * a.dim_v + begin;
-  float* C_out = a.C_out + head * a.dim_qk * a.dim_v + begin;
-  const int64_t length = row_length(a, head);
-  for (int64_t t = 0; t < length; ++t) {
-    const int64_t qk = activation_offset(a, head, t, a.dim_qk), out = activation_offset(a, head, t, a.dim_v) + begin;
-    if (stream) {
-      advance_memory<T, true>(a, positions[t], q + qk, k + qk, v + out, columns, C_in, C_out, h + out);
-    } else {
-      advance_memory<T, false>(a, positions[t], q + qk, k + qk, v + out, columns, C_in, C_out, h + out);
-    }
-    C_in = C_out;
-  }
-  if (stream) hwy::FlushStream();
-  if (C_in != C_out) {
-    for (int64_t r = 0; r < a.dim_qk; ++r) {
+void memory_part(const MlstmArgs& a, int64_t head, int64_t begin, int64_t end, Position p, bool stream) {
+  const int64_t columns = end - begin, qk = head * a.dim_qk, out = head * a.dim_v + begin;
+  const T *q = static_cast<const T*>(a.q) + qk, *k = static_cast<const T*>(a.k) + qk;
+  const T* v = static_cast<const T*>(a.v) + out;
+  T* h = static_cast<T*>(a.h) + out;
+  const float* C_in = a.C_in + qk * a.dim_v + begin;
+  float* C_out = a.C_out + qk * a.dim_v + begin;
+  if (row_length(a, head) == 0) {
+    for (int64_t r = 0; C_in != C_out && r < a.dim_qk; ++r) {
       std::memcpy(C_out + r * a.dim_v, C_in + r * a.dim_v, columns * sizeof(float));
     }
-  }
-  for (int64_t t = length; t < a.sequence; ++t) {
-    std::memset(static_cast<void*>(h + activation_offset(a, head, t, a.dim_v) + begin), 0, columns * sizeof(T));
+    if (a.sequence == 1) std::memset(static_cast<void*>(h), 0, columns * sizeof(T));
+  } else if (stream) {
+    advance_memory<T, true>(a, p, q, k, v, columns, C_in, C_out, h);
+    hwy::FlushStream();
+  } else {
+    advance_memory<T, false>(a, p, q, k, v, columns, C_in, C_out, h);
   }
 }
 
@@ -198,23 +179,18 @@ HWY_INLINE bool should_stream(const MlstmArgs& a) {
   constexpr int64_t kLargeBytes = 1 << 20;
   const int64_t bytes = a.batch * a.heads * a.dim_qk * a.dim_v * static_cast<int64_t>(sizeof(float));
   const bool aligned = a.dim_v % kLine == 0 && reinterpret_cast<uintptr_t>(a.C_out) % (kLine * sizeof(float)) == 0;
-  return a.sequence == 1 && a.C_in != a.C_out && aligned && bytes >= kLargeBytes;
+  return a.C_in != a.C_out && aligned && bytes >= kLargeBytes;
 }
 
 // Columns of C for one task: all of them where the heads alone keep the threads evenly busy.
-inline int64_t task_columns(const MlstmArgs& a, int64_t heads, int64_t threads) {
+int64_t task_columns(const MlstmArgs& a, int64_t heads, int64_t threads) {
   constexpr int64_t kMinColumns = 64;
-  constexpr double kIdle = 0.1;  // the share of the threads' time that may go unused
   int64_t splits = (a.dim_v + kMaxColumns - 1) / kMaxColumns;
   const auto columns = [&] {  // whole cache lines
     const int64_t even = (a.dim_v + splits - 1) / splits;
     return (even + kLine - 1) / kLine * kLine;
   };
-  while (columns() > kMinColumns) {
-    const int64_t tasks = heads * splits, rounds = (tasks + threads - 1) / threads;
-    if (static_cast<double>(tasks) >= (1 - kIdle) * static_cast<double>(rounds * threads)) break;
-    ++splits;
-  }
+  while (columns() > kMinColumns && !is_balanced(heads * splits, threads)) ++splits;
   return columns();
 }
 
@@ -222,17 +198,17 @@ template <class T>
 void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
   const int64_t heads = a.batch * a.heads;
   if (heads == 0) return;
-  const std::unique_ptr<Position[]> positions(new Position[heads * a.sequence]);
+  const std::unique_ptr<Position[]> positions(new Position[heads]);
   const bool stream = should_stream(a);
   const int64_t columns = task_columns(a, heads, parallel_for.threads);
   const int64_t splits = (a.dim_v + columns - 1) / columns;
-  const auto normaliser = [&](int64_t head) HWY_ATTR { normaliser_part<T>(a, head, &positions[head * a.sequence]); };
+  const auto normaliser = [&](int64_t head) HWY_ATTR { normaliser_part<T>(a, head, positions[head]); };
   const auto memory = [&](int64_t head, int64_t split) HWY_ATTR {
     const int64_t begin = split * columns, end = std::min(begin + columns, a.dim_v);
-    memory_part<T>(a, head, begin, end, &positions[head * a.sequence], stream);
+    memory_part<T>(a, head, begin, end, positions[head], stream);
   };
-  const int64_t normaliser_bytes = 4 * a.sequence * a.dim_qk * static_cast<int64_t>(sizeof(float));
-  const int64_t memory_bytes = 2 * a.sequence * a.dim_qk * columns * static_cast<int64_t>(sizeof(float));
+  const int64_t normaliser_bytes = 4 * a.dim_qk * static_cast<int64_t>(sizeof(float));
+  const int64_t memory_bytes = 2 * a.dim_qk * columns * static_cast<int64_t>(sizeof(float));
   if (splits == 1) {
     parallel_for(heads, memory_bytes, [&](int64_t head) HWY_ATTR {
       normaliser(head);
@@ -244,7 +220,10 @@ void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
   }
 }
 
-void mlstm(const MlstmArgs& args, const ParallelFor& parallel_for) {
+}  // namespace
+
+// At most one position.
+void mlstm_step(const MlstmArgs& args, const ParallelFor& parallel_for) {
   switch (args.type) {
     case DataType::kFloat32:
       return mlstm_typed<float>(args, parallel_for);
@@ -262,7 +241,8 @@ HWY_AFTER_NAMESPACE();
 namespace xlstm::cpu {
 
 void mlstm(const MlstmArgs& args, const ParallelFor& parallel_for) {
-  static constexpr Variant<void(const MlstmArgs&, const ParallelFor&)> variants[] = XLSTM_VARIANTS(mlstm);
+  static constexpr Variant<void(const MlstmArgs&, const ParallelFor&)> variants[] = XLSTM_VARIANTS(mlstm_step);
+  if (args.sequence > 1) return mlstm_chunkwise(args, parallel_for);
   choose(variants)(args, parallel_for);
 }
 

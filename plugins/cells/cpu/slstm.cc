@@ -1,8 +1,9 @@
-// sLSTM on a CPU. One task is a few output rows of one head, for all rows of the batch: it reads its rows of R once a
-// position (they stay in the nearest cache over the batch), and finishes these elements with the pointwise part.
+// One position of the sLSTM on a CPU. One task is a few output rows of one head, for all rows of the batch: it reads
+// its rows of R once (they stay in the nearest cache over the batch), and finishes these elements with the pointwise
+// part.
 //
-// Every element of the next y needs every element of the last, so positions are steps that all tasks finish together,
-// and y goes through buffers of its own; c, n and m belong to their element alone.
+// Every element of the next y needs every element of the last, so the old y is copied first; c, n and m belong to their
+// element alone.
 #include "cells/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -16,12 +17,13 @@
 
 #include "cells/cpu/cpu_cells.h"
 #include "cells/cpu/lanes-inl.h"
-#include "hwy/contrib/math/math-inl.h"
+#include "cells/cpu/slstm_parts.h"
+#include "cells/cpu/slstm_pointwise-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
+namespace {
 
-constexpr int64_t kGates = 4;     // i, f, z, o
 constexpr int64_t kUnits = 16;    // elements of one head that a tile holds: a whole number of vectors
 constexpr int64_t kTileRows = 32;  // rows of the batch that a tile holds
 // Rows of the batch in one sweep over R: with four gates, as many sums as fit into the registers.
@@ -60,62 +62,23 @@ HWY_INLINE void recurrent_dots(const SlstmArgs& a, const TR* R, const float* y, 
   }
 }
 
-template <class D, class V>
-HWY_INLINE V log_sigmoid(D d, V x) {
-  const V decayed = hn::Exp(d, hn::Neg(hn::Abs(x)));
-  return hn::Sub(hn::Min(x, hn::Zero(d)), hn::Log1p(d, decayed));
-}
-
-template <class D, class V>
-HWY_INLINE V sigmoid(D d, V x) {
-  const V one = hn::Set(d, 1.0f), decayed = hn::Exp(d, hn::Neg(hn::Abs(x)));
-  return hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), decayed, one), hn::Add(one, decayed));
-}
-
-template <class D, class V>
-HWY_INLINE V tanh(D d, V x) {
-  const V limit = hn::Set(d, 20.0f);  // tanh is 1 from 9.01 on, and Highway's overflows inside for large arguments
-  return hn::Tanh(d, hn::Clamp(x, hn::Neg(limit), limit));
-}
-
-// One element in each lane: cells/cell_math.h's slstm_pointwise, which says what the formulas are, as vectors.
+// Some elements of one row, in whole vectors.
 struct Units {
   HWY_ALIGN_MAX float gate[kGates][kUnits];  // complete pre-activations
   HWY_ALIGN_MAX float y[kUnits], c[kUnits], n[kUnits], m[kUnits];
 };
 
-HWY_NOINLINE void pointwise(Units& u, float forget_clamp) {
+HWY_NOINLINE void advance_states(Units& u, float forget_clamp) {
   const hn::CappedTag<float, kUnits> d;
   for (int64_t at = 0; at < kUnits; at += static_cast<int64_t>(hn::Lanes(d))) {
-    const auto i = hn::Load(d, u.gate[0] + at), z = hn::Load(d, u.gate[2] + at), o = hn::Load(d, u.gate[3] + at);
-    auto f = hn::Load(d, u.gate[1] + at);
-    if (forget_clamp > 0) f = hn::Min(f, hn::Set(d, forget_clamp));
-    const auto c_old = hn::Load(d, u.c + at), n_old = hn::Load(d, u.n + at);
-    const auto first = hn::Eq(n_old, hn::Zero(d));
-    const auto log_forget = hn::Add(log_sigmoid(d, f), hn::Load(d, u.m + at));
-    const auto m = hn::IfThenElse(first, i, hn::Max(i, log_forget));
-    const auto input = hn::Exp(d, hn::Sub(i, m));
-    // At the first position log_forget - m may be anything, exp of it infinite: it is cut before, not after.
-    const auto forget = hn::IfThenZeroElse(first, hn::Exp(d, hn::Min(hn::Sub(log_forget, m), hn::Zero(d))));
-    const auto c = hn::MulAdd(forget, c_old, hn::Mul(input, tanh(d, z)));
-    const auto n = hn::MulAdd(forget, n_old, input);
-    hn::Store(hn::Mul(sigmoid(d, o), hn::Div(c, n)), d, u.y + at);
-    hn::Store(c, d, u.c + at);
-    hn::Store(n, d, u.n + at);
-    hn::Store(m, d, u.m + at);
+    const auto gate = [&](int64_t g) HWY_ATTR { return hn::Load(d, u.gate[g] + at); };
+    pointwise(d, gate(0), gate(1), gate(2), gate(3), forget_clamp, u.y + at, u.c + at, u.n + at, u.m + at);
   }
 }
 
-// The buffers of one position: y of the last one, y of the next one, and where c, n and m come from.
-struct Position {
-  int64_t t;
-  const float *y, *c, *n, *m;
-  float* y_next;
-};
-
-// Units [begin, end) of head h, at one position, for the whole batch. At most kUnits of them.
+// Units [begin, end) of head h for the whole batch. At most kUnits of them. y: the old one.
 template <class T, class TR>
-void advance_units(const SlstmArgs& a, const Position& p, int64_t h, int64_t begin, int64_t end) {
+void advance_units(const SlstmArgs& a, const float* y, int64_t h, int64_t begin, int64_t end) {
   const T* x = static_cast<const T*>(a.x);
   const TR* R = static_cast<const TR*>(a.R) + h * kGates * a.dim * a.dim;
   T* hidden = static_cast<T*>(a.hidden);
@@ -127,35 +90,35 @@ void advance_units(const SlstmArgs& a, const Position& p, int64_t h, int64_t beg
     const int64_t rows = std::min(kTileRows, a.batch - first);
     for (int64_t unit = 0; unit < count; ++unit) {
       const TR* weights = R + (begin + unit) * a.dim;
-      const float* y = p.y + first * width + at;
+      const float* old = y + first * width + at;
       int64_t row = 0;
       for (; row + kSweepRows <= rows; row += kSweepRows) {
-        recurrent_dots<kSweepRows>(a, weights, y + row * width, unit, tile, row);
+        recurrent_dots<kSweepRows>(a, weights, old + row * width, unit, tile, row);
       }
-      for (; row < rows; ++row) recurrent_dots<1>(a, weights, y + row * width, unit, tile, row);
+      for (; row < rows; ++row) recurrent_dots<1>(a, weights, old + row * width, unit, tile, row);
     }
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t b = first + row, state = b * width + at + begin;
-      T* out = hidden + (b * a.sequence + p.t) * width + at + begin;
-      std::memcpy(u.c, p.c + state, bytes);
-      std::memcpy(u.n, p.n + state, bytes);
-      std::memcpy(u.m, p.m + state, bytes);
-      if (a.lengths != nullptr && p.t >= a.lengths[b]) {
-        std::memcpy(u.y, p.y + state, bytes);
+      T* out = hidden + state;
+      std::memcpy(u.c, a.c_in + state, bytes);
+      std::memcpy(u.n, a.n_in + state, bytes);
+      std::memcpy(u.m, a.m_in + state, bytes);
+      if (a.lengths != nullptr && a.lengths[b] <= 0) {
+        std::memcpy(u.y, y + state, bytes);
         std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count) * sizeof(T));
       } else {
         for (int64_t g = 0; g < kGates; ++g) {
-          const T* input = x + ((b * a.sequence + p.t) * kGates + g) * width + at + begin;
+          const T* input = x + (b * kGates + g) * width + at + begin;
           const float* bias = a.b + g * width + at + begin;
           for_lanes(count, [&](auto d, int64_t unit) HWY_ATTR {
             const auto raw = hn::Add(load(d, input + unit), hn::LoadU(d, tile[row][g] + unit));
             hn::StoreU(hn::Add(raw, hn::LoadU(d, bias + unit)), d, u.gate[g] + unit);
           });
         }
-        pointwise(u, a.forget_clamp);
+        advance_states(u, a.forget_clamp);
         for_lanes(count, [&](auto d, int64_t unit) HWY_ATTR { store(d, hn::LoadU(d, u.y + unit), out + unit); });
       }
-      std::memcpy(p.y_next + state, u.y, bytes);
+      std::memcpy(a.y_out + state, u.y, bytes);
       std::memcpy(a.c_out + state, u.c, bytes);
       std::memcpy(a.n_out + state, u.n, bytes);
       std::memcpy(a.m_out + state, u.m, bytes);
@@ -176,10 +139,8 @@ void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
     }
     return;
   }
-  // y of positions t - 1 and t alternate between two buffers; the last position writes the result.
-  const std::unique_ptr<float[]> buffer(new float[2 * count]);
-  float *y = buffer.get(), *y_next = y + count;
-  std::memcpy(y, a.y_in, bytes);
+  const std::unique_ptr<float[]> y(new float[count]);
+  std::memcpy(y.get(), a.y_in, bytes);
 
   // Several tiles in a task where there are plenty: about four tasks a thread even out their ends.
   const int64_t tiles = (a.dim + kUnits - 1) / kUnits;
@@ -189,22 +150,12 @@ void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
   // R comes from memory for the first sweep over the batch, from the nearest cache for the others.
   const int64_t sweeps = (a.batch + kSweepRows - 1) / kSweepRows;
   const int64_t bytes_each = sweeps * tiles_each * kUnits * kGates * a.dim * static_cast<int64_t>(sizeof(float));
-  for (int64_t t = 0; t < a.sequence; ++t) {
-    const bool is_first = t == 0, is_last = t + 1 == a.sequence;
-    const Position position{t,
-                            y,
-                            is_first ? a.c_in : a.c_out,
-                            is_first ? a.n_in : a.n_out,
-                            is_first ? a.m_in : a.m_out,
-                            is_last ? a.y_out : y_next};
-    parallel_for(a.heads * splits, bytes_each, [&](int64_t task) HWY_ATTR {
-      const int64_t h = task / splits, first = task % splits * tiles_each, last = std::min(first + tiles_each, tiles);
-      for (int64_t tile = first; tile < last; ++tile) {
-        advance_units<T, TR>(a, position, h, tile * kUnits, std::min((tile + 1) * kUnits, a.dim));
-      }
-    });
-    std::swap(y, y_next);
-  }
+  parallel_for(a.heads * splits, bytes_each, [&](int64_t task) HWY_ATTR {
+    const int64_t h = task / splits, first = task % splits * tiles_each, last = std::min(first + tiles_each, tiles);
+    for (int64_t tile = first; tile < last; ++tile) {
+      advance_units<T, TR>(a, y.get(), h, tile * kUnits, std::min((tile + 1) * kUnits, a.dim));
+    }
+  });
 }
 
 template <class T>
@@ -213,7 +164,10 @@ void slstm_with_activations(const SlstmArgs& a, const ParallelFor& parallel_for)
   slstm_typed<T, T>(a, parallel_for);
 }
 
-void slstm(const SlstmArgs& args, const ParallelFor& parallel_for) {
+}  // namespace
+
+// At most one position.
+void slstm_step(const SlstmArgs& args, const ParallelFor& parallel_for) {
   switch (args.type) {
     case DataType::kFloat32:
       return slstm_typed<float, float>(args, parallel_for);
@@ -231,7 +185,8 @@ HWY_AFTER_NAMESPACE();
 namespace xlstm::cpu {
 
 void slstm(const SlstmArgs& args, const ParallelFor& parallel_for) {
-  static constexpr Variant<void(const SlstmArgs&, const ParallelFor&)> variants[] = XLSTM_VARIANTS(slstm);
+  static constexpr Variant<void(const SlstmArgs&, const ParallelFor&)> variants[] = XLSTM_VARIANTS(slstm_step);
+  if (args.sequence > 1) return slstm_sequence(args, parallel_for);
   choose(variants)(args, parallel_for);
 }
 

@@ -1,8 +1,8 @@
 // What Highway compiles the kernels for. Include it before hwy/foreach_target.h and before hwy/highway.h.
 //
 // On x86: AVX-512, AVX2, SSE4 and what the compiler may assume everywhere; the targets left out would only add to the
-// library's size, since these kernels are bound by memory. On ARM: NEON, which every 64-bit processor has. Elsewhere:
-// whatever the compiler's flags allow, plain C++ at least.
+// library's size: they multiply and add float32 at the same rate. On ARM: NEON, which every 64-bit processor has.
+// Elsewhere: whatever the compiler's flags allow, plain C++ at least.
 #pragma once
 
 #if defined(__x86_64__) || defined(__i386__)

@@ -140,7 +140,7 @@ void expect_near(const Case& c, const char* name, size_t index, double expected,
 
 std::vector<int32_t> row_lengths(const Case& c) {
   std::vector<int32_t> lengths;
-  for (int64_t b = 0; c.lengths && b < c.batch; ++b) lengths.push_back(static_cast<int32_t>(b % (c.sequence + 1)));
+  for (int64_t b = 0; c.lengths && b < c.batch; ++b) lengths.push_back(static_cast<int32_t>(37 * b % (c.sequence + 1)));
   return lengths;
 }
 
@@ -325,7 +325,7 @@ int main(int argc, char** argv) {
     for (const DataType type : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
       for (int variant = 0; variant < 12; ++variant) {
         const bool in_place = variant & 1, lengths = variant & 2, extreme = variant >= 8;
-        const int64_t sequence = variant & 4 ? 3 : 1, threads = int64_t{1} << (variant % 5);
+        const int64_t sequence = variant & 4 ? (batch > 4 ? 3 : 20) : 1, threads = int64_t{1} << (variant % 5);
         const Case c{batch, sequence, heads, dim, dim_v, type, in_place, lengths, extreme, threads};
         test_mlstm(c, random);
         test_slstm(c, variant & 4 || type == DataType::kFloat32, random);
@@ -336,6 +336,13 @@ int main(int argc, char** argv) {
   // Large enough for stores past the caches, and wider than one task's columns.
   test_mlstm({1, 1, 4, 256, 256, DataType::kFloat32, false, false, false, 1}, random);
   test_mlstm({1, 1, 1, 300, 1100, DataType::kFloat32, false, false, false, 3}, random);
+  // Several chunks of the mLSTM, passes over its C and groups of heads; one row of the sLSTM for many threads.
+  for (const DataType type : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    test_mlstm({1, 330, 1, 20, 70, type, false, false, false, 2}, random);
+    test_mlstm({5, 65, 1, 33, 17, type, true, true, false, 1}, random);
+    test_mlstm({3, 130, 2, 5, 3, type, true, true, true, 2}, random);
+    test_slstm({9, 7, 1, 40, 0, type, true, true, false, 16}, false, random);
+  }
   // Empty extents touch nothing.
   test_mlstm({0, 1, 2, 3, 4, DataType::kFloat32, false, false, false, 2}, random);
   test_mlstm({2, 0, 2, 3, 4, DataType::kFloat32, false, false, false, 2}, random);
