@@ -22,8 +22,13 @@ def _stabiliser(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> 
     return rng.choice([-1e4, -50.0, 0.0, 50.0, 1e4], shape) if kind == "extreme" else rng.normal(size=shape) * 3
 
 
-def _lengths(rng: np.random.Generator, batch: int, sequence: int, given: bool) -> dict[str, np.ndarray]:
-    return {"lengths": rng.integers(0, sequence + 1, batch)} if given else {}
+def _cut(inputs: dict[str, np.ndarray], activations: str, rng: np.random.Generator) -> None:
+    """Gives every row a length; what lies beyond it is NaN, which no kernel may use."""
+    batch, sequence = inputs[activations[0]].shape[:2]
+    inputs["lengths"] = rng.integers(0, sequence + 1, batch)
+    for row, length in enumerate(inputs["lengths"]):
+        for name in activations:
+            inputs[name][row, length:] = np.nan
 
 
 def mlstm_case(
@@ -42,7 +47,8 @@ def mlstm_case(
     if zero_state:
         for name in "Cnm":
             inputs[name] = np.zeros_like(inputs[name])
-    inputs |= _lengths(rng, batch, sequence, lengths)
+    if lengths:
+        _cut(inputs, "qkvif", rng)
     scale = dim_qk**-0.5
     q_scale, k_scale = (1.0, scale) if seed % 2 else (scale, 1.0)
     attributes = {"q_scale": q_scale, "k_scale": k_scale, "gate_soft_cap": cap, "eps": 1e-6}
@@ -67,7 +73,8 @@ def slstm_case(
     if zero_state:
         for name in "ycnm":
             inputs[name] = np.zeros_like(inputs[name])
-    inputs |= _lengths(rng, batch, sequence, lengths)
+    if lengths:
+        _cut(inputs, "x", rng)
     return Case("slstm", dtype, inputs, {"forget_clamp": clamp}, **options)
 
 
