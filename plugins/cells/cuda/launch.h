@@ -13,7 +13,8 @@
 namespace xlstm::cuda {
 
 // Any B, S, H, DK, DV; states out of place, or each in the very buffer of its input. One launch out of place; two with
-// n or m in place (every block of a head reads them, so a second, small kernel writes them).
+// n or m in place (every block of a head reads them, so a second, small kernel writes them). A sequence goes through the
+// chunkwise kernel where a tile of C fits into a block's shared memory, else step by step through the step kernel.
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream);
 
 // Bytes of scratch that launch_slstm needs for these sizes: a second buffer for y, 4 * B * H * DH bytes.
@@ -33,5 +34,15 @@ struct MlstmTile {
 };
 MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors);
 cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream);
+
+// The same for the chunkwise kernel: positions of a chunk and columns of C that a block owns. The shapes that exist:
+// length 64 with columns 64 or 32; length 32 with columns 32 or 16. `shared_limit`: bytes of shared memory that a block
+// may have; length 0 says that nothing fits.
+struct MlstmChunk {
+  int length;
+  int columns;
+};
+MlstmChunk choose_mlstm_chunk(const MlstmArgs& args, int multiprocessors, int64_t shared_limit);
+cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cudaStream_t stream);
 
 }  // namespace xlstm::cuda
