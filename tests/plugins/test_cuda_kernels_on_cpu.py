@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
-from cell_runner import TYPES, CellRunner, RunnerDied
+from cell_runner import KERNEL_FILES, TYPES, CellRunner, RunnerDied
 from hypothesis import HealthCheck, given, settings
 from native_build import SOURCE, build
 
@@ -37,7 +37,7 @@ def plugin_runner():
     tool = toolchain.tensorrt_headers()
     if tool.path is None:
         pytest.skip(f"{tool.name} are not here. {tool.remedy}")
-    with CellRunner(_build_folder("plugin_runner_on_cpu") / "bin" / "plugin_runner_on_cpu") as started:
+    with CellRunner(_build_folder("plugin_runner_on_cpu") / "bin" / "plugin_runner_on_cpu", plugin=True) as started:
         yield started
 
 
@@ -118,25 +118,34 @@ def test_bounds_are_too_loose_to_show_an_error():
 
 def _barriers(path: Path) -> list[int]:
     lines = path.read_text().splitlines()
-    return [number for number, line in enumerate(lines, 1) if re.match(r"[^/]*__syncthreads\(\)", line)]
+    barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\()")
+    return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
+
+
+def _case_with_broken_barrier(file: str, **options):
+    """A case that needs every barrier of the file: several blocks, chunks, positions; states in place."""
+    if file == "mlstm_step.cuh":
+        return mlstm_case(dim_qk=64, dim_v=144, tile=(4, 32), in_place=7, **options)
+    if file == "mlstm_chunkwise.cuh":
+        return mlstm_case(dim_qk=40, dim_v=20, chunk=(32, 16), in_place=7, **options)
+    multiprocessors = 4 if file == "slstm_sequence.cuh" else 1  # which leaves no room for the sequence kernel
+    return slstm_case(dim=24, batch=9, in_place=15, heads=2, multiprocessors=2 * multiprocessors - 1, **options)
 
 
 @pytest.mark.parametrize(
-    ("cell", "line"),
-    [(cell, line) for cell in ("mlstm", "slstm") for line in _barriers(SOURCE / f"cells/cuda/{cell}_step.cuh")],
+    ("file", "line"), [(file, line) for file in KERNEL_FILES for line in _barriers(SOURCE / "cells/cuda" / file)]
 )
-def test_missing_barrier_goes_unnoticed(runner, cell, line):
+def test_missing_barrier_goes_unnoticed(runner, file, line):
     """Every barrier left out in turn: some order of the threads must then give a wrong result."""
-    noticed = 0
+    sequences = {"mlstm_chunkwise.cuh": [70], "slstm_sequence.cuh": [4]}.get(file, [1, 2])
     for schedule in SCHEDULES:
-        for sequence in (1, 2):
-            options = {"sequence": sequence, "schedule": schedule, "broken_barrier": line}
-            if cell == "mlstm":
-                case = mlstm_case(dim_qk=64, dim_v=144, tile=(4, 32), in_place=7, **options)
-            else:
-                case = slstm_case(dim=32, batch=2, in_place=15, **options)
+        for sequence in sequences:
             try:
-                runner.check(case)
+                runner.check(
+                    _case_with_broken_barrier(
+                        file, sequence=sequence, schedule=schedule, broken_file=file, broken_barrier=line
+                    )
+                )
             except (AssertionError, RunnerDied):
-                noticed += 1
-    assert noticed, f"{cell}_step.cuh works without its barrier in line {line}"
+                return
+    pytest.fail(f"{file} works without its barrier in line {line}")
