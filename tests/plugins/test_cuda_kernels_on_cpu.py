@@ -122,14 +122,17 @@ def _barriers(path: Path) -> list[int]:
     return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
 
 
-def _case_with_broken_barrier(file: str, **options):
-    """A case that needs every barrier of the file: several blocks, chunks, positions; states in place."""
+def _cases_with_broken_barrier(file: str, **options) -> list:
+    """Cases that need every barrier of the file: several blocks, chunks, positions, groups of rows; states in place."""
     if file == "mlstm_step.cuh":
-        return mlstm_case(dim_qk=64, dim_v=144, tile=(4, 32), in_place=7, **options)
+        sizes = {"dim_qk": 64, "dim_v": 144, "tile": (4, 32), "in_place": 7}
+        return [mlstm_case(sequence=sequence, **sizes, **options) for sequence in (1, 2)]
     if file == "mlstm_chunkwise.cuh":
-        return mlstm_case(dim_qk=40, dim_v=20, chunk=(32, 16), in_place=7, **options)
-    multiprocessors = 4 if file == "slstm_sequence.cuh" else 1  # which leaves no room for the sequence kernel
-    return slstm_case(dim=24, batch=9, in_place=15, heads=2, multiprocessors=2 * multiprocessors - 1, **options)
+        return [mlstm_case(dim_qk=40, dim_v=40, sequence=70, chunk=(32, 32), in_place=7, **options)]
+    if file == "slstm_step.cuh":
+        return [slstm_case(dim=32, batch=2, sequence=sequence, in_place=15, **options) for sequence in (1, 2)]
+    sizes = {"dim": 24, "heads": 2, "sequence": 4, "multiprocessors": 7, "in_place": 15}
+    return [slstm_case(batch=batch, **sizes, **options) for batch in (8, 9)]
 
 
 @pytest.mark.parametrize(
@@ -137,15 +140,10 @@ def _case_with_broken_barrier(file: str, **options):
 )
 def test_missing_barrier_goes_unnoticed(runner, file, line):
     """Every barrier left out in turn: some order of the threads must then give a wrong result."""
-    sequences = {"mlstm_chunkwise.cuh": [70], "slstm_sequence.cuh": [4]}.get(file, [1, 2])
     for schedule in SCHEDULES:
-        for sequence in sequences:
+        for case in _cases_with_broken_barrier(file, schedule=schedule, broken_file=file, broken_barrier=line):
             try:
-                runner.check(
-                    _case_with_broken_barrier(
-                        file, sequence=sequence, schedule=schedule, broken_file=file, broken_barrier=line
-                    )
-                )
+                runner.check(case)
             except (AssertionError, RunnerDied):
                 return
     pytest.fail(f"{file} works without its barrier in line {line}")

@@ -177,13 +177,16 @@ bool run_round(std::mt19937_64& random) {
   if (schedule_seed == 1 || schedule_seed == 3) std::reverse(order.begin(), order.end());
   const bool by_warp = schedule_seed == 2 || schedule_seed == 3;
   if (schedule_seed > 3) std::shuffle(order.begin(), order.end(), random);
+  const bool dawdling = schedule_seed > 3 && blocks.size() > 1;
   bool spinning = false, progress = false, moved = false;
   for (Fiber& fiber : block->fibers) {
     if (fiber.state == State::kSpinning) fiber.state = State::kReady;
   }
   for (size_t turn = 0; turn < order.size(); ++turn) {
     Fiber& fiber = block->fibers[order[turn]];
-    if (fiber.state == State::kReady) {
+    if (fiber.state == State::kReady && dawdling && random() % 2) {
+      progress = true;  // in a later round
+    } else if (fiber.state == State::kReady) {
       resume(order[turn]);
       moved = true;
       if (fiber.state == State::kSpinning) {

@@ -32,7 +32,8 @@ extern Device device;
 
 // The order in which threads go on: 0 by rising index, 1 by falling index; 2 and 3 the same warp by warp, each as far as
 // the next barrier; anything else a shuffled order drawn anew for every round from this seed. The blocks of a cooperative
-// launch take turns of one round; with 2 and 3 each goes as far as it can.
+// launch take turns of one round; with 2 and 3 each goes as far as it can, with a shuffled order every thread lets half
+// of its turns pass.
 void set_schedule(uint64_t seed);
 
 // Makes the barrier or the spin at this source line let every thread pass, as if it had been left out; line 0 mends it.
