@@ -38,7 +38,7 @@ struct Case {
   int64_t tile_vector, tile_lanes;   // mLSTM: 0 lets the launcher choose, the kernel too
   int64_t chunk_length, chunk_columns;
   int64_t no_workspace;              // sLSTM: pass a null workspace
-  int64_t capture;                   // real GPU: capture the launch into a CUDA graph and replay it twice
+  int64_t capture;                   // capture the launch into a CUDA graph and replay it twice; simulator: launch twice
   // Simulator: the order of threads; file (an index into kKernelFiles) and line of a barrier to leave out; the device.
   int64_t schedule, broken_file, broken_barrier;
   int64_t multiprocessors, shared_limit;  // 0: the simulator's
@@ -70,7 +70,7 @@ struct Tensor {
   std::vector<char> host;
   void* allocation = nullptr;
   char* device = nullptr;
-  bool updated = false;
+  bool updated = false, scratch = false;
 
   Tensor(size_t bytes, size_t offset) : host(bytes) {
     check(cudaMalloc(&allocation, bytes + offset), "cudaMalloc");
@@ -200,7 +200,7 @@ class Runner {
       const size_t bytes = xlstm::cuda::slstm_workspace_size(c.batch, c.heads, c.dim);
       Tensor& scratch = make(bytes / sizeof(float), sizeof(float));
       std::memset(scratch.host.data(), 0xff, scratch.host.size());
-      scratch.updated = true;
+      scratch.updated = scratch.scratch = true;
       workspace = scratch.device;
     }
 #if defined(XLSTM_THROUGH_PLUGIN)
@@ -210,13 +210,18 @@ class Runner {
 #endif
   }
 
-  void upload() {
-    for (const Tensor& tensor : tensors_) tensor.upload();
+  // `again`: scratch memory keeps what the first launch left in it.
+  void upload(bool again = false) {
+    for (const Tensor& tensor : tensors_) {
+      if (!again || !tensor.scratch) tensor.upload();
+    }
   }
 
   cudaError_t replay() {
 #if defined(XLSTM_CUDA_ON_CPU)
-    return launch_(nullptr);
+    const cudaError_t status = launch_(nullptr);
+    upload(true);
+    return status == cudaSuccess ? launch_(nullptr) : status;
 #else
     cudaStream_t stream;
     cudaGraph_t graph;
@@ -228,7 +233,7 @@ class Runner {
     if (status != cudaSuccess) return status;
     check(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
     for (int time = 0; time < 2; ++time) {
-      upload();
+      upload(time > 0);
       check(cudaDeviceSynchronize(), "upload");
       check(cudaGraphLaunch(executable, stream), "graph launch");
       check(cudaStreamSynchronize(stream), "graph");

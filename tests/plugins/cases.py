@@ -87,7 +87,7 @@ def _kernel(sequence: int, tiles: list[tuple[int, int]]) -> st.SearchStrategy[di
     step = st.sampled_from(tiles).map(lambda tile: {"tile": tile})
     if sequence == 1:
         return step
-    left = st.sampled_from([0, 40 * 1024, 24 * 1024]).map(lambda limit: {"shared_limit": limit})
+    left = st.sampled_from([0, 40 * 1024, 16 * 1024]).map(lambda limit: {"shared_limit": limit})
     return st.one_of(left, st.sampled_from(CHUNKS).map(lambda chunk: {"chunk": chunk}), step)
 
 
