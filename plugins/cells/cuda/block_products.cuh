@@ -131,7 +131,7 @@ class TensorTile {
   __device__ __forceinline__ void multiply(Operand<kTransposedA, kExactA> a, Operand<kTransposedB, kExactB> b,
                                            int depth) {
     if (idle_) return;
-#pragma unroll
+#pragma unroll 4
     for (int k = 0; k < depth; k += kStep) {
       Fragment<nvcuda::wmma::matrix_a, kTransposedA> a_part;
       load<kExactA>(a_part, a.data + (kTransposedA ? k * a.stride + row_ : row_ * a.stride + k), a.stride);
