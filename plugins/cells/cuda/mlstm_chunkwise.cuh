@@ -344,16 +344,23 @@ __global__ void __launch_bounds__(chunk_threads(kLength)) mlstm_chunkwise_normal
   for (int64_t first = 0; first < length; first += kLength) {
     const int valid = static_cast<int>(length - first < kLength ? length - first : kLength);
     const int64_t token = row_token + first * args.heads;
+    T keys[kLength];  // of one row of n; the first ones fly while the gates are computed
+    const auto load_keys = [&](int64_t row) {
+      const T* const k = static_cast<const T*>(args.k) + token * DK + row;
+#pragma unroll
+      for (int t = 0; t < kLength; ++t) keys[t] = row < DK && t < valid ? k[t * args.heads * DK] : from_float<T>(0.0f);
+    };
+    load_keys(threadIdx.x);
     compute_chunk_gates<T, kLength>(args, token, valid, m, gates);
     __syncthreads();
     m = gates.m[valid - 1];
     const float decay = gates.carry[valid - 1];
     for (int64_t row = threadIdx.x; row < DK; row += kThreads) {
-      const T* const k = static_cast<const T*>(args.k) + token * DK + row;
       float sum = decay * n_read[row];
-#pragma unroll 8
-      for (int t = 0; t < valid; ++t) sum += gates.gain[t] * to_float(k[t * args.heads * DK]);
+#pragma unroll
+      for (int t = 0; t < kLength; ++t) sum += gates.gain[t] * to_float(keys[t]);
       n_write[row] = sum;
+      if (row + kThreads < DK) load_keys(row + kThreads);
     }
     n_read = n_write;
   }
