@@ -4,7 +4,8 @@
     scripts/gpu_check.py [--quick] [--no-tests] [--tiles] [--output FILE]
 
 Needs a GPU, nvcc, CMake, PyTorch with CUDA, and hypothesis and pytest for the tests; with the package `mlstm_kernels`
-its Triton step kernel is timed beside ours, and with TensorRT's headers the plugin is tested too.
+its Triton kernels are timed beside ours, with `xlstm` its CUDA kernel, and with TensorRT's headers the plugin is tested
+too.
 
 Method: N launches on N different sets of buffers, together larger than four times the L2 cache, are captured into one
 CUDA graph; the graph is replayed between two CUDA events and the median over the replays is divided by N. Our kernels,
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import datetime
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,38 +26,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "plugins")]
 
+import gpu_prefill  # noqa: E402
+from gpu_bench import SLSTM_SHAPES, Bench, MlstmArgs, SlstmArgs  # noqa: E402
+
 MLSTM_SHAPES = {"7B": (8, 256, 512), "paper DH 384": (4, 384, 384), "paper DH 1024": (4, 1024, 1024)}  # H, DK, DV
-SLSTM_SHAPES = {"paper DH 192": (4, 192), "paper DH 384": (4, 384), "paper DH 512": (4, 512)}  # H, DH
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 QUICK_BATCHES = [1, 8, 64]
 TILES = [(4, 4), (4, 8), (4, 32), (1, 32)]  # vector, lanes
 LARGE_TRAFFIC = 64e6  # bytes from which the kernel must reach the roofline's fraction below
 REQUIRED_FRACTION, REQUIRED_RATIO = 0.85, 1.2
-MAX_SETS = 256
-
-
-class MlstmArgs(ctypes.Structure):
-    """xlstm::MlstmArgs, member by member."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "sequence", "heads", "dim_qk", "dim_v")),
-        ("type", ctypes.c_int32),
-        *((n, ctypes.c_void_p) for n in ("q", "k", "v", "i", "f", "C_in", "n_in", "m_in", "lengths")),
-        *((n, ctypes.c_void_p) for n in ("h", "C_out", "n_out", "m_out")),
-        *((n, ctypes.c_float) for n in ("q_scale", "k_scale", "gate_soft_cap", "eps")),
-    ]  # fmt: skip
-
-
-class SlstmArgs(ctypes.Structure):
-    """xlstm::SlstmArgs, member by member."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "sequence", "heads", "dim")),
-        *((name, ctypes.c_int32) for name in ("type", "recurrent_type")),
-        *((n, ctypes.c_void_p) for n in ("x", "R", "b", "y_in", "c_in", "n_in", "m_in", "lengths")),
-        *((n, ctypes.c_void_p) for n in ("hidden", "y_out", "c_out", "n_out", "m_out")),
-        ("forget_clamp", ctypes.c_float),
-    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,67 +65,8 @@ class SlstmTiming:
     ours: float
 
 
-class Bench:
-    """Timings on the current CUDA device."""
-
-    def __init__(self, launchers: Path):
-        import torch
-
-        self.torch = torch
-        self.library = ctypes.CDLL(str(launchers))
-        sizes = (self.library.xlstm_size_of_mlstm_args(), self.library.xlstm_size_of_slstm_args())
-        if sizes != (ctypes.sizeof(MlstmArgs), ctypes.sizeof(SlstmArgs)):
-            raise RuntimeError("plugins/cells/cells.h and the structures of this script differ")
-        self.l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-        self.stream = torch.cuda.Stream()
-
-    def sets(self, traffic: int) -> int:
-        """How many sets of buffers go past four times the L2 cache."""
-        return min(MAX_SETS, max(1, -(-4 * self.l2_bytes // traffic)))
-
-    def time(self, launches: list[Callable[[], object]]) -> float:
-        """Seconds for one of `launches`, all of which go to the current stream."""
-        torch = self.torch
-        torch.cuda.synchronize()  # the buffers were filled on another stream
-        with torch.cuda.stream(self.stream):
-            for launch in launches[:3]:  # compilation, module loading
-                launch()
-        self.stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            for _ in range(max(1, 8 // len(launches))):
-                for launch in launches:
-                    launch()
-        count = max(1, 8 // len(launches)) * len(launches)
-        times = []
-        with torch.cuda.stream(self.stream):
-            for _ in range(5):
-                graph.replay()
-            for _ in range(30):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                graph.replay()
-                end.record()
-                end.synchronize()
-                times.append(start.elapsed_time(end) * 1e-3 / count)
-        return statistics.median(times)
-
-    def copy(self, traffic: int) -> float:
-        """Seconds to copy half of `traffic` bytes: as much read as written."""
-        torch, sets = self.torch, self.sets(traffic)
-        pairs = [[torch.randn(traffic // 8, device="cuda") for _ in range(2)] for _ in range(sets)]
-        return self.time([lambda a=a, b=b: b.copy_(a) for a, b in pairs])
-
-    def launch(self, function: str, args: ctypes.Structure, *extra) -> Callable[[], None]:
-        call = getattr(self.library, function)
-
-        def run():
-            stream = ctypes.c_void_p(self.torch.cuda.current_stream().cuda_stream)
-            status = call(ctypes.byref(args), *extra, stream)
-            if status:
-                raise RuntimeError(f"{function} returned cudaError_t {status}")
-
-        return run
+class StepBench(Bench):
+    """The kernels of one position."""
 
     def mlstm_buffers(self, shape: tuple[int, int, int], batch: int) -> dict:
         """bfloat16 activations, as a 7B model has them; states in the range of a trained model."""
@@ -228,7 +146,14 @@ class Bench:
         return SlstmTiming(name, batch, recurrent, traffic, self.time(launches))
 
 
-def report(bench: Bench, mlstm: list[MlstmTiming], slstm: list[SlstmTiming], peak: float, tests: str) -> str:
+def report(
+    bench: Bench,
+    mlstm: list[MlstmTiming],
+    slstm: list[SlstmTiming],
+    prefill: gpu_prefill.Timings,
+    peak: float,
+    tests: str,
+) -> str:
     """The Markdown page. `peak`: the largest copy bandwidth seen, bytes a second."""
     torch = bench.torch
     driver = subprocess.run(
@@ -265,7 +190,8 @@ def report(bench: Bench, mlstm: list[MlstmTiming], slstm: list[SlstmTiming], pea
             f"| {t.shape} | {t.batch} | {t.recurrent} | {t.traffic / 1e6:.1f} | {t.ours * 1e6:.1f} | "
             f"{bandwidth / 1e12:.2f} | {bandwidth / peak:.1%} |"
         )
-    return "\n".join([*lines, "", "## Verdict", "", *verdict(mlstm, peak), ""])
+    lines += ["", *gpu_prefill.tables(prefill, peak), "", "## Verdict", ""]
+    return "\n".join([*lines, *verdict(mlstm, peak), *gpu_prefill.verdict(prefill), ""])
 
 
 def verdict(mlstm: list[MlstmTiming], peak: float) -> list[str]:
@@ -302,9 +228,11 @@ def run_tests() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"batches {QUICK_BATCHES} only")
+    parser.add_argument("--quick", action="store_true", help=f"batches {QUICK_BATCHES} and two sequences only")
     parser.add_argument("--no-tests", action="store_true", help="timings only")
-    parser.add_argument("--tiles", action="store_true", help="also print the time of every tile of the mLSTM kernel")
+    parser.add_argument(
+        "--tiles", action="store_true", help="also print the time of every tile and chunk of the mLSTM kernels"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "gpu-results.md", help="the page to write")
     options = parser.parse_args()
 
@@ -315,7 +243,8 @@ def main() -> None:
     folder = gpu_build.build_for_this_gpu()
     tests = "not run" if options.no_tests else run_tests()
 
-    bench = Bench(folder / "lib" / "libxlstm_launchers.so")
+    library = folder / "lib" / "libxlstm_launchers.so"
+    bench = StepBench(library)
     batches = QUICK_BATCHES if options.quick else BATCHES
     mlstm, slstm = [], []
     for name in MLSTM_SHAPES:
@@ -330,8 +259,9 @@ def main() -> None:
             for recurrent in ("float32", "bfloat16"):
                 slstm.append(bench.slstm(name, batch, recurrent))
                 print(slstm[-1], flush=True)
+    prefill = gpu_prefill.measure(library, quick=options.quick, chunks=options.tiles)
     peak = max([t.traffic / t.copy for t in mlstm] + [2**31 / bench.copy(2**31)])
-    page = report(bench, mlstm, slstm, peak, tests)
+    page = report(bench, mlstm, slstm, prefill, peak, tests)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(page)
     print(page)

@@ -35,12 +35,27 @@ struct Case {
   int64_t in_place;                            // bit k: the k-th state output is its input's buffer
   int64_t has_lengths;
   int64_t misalign;                  // 1: every buffer starts one element past a 16-byte boundary
-  int64_t tile_vector, tile_lanes;   // mLSTM: 0 lets the launcher choose
+  int64_t tile_vector, tile_lanes;   // mLSTM: 0 lets the launcher choose, the kernel too
+  int64_t chunk_length, chunk_columns;
   int64_t no_workspace;              // sLSTM: pass a null workspace
-  int64_t capture;                   // real GPU: capture the launch into a CUDA graph and replay it twice
-  int64_t schedule, broken_barrier;  // simulator: order of threads; source line of a barrier to leave out
+  int64_t capture;                   // capture the launch into a CUDA graph and replay it twice; simulator: launch twice
+  // Simulator: the order of threads; file (an index into kKernelFiles) and line of a barrier to leave out; the device.
+  int64_t schedule, broken_file, broken_barrier;
+  int64_t multiprocessors, shared_limit;  // 0: the simulator's
   float parameters[4];               // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
 };
+
+#if defined(XLSTM_CUDA_ON_CPU)
+constexpr const char* kKernelFiles[] = {"mlstm_step.cuh", "mlstm_chunkwise.cuh", "slstm_step.cuh", "slstm_sequence.cuh"};
+
+void set_up_simulator(const Case& c) {
+  simulator::set_schedule(static_cast<uint64_t>(c.schedule));
+  simulator::break_barrier(kKernelFiles[c.broken_file], static_cast<int>(c.broken_barrier));
+  simulator::device = {};
+  if (c.multiprocessors) simulator::device.multiprocessors = static_cast<int>(c.multiprocessors);
+  if (c.shared_limit) simulator::device.shared_limit = static_cast<size_t>(c.shared_limit);
+}
+#endif
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
@@ -55,7 +70,7 @@ struct Tensor {
   std::vector<char> host;
   void* allocation = nullptr;
   char* device = nullptr;
-  bool updated = false;
+  bool updated = false, scratch = false;
 
   Tensor(size_t bytes, size_t offset) : host(bytes) {
     check(cudaMalloc(&allocation, bytes + offset), "cudaMalloc");
@@ -151,7 +166,10 @@ class Runner {
 #else
     launch_ = [a, &c](cudaStream_t stream) {
       const xlstm::cuda::MlstmTile tile{static_cast<int>(c.tile_vector), static_cast<int>(c.tile_lanes)};
-      return tile.vector ? xlstm::cuda::launch_mlstm_tiled(a, tile, stream) : xlstm::cuda::launch_mlstm(a, stream);
+      const xlstm::cuda::MlstmChunk chunk{static_cast<int>(c.chunk_length), static_cast<int>(c.chunk_columns)};
+      if (tile.vector) return xlstm::cuda::launch_mlstm_tiled(a, tile, stream);
+      if (chunk.length) return xlstm::cuda::launch_mlstm_chunkwise(a, chunk, stream);
+      return xlstm::cuda::launch_mlstm(a, stream);
     };
 #endif
   }
@@ -182,7 +200,7 @@ class Runner {
       const size_t bytes = xlstm::cuda::slstm_workspace_size(c.batch, c.heads, c.dim);
       Tensor& scratch = make(bytes / sizeof(float), sizeof(float));
       std::memset(scratch.host.data(), 0xff, scratch.host.size());
-      scratch.updated = true;
+      scratch.updated = scratch.scratch = true;
       workspace = scratch.device;
     }
 #if defined(XLSTM_THROUGH_PLUGIN)
@@ -192,13 +210,18 @@ class Runner {
 #endif
   }
 
-  void upload() {
-    for (const Tensor& tensor : tensors_) tensor.upload();
+  // `again`: scratch memory keeps what the first launch left in it.
+  void upload(bool again = false) {
+    for (const Tensor& tensor : tensors_) {
+      if (!again || !tensor.scratch) tensor.upload();
+    }
   }
 
   cudaError_t replay() {
 #if defined(XLSTM_CUDA_ON_CPU)
-    return launch_(nullptr);
+    const cudaError_t status = launch_(nullptr);
+    upload(true);
+    return status == cudaSuccess ? launch_(nullptr) : status;
 #else
     cudaStream_t stream;
     cudaGraph_t graph;
@@ -210,7 +233,7 @@ class Runner {
     if (status != cudaSuccess) return status;
     check(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
     for (int time = 0; time < 2; ++time) {
-      upload();
+      upload(time > 0);
       check(cudaDeviceSynchronize(), "upload");
       check(cudaGraphLaunch(executable, stream), "graph launch");
       check(cudaStreamSynchronize(stream), "graph");
@@ -249,8 +272,7 @@ int main() {
   Case c;
   while (read_exactly(&c, sizeof c)) {
 #if defined(XLSTM_CUDA_ON_CPU)
-    simulator::set_schedule(static_cast<uint64_t>(c.schedule));
-    simulator::break_barrier(c.cell == 0 ? "mlstm_step.cuh" : "slstm_step.cuh", static_cast<int>(c.broken_barrier));
+    set_up_simulator(c);
 #endif
     Runner(c).run();
   }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+import gpu_build
 import pytest
-from cases import TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from cases import CHUNKS, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
 from cell_runner import TYPES, CellRunner
 from hypothesis import HealthCheck, given, settings
 
@@ -24,8 +25,10 @@ SLSTM_SHAPES = [(4, 192), (4, 384), (4, 512)]
 def runner(request, gpu_folder):
     if request.param == "plugin" and toolchain.tensorrt_headers().path is None:
         pytest.skip(f"TensorRT's headers are not here. {toolchain.tensorrt_headers().remedy}")
-    program = {"launcher": "cell_runner_gpu", "plugin": "plugin_runner_gpu"}[request.param]
-    with CellRunner(gpu_folder / "bin" / program) as started:
+    plugin = request.param == "plugin"
+    program = "plugin_runner_gpu" if plugin else "cell_runner_gpu"
+    tensor_cores = int(gpu_build.architecture()) >= 80
+    with CellRunner(gpu_folder / "bin" / program, tensor_cores=tensor_cores, plugin=plugin) as started:
         yield started
 
 
@@ -64,8 +67,28 @@ def test_slstm_departs_from_float64_at_model_shapes(runner, shape, batch, dtype)
             )
 
 
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("sequence", [1, 3])
+def test_prefill_departs_from_float64_at_model_shapes(runner, in_place, dtype):
+    """Rows that end at different positions; two heads of the mLSTM, since the float64 recurrence takes its time."""
+    common = {"sequence": 150, "dtype": dtype, "lengths": True}
+    for _, dim_qk, dim_v in MLSTM_SHAPES:
+        runner.check(mlstm_case(heads=2, dim_qk=dim_qk, dim_v=dim_v, in_place=7 * in_place, cap=15.0, **common))
+    for batch in (1, 9):
+        for heads, dim in SLSTM_SHAPES:
+            for recurrent in {"float32", dtype}:
+                options = {
+                    "batch": batch,
+                    "heads": heads,
+                    "dim": dim,
+                    "recurrent": recurrent,
+                    "in_place": 15 * in_place,
+                }
+                runner.check(slstm_case(**options, **common))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("sequence", [1, 3, 70])
 def test_replayed_cuda_graph_departs_from_float64(runner, sequence, in_place):
     """Captured once, replayed twice on fresh inputs; what cannot be captured fails to launch."""
     for dtype in TYPES:
@@ -87,6 +110,9 @@ def test_compute_sanitizer_finds_an_error(gpu_folder, tool, tmp_path):
                 cases.append(slstm_case(dim=40, dtype="float16", recurrent="float16", in_place=in_place, **common))
                 for tile in TILES if not misalign else [(1, 32)]:
                     cases.append(mlstm_case(dim_qk=33, dim_v=132, in_place=in_place & 7, tile=tile, **common))
+    for dtype in ("float32", "bfloat16"):
+        common = {"batch": 2, "heads": 2, "sequence": 40, "lengths": True, "in_place": 7, "dtype": dtype}
+        cases += [mlstm_case(dim_qk=33, dim_v=40, chunk=chunk, **common) for chunk in CHUNKS]
     log = tmp_path / "log"
     options = ["--tool", tool, "--error-exitcode", "9", "--log-file", str(log)]
     done = subprocess.run(

@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 # Sizes around the widths the kernels are built of (vectors of 4 and 8, warps of 32, tiles of 16, 32 and 128).
 SIZES = [1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 31, 32, 33, 40, 64, 65, 96, 130, 132]
 TILES = [(0, 0), (4, 4), (4, 8), (4, 32), (1, 32)]
+CHUNKS = [(64, 64), (64, 32), (32, 32), (32, 16)]
+# Around the lengths of a chunk; long ones get small sizes, since the float64 recurrence takes them step by step.
+SEQUENCES = [1, 1, 1, 2, 5, 17, 64, 65, 130]
+LONG = 5
 GATES = ["usual", "wide", "extreme"]
 
 
@@ -22,8 +26,13 @@ def _stabiliser(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> 
     return rng.choice([-1e4, -50.0, 0.0, 50.0, 1e4], shape) if kind == "extreme" else rng.normal(size=shape) * 3
 
 
-def _lengths(rng: np.random.Generator, batch: int, sequence: int, given: bool) -> dict[str, np.ndarray]:
-    return {"lengths": rng.integers(0, sequence + 1, batch)} if given else {}
+def _cut(inputs: dict[str, np.ndarray], activations: str, rng: np.random.Generator) -> None:
+    """Gives every row a length; what lies beyond it is NaN, which no kernel may use."""
+    batch, sequence = inputs[activations[0]].shape[:2]
+    inputs["lengths"] = rng.integers(0, sequence + 1, batch)
+    for row, length in enumerate(inputs["lengths"]):
+        for name in activations:
+            inputs[name][row, length:] = np.nan
 
 
 def mlstm_case(
@@ -42,7 +51,8 @@ def mlstm_case(
     if zero_state:
         for name in "Cnm":
             inputs[name] = np.zeros_like(inputs[name])
-    inputs |= _lengths(rng, batch, sequence, lengths)
+    if lengths:
+        _cut(inputs, "qkvif", rng)
     scale = dim_qk**-0.5
     q_scale, k_scale = (1.0, scale) if seed % 2 else (scale, 1.0)
     attributes = {"q_scale": q_scale, "k_scale": k_scale, "gate_soft_cap": cap, "eps": 1e-6}
@@ -67,24 +77,35 @@ def slstm_case(
     if zero_state:
         for name in "ycnm":
             inputs[name] = np.zeros_like(inputs[name])
-    inputs |= _lengths(rng, batch, sequence, lengths)
+    if lengths:
+        _cut(inputs, "x", rng)
     return Case("slstm", dtype, inputs, {"forget_clamp": clamp}, **options)
+
+
+def _kernel(sequence: int, tiles: list[tuple[int, int]]) -> st.SearchStrategy[dict]:
+    """What chooses the mLSTM kernel: the launcher, with plenty of shared memory or too little, a tile or a chunk."""
+    step = st.sampled_from(tiles).map(lambda tile: {"tile": tile})
+    if sequence == 1:
+        return step
+    left = st.sampled_from([0, 40 * 1024, 16 * 1024]).map(lambda limit: {"shared_limit": limit})
+    return st.one_of(left, st.sampled_from(CHUNKS).map(lambda chunk: {"chunk": chunk}), step)
 
 
 @st.composite
 def mlstm_parameters(draw, max_size: int = 132) -> dict:
     """Arguments of `mlstm_case`: what hypothesis shows of a failing case."""
-    sizes = st.sampled_from([s for s in SIZES if s <= max_size])
+    sequence = draw(st.sampled_from(SEQUENCES))
+    many = st.integers(1, 3 if sequence <= LONG else 2)
+    sizes = st.sampled_from([s for s in SIZES if s <= (max_size if sequence <= LONG else 40)])
     dim_v = draw(sizes)
     misalign = draw(st.booleans())
     vector_fits = dim_v % 4 == 0 and not misalign
     return dict(
-        batch=draw(st.integers(1, 3)), sequence=draw(st.sampled_from([1, 1, 2, 5])), heads=draw(st.integers(1, 3)),
+        batch=draw(many), sequence=sequence, heads=draw(many),
         dim_qk=draw(sizes), dim_v=dim_v, dtype=draw(st.sampled_from(TYPES)), gates=draw(st.sampled_from(GATES)),
         zero_state=draw(st.booleans()), lengths=draw(st.booleans()), cap=draw(st.sampled_from([0.0, 15.0])),
         seed=draw(st.integers(0, 2**32 - 1)), in_place=draw(st.integers(0, 7)), misalign=misalign,
-        tile=draw(st.sampled_from(TILES if vector_fits else [(0, 0), (1, 32)])),
-        schedule=draw(st.integers(0, 5)),
+        **draw(_kernel(sequence, TILES if vector_fits else [(0, 0), (1, 32)])), schedule=draw(st.integers(0, 5)),
     )  # fmt: skip
 
 
@@ -92,9 +113,13 @@ def mlstm_parameters(draw, max_size: int = 132) -> dict:
 def slstm_parameters(draw, max_size: int = 132) -> dict:
     """Arguments of `slstm_case`."""
     dtype = draw(st.sampled_from(TYPES))
+    sequence = draw(st.sampled_from([1, 1, 2, 3, 17]))
+    batches = [1, 1, 2, 3, 9] if sequence <= LONG else [1, 2]
+    sizes = [s for s in SIZES if s <= (max_size if sequence <= LONG else 24)]
     return dict(
-        batch=draw(st.sampled_from([1, 1, 2, 3, 9])), sequence=draw(st.sampled_from([1, 1, 2, 3])),
-        heads=draw(st.integers(1, 3)), dim=draw(st.sampled_from([s for s in SIZES if s <= max_size])), dtype=dtype,
+        batch=draw(st.sampled_from(batches)), sequence=sequence,
+        heads=draw(st.integers(1, 3)), dim=draw(st.sampled_from(sizes)), dtype=dtype,
+        multiprocessors=draw(st.sampled_from([0, 9])),
         recurrent=draw(st.sampled_from(["float32", dtype])), gates=draw(st.sampled_from(GATES)),
         zero_state=draw(st.booleans()), lengths=draw(st.booleans()), clamp=draw(st.sampled_from([0.0, 15.0])),
         seed=draw(st.integers(0, 2**32 - 1)), in_place=draw(st.integers(0, 15)), misalign=draw(st.booleans()),

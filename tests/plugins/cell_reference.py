@@ -4,6 +4,10 @@ The values are those of `xlstm_export.modeling.cells` in float64. The bounds are
 recurrence: every operation rounds by at most `UNIT` of its result, functions (exp, tanh, log1p) by a few, sums of N
 products by N, and the errors of the inputs of a step are carried through its derivatives. So gates at 1e4 get the loose
 bound that their float32 sums deserve, and everything else a tight one.
+
+A kernel may also sum over up to `CHUNK` positions at once (the chunkwise form) rather than step by step. Then every
+position's contribution carries a decay of its own, so its error is one of the sum's terms, not of the sum: the mLSTM's
+bounds grow from the sums of the terms' absolute values, `C_size` and `n_size`.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from xlstm_export.modeling.cells import mlstm_cell, slstm_cell
 
 UNIT = 2.0**-24  # half a unit in the last place of float32, relative
 FUNCTION = 6 * UNIT  # exp, tanh, log1p: at most 2 units in the last place on a GPU, and what they are used in
+CHUNK = 64  # positions that a kernel may sum over at once
+TF32 = 2.0**-11  # half a unit in the last place of the tensor cores' operands, relative
 TINY = 1e-30  # below it float32 may lose relative precision to underflow
 
 # Rounding of the activation type: relative, and absolute where it is subnormal.
@@ -48,6 +54,15 @@ def _double(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
 
 
+def _valid(inputs: dict[str, np.ndarray], activations: str) -> dict[str, np.ndarray]:
+    """The inputs but `lengths` in float64, the activations zero beyond a row's length, whatever lies there."""
+    valid = {name: array.astype(np.float64) for name, array in inputs.items() if name != "lengths"}
+    for row, length in enumerate(inputs.get("lengths", ())):
+        for name in activations:
+            valid[name][row, length:] = 0
+    return valid
+
+
 def _soft_cap(x: np.ndarray, cap: float) -> np.ndarray:
     return cap * np.tanh(x / cap) if cap else x
 
@@ -64,15 +79,26 @@ def _gate(exponent: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return value, np.maximum(above, -value * np.expm1(-error))
 
 
-def mlstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: str) -> list[Expected]:
-    """Expected h, C, n, m. Inputs by their names in the operator, activations already rounded to `dtype`."""
-    x = {name: array.astype(np.float64) for name, array in inputs.items() if name != "lengths"}
+def mlstm(
+    inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: str, tensor_cores: bool = False
+) -> list[Expected]:
+    """Expected h, C, n, m. Inputs by their names in the operator, activations already rounded to `dtype`.
+
+    `tensor_cores`: the kernel rounds operands of its products to TF32: C and the scores where they meet q and v, and v
+    times its weight where it meets k. (q, k and v of 16 bits are exact; n, its products and the scores' sums stay
+    float32.) Each product is off by TF32 of its size, and a tensor core cuts its sums where float32 would round them.
+    """
+    x = _valid(inputs, "qkvif")
     lengths = inputs.get("lengths")
     batch, sequence, _, dim_qk = x["q"].shape
     cap = float(np.float32(attributes["gate_soft_cap"]))
     values = {name: float(np.float32(value)) for name, value in attributes.items()}
     C, n, m = x["C"], x["n"], x["m"]
     C_error, n_error, m_error = (np.zeros_like(s) for s in (C, n, m))
+    C_size, n_size = np.abs(C), np.abs(n)
+    rounded = TF32 if tensor_cores else 0.0
+    positions = min(sequence, CHUNK) * UNIT * (2 if tensor_cores else 1)
+    products = (dim_qk + 4) * UNIT * (2 if tensor_cores else 1) + positions
     outputs, errors = [], []
     for t in range(sequence):
         active = np.ones(batch, bool) if lengths is None else lengths > t
@@ -90,18 +116,24 @@ def mlstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: st
         decay, decay_error = np.exp(log_forget + m - m_next), np.expm1(forget_error + exponent)
         q, k = np.abs(q * values["q_scale"]), np.abs(k * values["k_scale"])
 
-        def advance(state, error, update, gain=gain, decay=decay, gain_error=gain_error, decay_error=decay_error):
-            shape = gain.shape + (1,) * (state.ndim - 2)
-            kept = decay.reshape(shape) * np.abs(state)
+        def advance(
+            size, error, update, update_error, gain=gain, decay=decay, gain_error=gain_error, decay_error=decay_error
+        ):
+            """Size and error of a state after this position."""
+            shape = gain.shape + (1,) * (size.ndim - 2)
+            kept = decay.reshape(shape) * size
             added = gain.reshape(shape) * update
-            size = kept * (decay_error.reshape(shape) + 4 * UNIT) + added * (gain_error.reshape(shape) + 6 * UNIT)
-            return size + decay.reshape(shape) * error + TINY
+            rounding = kept * (decay_error.reshape(shape) + 4 * UNIT) + added * (
+                gain_error.reshape(shape) + update_error
+            )
+            return kept + added, rounding + decay.reshape(shape) * error + TINY
 
-        C_next_error = advance(C, C_error, k[..., None] * np.abs(v)[..., None, :])
-        n_next_error = advance(n, n_error, k)
-        products = (dim_qk + 4) * UNIT
-        numerator_error = np.einsum("bhkv,bhk->bhv", C_next_error + products * np.abs(C_next), q) + TINY
-        dot_error = ((n_next_error + products * np.abs(n_next)) * q).sum(-1)
+        update_error = 6 * UNIT + positions
+        n_next_size, n_next_error = advance(n_size, n_error, k, update_error)
+        outer = k[..., None] * np.abs(v)[..., None, :]
+        C_next_size, C_next_error = advance(C_size, C_error, outer, update_error + rounded)
+        numerator_error = np.einsum("bhkv,bhk->bhv", C_next_error + (products + rounded) * C_next_size, q) + TINY
+        dot_error = ((n_next_error + products * n_next_size) * q).sum(-1)
         dot = np.abs((n_next * x["q"][:, t] * values["q_scale"]).sum(-1))
         with np.errstate(over="ignore"):
             floor = np.exp(-m_next)
@@ -115,9 +147,15 @@ def mlstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: st
         outputs.append(np.where(active[:, None, None], h, 0))
         errors.append(np.where(active[:, None, None], h_error, 0))
         keep = active[:, None]
-        C, C_error = (np.where(keep[..., None, None], a, b) for a, b in ((C_next, C), (C_next_error, C_error)))
-        n, n_error = (np.where(keep[..., None], a, b) for a, b in ((n_next, n), (n_next_error, n_error)))
-        m, m_error = (np.where(keep, a, b) for a, b in ((m_next, m), (m_next_error, m_error)))
+        C, C_error, C_size = (
+            np.where(keep[..., None, None], new, old)
+            for new, old in ((C_next, C), (C_next_error, C_error), (C_next_size, C_size))
+        )
+        n, n_error, n_size = (
+            np.where(keep[..., None], new, old)
+            for new, old in ((n_next, n), (n_next_error, n_error), (n_next_size, n_size))
+        )
+        m, m_error = (np.where(keep, new, old) for new, old in ((m_next, m), (m_next_error, m_error)))
     whole = [torch.float64, *(_double(x[name]) for name in ("q", "k", "v", "i", "f", "C", "n", "m"))][1:]
     lengths_tensor = None if lengths is None else torch.from_numpy(lengths)
     h, *_ = mlstm_cell(*whole, **values, lengths=lengths_tensor)
@@ -132,7 +170,7 @@ def mlstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: st
 
 def slstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: str) -> list[Expected]:
     """Expected hidden, y, c, n, m. Inputs by their names in the operator, x and R already rounded to their types."""
-    a = {name: array.astype(np.float64) for name, array in inputs.items() if name != "lengths"}
+    a = _valid(inputs, "x")
     lengths = inputs.get("lengths")
     x, R, b = a["x"], a["R"], a["b"]
     batch, sequence, _, _, dim = x.shape

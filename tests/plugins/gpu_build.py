@@ -25,16 +25,21 @@ def why_not() -> str | None:
 
 
 @functools.cache
-def build_for_this_gpu() -> Path:
-    """The build folder. With TensorRT's headers it also holds the plugin and `plugin_runner_gpu`."""
+def architecture() -> str:
+    """The compute capability of this machine's GPU, as "86"."""
     capability = subprocess.run(
         ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"], capture_output=True, text=True, check=True
     )
-    architecture = capability.stdout.splitlines()[0].strip().replace(".", "")
+    return capability.stdout.splitlines()[0].strip().replace(".", "")
+
+
+@functools.cache
+def build_for_this_gpu() -> Path:
+    """The build folder. With TensorRT's headers it also holds the plugin and `plugin_runner_gpu`."""
     headers = toolchain.tensorrt_headers().path
     options = [f"-DTensorRT_INCLUDE_DIR={headers}"] if headers else ["-DXLSTM_TENSORRT=OFF"]
     targets = "cell_runner_gpu xlstm_launchers" + " plugin_runner_gpu" * bool(headers)
     return build(
         targets, "-DXLSTM_ONNXRUNTIME=OFF", f"-DCMAKE_CUDA_COMPILER={toolchain.cuda_compiler().require()}",
-        f"-DCMAKE_CUDA_ARCHITECTURES={architecture}", *options,
+        f"-DCMAKE_CUDA_ARCHITECTURES={architecture()}", *options,
     )  # fmt: skip

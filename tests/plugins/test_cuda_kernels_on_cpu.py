@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
-from cell_runner import TYPES, CellRunner, RunnerDied
+from cases import CHUNKS, GATES, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from cell_runner import KERNEL_FILES, TYPES, Case, CellRunner, RunnerDied
 from hypothesis import HealthCheck, given, settings
 from native_build import SOURCE, build
 
@@ -33,12 +32,35 @@ def runner():
 
 
 @pytest.fixture(scope="module")
+def runner_of_sm75():
+    program = _build_folder("cell_runner_on_cpu_sm75") / "bin" / "cell_runner_on_cpu_sm75"
+    with CellRunner(program, tensor_cores=False) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
 def plugin_runner():
     tool = toolchain.tensorrt_headers()
     if tool.path is None:
         pytest.skip(f"{tool.name} are not here. {tool.remedy}")
-    with CellRunner(_build_folder("plugin_runner_on_cpu") / "bin" / "plugin_runner_on_cpu") as started:
+    with CellRunner(_build_folder("plugin_runner_on_cpu") / "bin" / "plugin_runner_on_cpu", plugin=True) as started:
         yield started
+
+
+def _barriers(file: str) -> list[int]:
+    lines = (SOURCE / "cells/cuda" / file).read_text().splitlines()
+    barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\()")
+    return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
+
+
+def _is_wrong_without_barriers(runner, file: str, make) -> bool:
+    """Whether some barrier of this file matters to the case that `make` gives with these options added."""
+    for line in _barriers(file):
+        try:
+            runner.check(make(broken_file=file, broken_barrier=line))
+        except (AssertionError, RunnerDied):
+            return True
+    return False
 
 
 @SWEEP
@@ -82,6 +104,75 @@ def test_mlstm_sequence_too_long_for_shared_memory_departs_from_float64(runner):
     runner.check(mlstm_case(batch=2, dim_qk=10 * 1024 + 1, dim_v=3, sequence=2, lengths=True, in_place=7))
 
 
+@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_chunkwise_kernel_departs_from_float64(runner, runner_of_sm75, dtype, chunk):
+    """Every shape: several slabs and tiles with odd edges, a row that ends inside a chunk, states in place or not."""
+    for gates, in_place in (("usual", 0), ("wide", 7), ("extreme", 5)):
+        sizes = {"batch": 2, "heads": 2, "dim_qk": 70, "dim_v": 2 * chunk[1] - 3, "sequence": chunk[0] + 9}
+        case = mlstm_case(**sizes, dtype=dtype, gates=gates, in_place=in_place, lengths=True, chunk=chunk, cap=15.0)
+        runner.check(case)
+        if dtype != "float32":  # float32 arithmetic there, and the bounds of it
+            runner_of_sm75.check(case)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_widest_head_does_not_fit_into_shared_memory(runner, dtype):
+    """DK = 1024 on a device with 99 KiB for a block; the launcher must use the chunkwise kernel."""
+    sizes = {"dim_qk": 1024, "dim_v": 20, "sequence": 33, "dtype": dtype}
+    runner.check(mlstm_case(**sizes))
+    assert _is_wrong_without_barriers(runner, "mlstm_chunkwise.cuh", lambda **options: mlstm_case(**sizes, **options))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "file"),
+    [
+        ({"cell": "mlstm", "sequence": 1}, "mlstm_step.cuh"),
+        ({"cell": "mlstm", "sequence": 40}, "mlstm_chunkwise.cuh"),
+        ({"cell": "mlstm", "sequence": 3, "shared_limit": 16 * 1024}, "mlstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 1}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 3}, "slstm_sequence.cuh"),
+        ({"cell": "slstm", "sequence": 3, "multiprocessors": 1}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 3, "shared_limit": 4 * 1024}, "slstm_step.cuh"),
+    ],
+)
+def test_launcher_takes_another_kernel(runner, sizes, file):
+    """The kernel that is meant to run is the one whose barriers are missed."""
+    sizes = {"heads": 2, **sizes}
+    make = {"mlstm": mlstm_case, "slstm": slstm_case}[sizes.pop("cell")]
+    for other in KERNEL_FILES:
+        assert _is_wrong_without_barriers(runner, other, lambda **options: make(**sizes, **options)) == (other == file)
+
+
+@pytest.mark.parametrize("cell", ["mlstm", "slstm"])
+@pytest.mark.parametrize("gates", GATES)
+def test_sequence_at_once_departs_from_steps(runner, cell, gates):
+    """One call for S positions against S calls for one, each on what the call before left."""
+    sequence = 37 if cell == "mlstm" else 9
+    sizes = {"batch": 2, "heads": 2, "sequence": sequence, "gates": gates, "multiprocessors": 9}
+    case = mlstm_case(**sizes, dim_qk=40, dim_v=20) if cell == "mlstm" else slstm_case(**sizes, dim=20)
+    states, activations = ("Cnm", "qkvif") if cell == "mlstm" else ("ycnm", "x")
+    status, (output, *after) = runner.run(case)
+    assert status == 0
+    outputs, inputs = [], dict(case.sent)
+    for t in range(sequence):
+        step = {**inputs, **{name: case.sent[name][:, t : t + 1] for name in activations}}
+        status, (part, *left) = runner.run(Case(cell, "float32", step, case.attributes))
+        assert status == 0
+        outputs.append(part)
+        inputs |= dict(zip(states, left, strict=True))
+    for name, at_once, stepwise in zip(
+        ("output", *states), (output, *after), (np.concatenate(outputs, 1), *(inputs[s] for s in states)), strict=True
+    ):
+        if name == "m" and cell == "mlstm":
+            np.testing.assert_array_equal(at_once, stepwise)
+        np.testing.assert_allclose(at_once, stepwise, rtol=1e-4, atol=2e-5 * np.abs(stepwise).max(), err_msg=name)
+
+
+def test_second_call_finds_the_workspace_used(runner):
+    runner.check(slstm_case(batch=2, sequence=4, heads=2, capture=True, in_place=15))
+
+
 @pytest.mark.parametrize("cell", ["mlstm", "slstm"])
 def test_idle_row_loses_its_state_or_has_output(runner, cell):
     for in_place in (0, 15 if cell == "slstm" else 7):
@@ -116,27 +207,26 @@ def test_bounds_are_too_loose_to_show_an_error():
         assert expected.bound.max() < 2.0**-12 * max(1, np.abs(expected.value).max()), expected.name
 
 
-def _barriers(path: Path) -> list[int]:
-    lines = path.read_text().splitlines()
-    return [number for number, line in enumerate(lines, 1) if re.match(r"[^/]*__syncthreads\(\)", line)]
+def _cases_with_broken_barrier(file: str, **options) -> list:
+    """Cases that need every barrier of the file: several blocks, chunks, positions, groups of rows; states in place."""
+    if file == "mlstm_step.cuh":
+        sizes = {"dim_qk": 64, "dim_v": 144, "tile": (4, 32), "in_place": 7}
+        return [mlstm_case(sequence=sequence, **sizes, **options) for sequence in (1, 2)]
+    if file == "mlstm_chunkwise.cuh":
+        return [mlstm_case(dim_qk=40, dim_v=40, sequence=70, chunk=(32, 32), in_place=7, **options)]
+    if file == "slstm_step.cuh":
+        return [slstm_case(dim=32, batch=2, sequence=sequence, in_place=15, **options) for sequence in (1, 2)]
+    sizes = {"dim": 24, "heads": 2, "sequence": 4, "multiprocessors": 7, "in_place": 15}
+    return [slstm_case(batch=batch, **sizes, **options) for batch in (8, 9)]
 
 
-@pytest.mark.parametrize(
-    ("cell", "line"),
-    [(cell, line) for cell in ("mlstm", "slstm") for line in _barriers(SOURCE / f"cells/cuda/{cell}_step.cuh")],
-)
-def test_missing_barrier_goes_unnoticed(runner, cell, line):
+@pytest.mark.parametrize(("file", "line"), [(file, line) for file in KERNEL_FILES for line in _barriers(file)])
+def test_missing_barrier_goes_unnoticed(runner, file, line):
     """Every barrier left out in turn: some order of the threads must then give a wrong result."""
-    noticed = 0
     for schedule in SCHEDULES:
-        for sequence in (1, 2):
-            options = {"sequence": sequence, "schedule": schedule, "broken_barrier": line}
-            if cell == "mlstm":
-                case = mlstm_case(dim_qk=64, dim_v=144, tile=(4, 32), in_place=7, **options)
-            else:
-                case = slstm_case(dim=32, batch=2, in_place=15, **options)
+        for case in _cases_with_broken_barrier(file, schedule=schedule, broken_file=file, broken_barrier=line):
             try:
                 runner.check(case)
             except (AssertionError, RunnerDied):
-                noticed += 1
-    assert noticed, f"{cell}_step.cuh works without its barrier in line {line}"
+                return
+    pytest.fail(f"{file} works without its barrier in line {line}")

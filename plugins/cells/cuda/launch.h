@@ -13,16 +13,18 @@
 namespace xlstm::cuda {
 
 // Any B, S, H, DK, DV; states out of place, or each in the very buffer of its input. One launch out of place; two with
-// n or m in place (every block of a head reads them, so a second, small kernel writes them).
+// n or m in place (every block of a head reads them, so a second, small kernel writes them). A sequence goes through the
+// chunkwise kernel where a tile of C fits into a block's shared memory, else step by step through the step kernel.
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream);
 
-// Bytes of scratch that launch_slstm needs for these sizes: a second buffer for y, 4 * B * H * DH bytes.
+// Bytes of scratch that launch_slstm needs for these sizes: two buffers for y and a counter for each head.
 inline size_t slstm_workspace_size(int64_t batch, int64_t heads, int64_t dim) {
-  return sizeof(float) * static_cast<size_t>(batch * heads * dim);
+  return sizeof(float) * static_cast<size_t>(2 * batch * heads * dim + heads);
 }
 
-// Any B, S, H, DH; states out of place or in place. One launch for each position of the sequence. `workspace` (16-byte
-// aligned) may be null where S == 1 and y_out != y_in, which is where it is not used.
+// Any B, S, H, DH; states out of place or in place. A sequence is one cooperative launch where R fits into the shared
+// memory of all multiprocessors together, else one launch for each position. `workspace` (16-byte aligned, whatever it
+// holds) may be null where S == 1 and y_out != y_in, which is where it is not used.
 cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t stream);
 
 // For tests and tuning: the columns of C that a block of the mLSTM kernel owns (vector * lanes), and a launch with it.
@@ -33,5 +35,15 @@ struct MlstmTile {
 };
 MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors);
 cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream);
+
+// The same for the chunkwise kernel: positions of a chunk and columns of C that a block owns. The shapes that exist:
+// length 64 with columns 64 or 32; length 32 with columns 32 or 16. `shared_limit`: bytes of shared memory that a block
+// may have; length 0 says that nothing fits.
+struct MlstmChunk {
+  int length;
+  int columns;
+};
+MlstmChunk choose_mlstm_chunk(const MlstmArgs& args, int multiprocessors, int64_t shared_limit);
+cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cudaStream_t stream);
 
 }  // namespace xlstm::cuda

@@ -1,4 +1,5 @@
 #include "cells/cuda/launch.h"
+#include "cells/cuda/mlstm_chunkwise.cuh"
 #include "cells/cuda/mlstm_step.cuh"
 
 namespace xlstm::cuda {
@@ -17,10 +18,12 @@ bool fits_vector(const MlstmArgs& a) {
   return a.dim_v % 4 == 0 && is_aligned(a.C_in, 16) && is_aligned(a.C_out, 16) && is_aligned(a.v, 4 * activation);
 }
 
-cudaLaunchConfig_t make_config(int64_t blocks, size_t shared_bytes, cudaStream_t stream) {
+bool normaliser_in_place(const MlstmArgs& a) { return a.n_in == a.n_out || a.m_in == a.m_out; }
+
+cudaLaunchConfig_t make_config(int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kMlstmThreads);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   return config;
@@ -32,15 +35,14 @@ cudaError_t launch_positions(const MlstmArgs& args, int64_t begin, int64_t end, 
   const int64_t heads = args.batch * args.heads;
   const int64_t tiles = ceil_div<int64_t>(args.dim_v, kVector * kLanes);
   if (heads * tiles > INT32_MAX || args.dim_qk * args.dim_v > INT32_MAX) return cudaErrorInvalidConfiguration;
-  const bool in_place = args.n_in == args.n_out || args.m_in == args.m_out;
-  const bool one_launch = tiles == 1 || !in_place;
+  const bool one_launch = tiles == 1 || !normaliser_in_place(args);
 
   const size_t shared_bytes = end - begin > 1 ? sizeof(float) * args.dim_qk : 0;
-  cudaLaunchConfig_t config = make_config(heads * tiles, shared_bytes, stream);
+  cudaLaunchConfig_t config = make_config(heads * tiles, kMlstmThreads, shared_bytes, stream);
   cudaError_t status =
       cudaLaunchKernelEx(&config, mlstm_step_kernel<T, kVector, kLanes>, args, begin, end, one_launch);
   if (status != cudaSuccess || one_launch) return status;
-  config = make_config(heads, 0, stream);
+  config = make_config(heads, kMlstmThreads, 0, stream);
   return cudaLaunchKernelEx(&config, mlstm_normaliser_kernel<T>, args, begin, end);
 }
 
@@ -74,6 +76,37 @@ cudaError_t launch_typed(const MlstmArgs& args, MlstmTile tile, cudaStream_t str
   return cudaErrorInvalidValue;
 }
 
+// Calls fn(layout) with the layout of every shape that the chunkwise kernel has.
+template <typename Function>
+void for_each_chunk(Function&& fn) {
+  fn(ChunkLayout<64, 64>{});
+  fn(ChunkLayout<64, 32>{});
+  fn(ChunkLayout<32, 32>{});
+  fn(ChunkLayout<32, 16>{});
+}
+
+template <typename T, int kLength, int kColumns>
+cudaError_t launch_chunkwise(const MlstmArgs& args, cudaStream_t stream) {
+  const int64_t heads = args.batch * args.heads;
+  const int64_t tiles = ceil_div<int64_t>(args.dim_v, kColumns);
+  if (heads * tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
+  const size_t activation = sizeof(T);
+  const bool vectorised =
+      fits_vector(args) && args.dim_qk % 4 == 0 && is_aligned(args.q, 4 * activation) && is_aligned(args.k, 4 * activation);
+  const bool one_launch = tiles == 1 || !normaliser_in_place(args);
+
+  const int64_t shared_bytes = ChunkLayout<kLength, kColumns>::bytes(args.dim_qk);
+  const auto kernel = mlstm_chunkwise_kernel<T, kLength, kColumns>;
+  cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (status != cudaSuccess) return status;
+  cudaLaunchConfig_t config = make_config(heads * tiles, chunk_threads(kLength), shared_bytes, stream);
+  status = cudaLaunchKernelEx(&config, kernel, args, vectorised, one_launch);
+  if (status != cudaSuccess || one_launch) return status;
+  config = make_config(heads, chunk_threads(kLength), 0, stream);
+  return cudaLaunchKernelEx(&config, mlstm_chunkwise_normaliser_kernel<T, kLength>, args);
+}
+
 }  // namespace
 
 MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors) {
@@ -96,12 +129,51 @@ cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream
   return status;
 }
 
+MlstmChunk choose_mlstm_chunk(const MlstmArgs& args, int multiprocessors, int64_t shared_limit) {
+  MlstmChunk best{};
+  int64_t best_work = INT64_MAX;
+  for_each_chunk([&](auto layout) {
+    using Layout = decltype(layout);
+    if (Layout::bytes(args.dim_qk) > shared_limit) return;
+    // Short chunks only for short sequences, and where long ones do not fit.
+    const bool preferred = (Layout::kLength == 64) == (args.sequence > 32);
+    if (best.length && !preferred) return;
+    const int64_t blocks = args.batch * args.heads * ceil_div<int64_t>(args.dim_v, Layout::kColumns);
+    // Products of the busiest multiprocessor for a position: every block repeats the scores of its head.
+    const int64_t work = ceil_div<int64_t>(blocks, multiprocessors) * (Layout::kLength + 2 * Layout::kColumns);
+    if (best.length && work >= best_work) return;
+    best = {Layout::kLength, Layout::kColumns};
+    best_work = work;
+  });
+  return best;
+}
+
+cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cudaStream_t stream) {
+  if (args.batch == 0 || args.heads == 0 || args.dim_v == 0 || args.sequence == 0) return cudaSuccess;
+  if (!valid(args)) return cudaErrorInvalidValue;
+  cudaError_t status = cudaErrorInvalidValue;
+  for_each_chunk([&](auto layout) {
+    using Layout = decltype(layout);
+    if (chunk.length != Layout::kLength || chunk.columns != Layout::kColumns) return;
+    dispatch_type(args.type, [&](auto example) {
+      status = launch_chunkwise<decltype(example), Layout::kLength, Layout::kColumns>(args, stream);
+    });
+  });
+  return status;
+}
+
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream) {
-  int device = 0, multiprocessors = 0;
+  int device = 0, multiprocessors = 0, shared_limit = 0;
   cudaError_t status = cudaGetDevice(&device);
   if (status != cudaSuccess) return status;
   status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (status != cudaSuccess) return status;
+  if (args.sequence > 1) {
+    status = cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (status != cudaSuccess) return status;
+    const MlstmChunk chunk = choose_mlstm_chunk(args, multiprocessors, shared_limit);
+    if (chunk.length) return launch_mlstm_chunkwise(args, chunk, stream);
+  }
   return launch_mlstm_tiled(args, choose_mlstm_tile(args, multiprocessors), stream);
 }
 

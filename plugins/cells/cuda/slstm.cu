@@ -1,4 +1,5 @@
 #include "cells/cuda/launch.h"
+#include "cells/cuda/slstm_sequence.cuh"
 #include "cells/cuda/slstm_step.cuh"
 
 namespace xlstm::cuda {
@@ -14,7 +15,9 @@ template <typename T, typename RecurrentT, int kVector, int kRows>
 cudaError_t launch_step(const SlstmArgs& args, const float* y_prev, float* y_next, int64_t position,
                         cudaStream_t stream) {
   const int64_t blocks = args.heads * ceil_div<int64_t>(args.dim, kSlstmUnits) * ceil_div<int64_t>(args.batch, kRows);
-  if (blocks > INT32_MAX || args.batch > INT32_MAX - kRows || args.dim > INT32_MAX - kSlstmUnits) return cudaErrorInvalidConfiguration;
+  if (blocks > INT32_MAX || args.batch > INT32_MAX - kRows || args.dim > INT32_MAX - kSlstmUnits) {
+    return cudaErrorInvalidConfiguration;
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kSlstmThreads);
@@ -40,19 +43,12 @@ cudaError_t launch_position(const SlstmArgs& args, const float* y_prev, float* y
   return launch_position<T, float>(args, y_prev, y_next, position, stream);
 }
 
-}  // namespace
-
-cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t stream) {
-  if (args.batch == 0 || args.heads == 0 || args.dim == 0 || args.sequence == 0) return cudaSuccess;
-  if (!valid(args)) return cudaErrorInvalidValue;
-  float* const scratch = static_cast<float*>(workspace);
-  if (scratch == nullptr && (args.sequence > 1 || args.y_in == args.y_out)) return cudaErrorInvalidValue;
-
-  // y alternates between y_out and the scratch buffer so that the last position writes y_out.
+// Every position in a launch of its own; y alternates between y_out and `scratch` so that the last one writes y_out.
+cudaError_t launch_positions(const SlstmArgs& args, float* scratch, cudaStream_t stream) {
   SlstmArgs step = args;
   const float* y_prev = args.y_in;
   if (args.y_in == args.y_out && args.sequence % 2 == 1) {  // the first position will write y_out
-    const size_t bytes = slstm_workspace_size(args.batch, args.heads, args.dim);
+    const size_t bytes = sizeof(float) * static_cast<size_t>(args.batch * args.heads * args.dim);
     const cudaError_t status = cudaMemcpyAsync(scratch, args.y_in, bytes, cudaMemcpyDeviceToDevice, stream);
     if (status != cudaSuccess) return status;
     y_prev = scratch;
@@ -70,6 +66,97 @@ cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t st
     step.m_in = args.m_out;
   }
   return cudaSuccess;
+}
+
+struct DeviceLimits {
+  int multiprocessors, shared_bytes, cooperative;
+};
+
+cudaError_t query_limits(DeviceLimits& limits) {
+  int device = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  const auto query = [&](int& value, cudaDeviceAttr attribute) {
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, attribute, device);
+  };
+  query(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
+  query(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  query(limits.cooperative, cudaDevAttrCooperativeLaunch);
+  return status;
+}
+
+// The units of a block of the sequence kernel: as few as give every multiprocessor one block at most, in whole turns of
+// the warps. 0 where R does not fit, or the pointwise part has more elements than threads.
+template <typename RecurrentT, int kRows>
+int choose_units(const SlstmArgs& args, const DeviceLimits& limits) {
+  for (int units = kSlstmUnits; units * kRows <= kSlstmThreads; units += kSlstmUnits) {
+    if (SliceLayout<RecurrentT, kRows>::bytes(args.dim, units) > limits.shared_bytes) return 0;
+    if (args.heads * ceil_div<int64_t>(args.dim, units) <= limits.multiprocessors) return units;
+  }
+  return 0;
+}
+
+// `launched` false: the sequence kernel does not fit these sizes or this device, and nothing was enqueued.
+template <typename T, typename RecurrentT, int kRows>
+cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launched, cudaStream_t stream) {
+  DeviceLimits limits{};
+  cudaError_t status = query_limits(limits);
+  if (status != cudaSuccess || !limits.cooperative) return status;
+  const int units = choose_units<RecurrentT, kRows>(args, limits);
+  if (units == 0 || args.batch > INT32_MAX - kRows) return cudaSuccess;
+  const size_t shared_bytes = static_cast<size_t>(SliceLayout<RecurrentT, kRows>::bytes(args.dim, units));
+  const int64_t blocks = args.heads * ceil_div<int64_t>(args.dim, units);
+
+  const auto kernel = slstm_sequence_kernel<T, RecurrentT, kRows>;
+  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (status != cudaSuccess) return status;
+  int resident = 0;
+  status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kSlstmThreads, shared_bytes);
+  if (status != cudaSuccess || blocks > int64_t{resident} * limits.multiprocessors) return status;
+
+  unsigned* const arrivals = reinterpret_cast<unsigned*>(exchange + 2 * args.batch * args.heads * args.dim);
+  status = cudaMemsetAsync(arrivals, 0, sizeof(unsigned) * static_cast<size_t>(args.heads), stream);
+  if (status != cudaSuccess) return status;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kSlstmThreads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  status = cudaLaunchKernelEx(&config, kernel, args, units, exchange, arrivals);
+  launched = status == cudaSuccess;
+  return status;
+}
+
+template <typename T>
+cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launched, cudaStream_t stream) {
+  if (args.recurrent_type == args.type) {
+    if (args.batch == 1) return launch_sequence<T, T, 1>(args, exchange, launched, stream);
+    return launch_sequence<T, T, 8>(args, exchange, launched, stream);
+  }
+  if (args.batch == 1) return launch_sequence<T, float, 1>(args, exchange, launched, stream);
+  return launch_sequence<T, float, 8>(args, exchange, launched, stream);
+}
+
+}  // namespace
+
+cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t stream) {
+  if (args.batch == 0 || args.heads == 0 || args.dim == 0 || args.sequence == 0) return cudaSuccess;
+  if (!valid(args)) return cudaErrorInvalidValue;
+  float* const scratch = static_cast<float*>(workspace);
+  if (scratch == nullptr && (args.sequence > 1 || args.y_in == args.y_out)) return cudaErrorInvalidValue;
+  if (args.sequence > 1) {
+    bool launched = false;
+    cudaError_t status = cudaErrorInvalidValue;
+    dispatch_type(args.type, [&](auto example) {
+      status = launch_sequence<decltype(example)>(args, scratch, launched, stream);
+    });
+    if (status != cudaSuccess || launched) return status;
+  }
+  return launch_positions(args, scratch, stream);
 }
 
 }  // namespace xlstm::cuda

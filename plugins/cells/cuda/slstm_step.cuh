@@ -44,6 +44,36 @@ __device__ __forceinline__ float reduce_scatter(float (&values)[N], int lane) {
   return total;
 }
 
+// Adds the products of one unit's rows of R, a gate_stride apart, with those of y, a row_stride apart: this lane's part
+// of acc[gate * kRows + row]. Columns from `width` on, a multiple of kVector, and rows from `rows` on are left alone.
+template <int kVector, int kRows, typename RecurrentT>
+__device__ __forceinline__ void accumulate_gates(const RecurrentT* R, int64_t gate_stride, const float* y,
+                                                 int64_t row_stride, int width, int rows, int lane,
+                                                 float (&acc)[kGates * kRows]) {
+#pragma unroll 2
+  for (int in = lane * kVector; in < width; in += kWarpSize * kVector) {
+    Vector<RecurrentT, kVector> weights[kGates];
+#pragma unroll
+    for (int g = 0; g < kGates; ++g) weights[g] = load_vector<kVector>(R + g * gate_stride + in);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= rows) break;
+      constexpr int kPart = kVector < 4 ? kVector : 4;  // 16 bytes of y at a time
+#pragma unroll
+      for (int part = 0; part < kVector; part += kPart) {
+        const Vector<float, kPart> y_part = load_vector<kPart>(y + r * row_stride + in + part);
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) {
+#pragma unroll
+          for (int j = 0; j < kPart; ++j) {
+            acc[g * kRows + r] += to_float(weights[g].values[part + j]) * y_part.values[j];
+          }
+        }
+      }
+    }
+  }
+}
+
 // The state inputs of `args` are those at `position`, with y in y_prev and y_next. Grid: heads * unit tiles * row tiles,
 // the row tiles of the same weights side by side.
 template <typename T, typename RecurrentT, int kVector, int kRows>
@@ -89,29 +119,7 @@ __global__ void __launch_bounds__(kSlstmThreads)
   if (out < DH) {
     const RecurrentT* const R = static_cast<const RecurrentT*>(args.R) + (head * kGates * DH + out) * int64_t{DH};
     const float* const y = y_prev + (first_row * args.heads + head) * DH;
-    const int64_t gate_stride = int64_t{DH} * DH, row_stride = args.heads * DH;
-#pragma unroll 2
-    for (int in = lane * kVector; in < DH; in += kWarpSize * kVector) {
-      Vector<RecurrentT, kVector> weights[kGates];
-#pragma unroll
-      for (int g = 0; g < kGates; ++g) weights[g] = load_vector<kVector>(R + g * gate_stride + in);
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        if (first_row + r >= rows) break;
-        constexpr int kPart = kVector < 4 ? kVector : 4;  // 16 bytes of y at a time
-#pragma unroll
-        for (int part = 0; part < kVector; part += kPart) {
-          const Vector<float, kPart> y_part = load_vector<kPart>(y + r * row_stride + in + part);
-#pragma unroll
-          for (int g = 0; g < kGates; ++g) {
-#pragma unroll
-            for (int j = 0; j < kPart; ++j) {
-              acc[g * kRows + r] += to_float(weights[g].values[part + j]) * y_part.values[j];
-            }
-          }
-        }
-      }
-    }
+    accumulate_gates<kVector, kRows>(R, int64_t{DH} * DH, y, args.heads * DH, DH, rows - first_row, lane, acc);
   }
   const float sum = reduce_scatter(acc, lane);
   if (lane < kSums) sums[lane][warp] = sum;

@@ -6,12 +6,13 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cells/cells.h"
 
-// Dynamic shared memory, named once so that a build without nvcc can supply its own.
+// Dynamic shared memory, named once so that a build without nvcc can supply its own; aligned for the tensor cores.
 #if !defined(XLSTM_DYNAMIC_SHARED)
-#define XLSTM_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#define XLSTM_DYNAMIC_SHARED(type, name) extern __shared__ __align__(32) type name[]
 #endif
 
 namespace xlstm::cuda {

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <random>
 #include <string>
@@ -22,11 +24,14 @@ extern char __stop_cuda_shared[] __attribute__((weak));
 namespace simulator {
 
 Index thread_index, block_index;
+Device device;
 
 namespace {
 
 constexpr unsigned kWarp = 32;
 constexpr size_t kStackBytes = 128 * 1024;
+constexpr size_t kSharedWithoutAsking = 48 * 1024;
+constexpr size_t kSharedAlignment = 128;
 constexpr unsigned char kPoison = 0xff;  // a NaN in every floating-point type
 
 struct Place {
@@ -35,7 +40,7 @@ struct Place {
   bool operator==(const Place& other) const { return line == other.line && !std::strcmp(file, other.file); }
 };
 
-enum class State { kReady, kAtBarrier, kAtShuffle, kDone };
+enum class State { kReady, kSpinning, kAtBarrier, kAtCollective, kDone };
 
 struct Fiber {
   ucontext_t context;
@@ -46,24 +51,33 @@ struct Fiber {
 };
 
 struct Warp {
-  unsigned arrived = 0, generation = 0;
+  unsigned arrived = 0;
   Place place;
-  uint32_t slots[2][kWarp];  // by parity of the generation: a lane may be one shuffle ahead of another, not two
+  void* lanes[kWarp];
+};
+
+struct FreeShared {
+  void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t{kSharedAlignment}); }
 };
 
 struct Block {
+  unsigned index = 0;
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
-  ucontext_t scheduler;
-  const std::function<void()>* kernel;
-  unsigned running = 0;
-  void* scheduler_fake_stack = nullptr;
-  const void* scheduler_stack = nullptr;
-  size_t scheduler_stack_bytes = 0;
+  std::unique_ptr<char[], FreeShared> dynamic_memory;
+  std::vector<char> static_memory;  // while another block runs
 };
 
-Block block;
-std::unique_ptr<char[]> dynamic_memory;
+std::vector<Block> blocks;
+Block* block;           // the running one
+unsigned running = 0;   // its running fiber
+const std::function<void()>* running_kernel;
+ucontext_t scheduler;
+void* scheduler_fake_stack = nullptr;
+const void* scheduler_stack = nullptr;
+size_t scheduler_stack_bytes = 0;
+
+std::map<const void*, size_t> allowed_shared;
 uint64_t schedule_seed = 0;
 std::string broken_file;
 int broken_line = 0;
@@ -75,83 +89,156 @@ int broken_line = 0;
 
 std::string describe(const Place& place) { return std::string(place.file) + ":" + std::to_string(place.line); }
 
+bool is_broken(const char* file, int line) {
+  const size_t length = std::strlen(file);
+  return line == broken_line && length >= broken_file.size() &&
+         !std::strcmp(file + length - broken_file.size(), broken_file.c_str());
+}
+
 void switch_to_scheduler(bool finished) {
-  Fiber& fiber = block.fibers[block.running];
+  Fiber& fiber = block->fibers[running];
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(finished ? nullptr : &fiber.fake_stack, block.scheduler_stack,
-                                 block.scheduler_stack_bytes);
+  __sanitizer_start_switch_fiber(finished ? nullptr : &fiber.fake_stack, scheduler_stack, scheduler_stack_bytes);
 #else
   (void)finished;
 #endif
-  swapcontext(&fiber.context, &block.scheduler);
+  swapcontext(&fiber.context, &scheduler);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
 #endif
 }
 
+// Until the scheduler resumes the running fiber.
+void wait(State state, const Place& place) {
+  Fiber& fiber = block->fibers[running];
+  fiber.state = state;
+  fiber.place = place;
+  switch_to_scheduler(false);
+}
+
 void run_fiber() {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_bytes);
 #endif
-  (*block.kernel)();
-  block.fibers[block.running].state = State::kDone;
+  (*running_kernel)();
+  block->fibers[running].state = State::kDone;
   switch_to_scheduler(true);
 }
 
 void resume(unsigned index) {
-  Fiber& fiber = block.fibers[index];
-  block.running = index;
+  Fiber& fiber = block->fibers[index];
+  running = index;
   thread_index = {index, 0, 0};
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
+  __sanitizer_start_switch_fiber(&scheduler_fake_stack, fiber.stack.get(), kStackBytes);
 #endif
-  swapcontext(&block.scheduler, &fiber.context);
+  swapcontext(&scheduler, &fiber.context);
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
+  __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
 #endif
 }
 
 // Opens the barrier when every thread waits at it; says what is wrong when nobody can go on.
 void open_barrier() {
-  const Place& place = block.fibers[0].place;
-  for (size_t t = 0; t < block.fibers.size(); ++t) {
-    const Fiber& fiber = block.fibers[t];
-    if (fiber.state == State::kAtShuffle) fail("some lanes of a warp never reach the shuffle at " + describe(fiber.place));
+  const Place& place = block->fibers[0].place;
+  for (size_t t = 0; t < block->fibers.size(); ++t) {
+    const Fiber& fiber = block->fibers[t];
+    if (fiber.state == State::kAtCollective) {
+      fail("some lanes of a warp never reach the collective at " + describe(fiber.place));
+    }
     if (fiber.state == State::kDone || !(fiber.place == place)) {
       fail("thread " + std::to_string(t) + " does not reach the barrier that others wait at");
     }
   }
-  for (Fiber& fiber : block.fibers) fiber.state = State::kReady;
+  for (Fiber& fiber : block->fibers) fiber.state = State::kReady;
 }
 
-// The section also holds the address sanitizer's red zones between the variables.
-__attribute__((no_sanitize("address"))) void poison_static_shared() {
-  for (volatile char* byte = __start_cuda_shared; byte < __stop_cuda_shared; ++byte) *byte = static_cast<char>(kPoison);
+// The section of the __shared__ variables also holds the address sanitizer's red zones between them.
+__attribute__((no_sanitize("address"))) void copy_static_shared(volatile char* to, const volatile char* from) {
+  const ptrdiff_t bytes = __stop_cuda_shared - __start_cuda_shared;
+  for (ptrdiff_t i = 0; i < bytes; ++i) to[i] = from[i];
 }
 
-void run_block() {
-  poison_static_shared();
-  std::vector<unsigned> order(block.fibers.size());
+void enter(Block& next) {
+  if (block) copy_static_shared(block->static_memory.data(), __start_cuda_shared);
+  block = &next;
+  block_index = {next.index, 0, 0};
+  copy_static_shared(__start_cuda_shared, next.static_memory.data());
+}
+
+bool is_done(const Block& b) {
+  return std::all_of(b.fibers.begin(), b.fibers.end(), [](const Fiber& fiber) { return fiber.state == State::kDone; });
+}
+
+// One turn of every thread of the block that can go on, or the opening of its barrier. False if all it can do is spin.
+bool run_round(std::mt19937_64& random) {
+  std::vector<unsigned> order(block->fibers.size());
   std::iota(order.begin(), order.end(), 0u);
   if (schedule_seed == 1 || schedule_seed == 3) std::reverse(order.begin(), order.end());
   const bool by_warp = schedule_seed == 2 || schedule_seed == 3;
-  std::mt19937_64 random(schedule_seed);
-  for (;;) {
-    if (schedule_seed > 3) std::shuffle(order.begin(), order.end(), random);
-    bool progress = false, waiting = false, moved = false;
-    for (size_t turn = 0; turn < order.size(); ++turn) {
-      if (block.fibers[order[turn]].state == State::kReady) {
-        resume(order[turn]);
+  if (schedule_seed > 3) std::shuffle(order.begin(), order.end(), random);
+  const bool dawdling = schedule_seed > 3 && blocks.size() > 1;
+  bool spinning = false, progress = false, moved = false;
+  for (Fiber& fiber : block->fibers) {
+    if (fiber.state == State::kSpinning) fiber.state = State::kReady;
+  }
+  for (size_t turn = 0; turn < order.size(); ++turn) {
+    Fiber& fiber = block->fibers[order[turn]];
+    if (fiber.state == State::kReady && dawdling && random() % 2) {
+      progress = true;  // in a later round
+    } else if (fiber.state == State::kReady) {
+      resume(order[turn]);
+      moved = true;
+      if (fiber.state == State::kSpinning) {
+        spinning = true;
+      } else {
         progress = true;
-        moved = true;
       }
-      const bool end_of_warp = turn % kWarp == kWarp - 1;
-      if (end_of_warp && by_warp && moved) turn -= kWarp;  // the warp again, until it can go no further
-      if (end_of_warp) moved = false;
     }
-    for (const Fiber& fiber : block.fibers) waiting |= fiber.state != State::kDone;
-    if (!waiting) return;
-    if (!progress) open_barrier();
+    const bool end_of_warp = turn % kWarp == kWarp - 1;
+    if (end_of_warp && by_warp && moved) turn -= kWarp;  // the warp again, until it can go no further
+    if (end_of_warp) moved = false;
+  }
+  if (progress || spinning || is_done(*block)) return progress;
+  open_barrier();
+  return true;
+}
+
+void run_blocks() {
+  std::mt19937_64 random(schedule_seed);
+  const bool far = schedule_seed == 2 || schedule_seed == 3;
+  for (bool left = true; left;) {
+    bool progress = left = false;
+    for (Block& next : blocks) {
+      if (is_done(next)) continue;
+      left = true;
+      if (blocks.size() > 1 || block != &next) enter(next);
+      bool moved = run_round(random);
+      progress |= moved;
+      while (moved && (far || blocks.size() == 1) && !is_done(next)) moved = run_round(random);
+    }
+    if (left && !progress) fail("every thread that is left waits for a spin to end");
+  }
+}
+
+void prepare(Block& b, unsigned index, const Launch& launch) {
+  b.index = index;
+  b.dynamic_memory.reset();
+  if (launch.dynamic_shared_bytes) {
+    b.dynamic_memory.reset(new (std::align_val_t{kSharedAlignment}) char[launch.dynamic_shared_bytes]);
+    std::memset(b.dynamic_memory.get(), kPoison, launch.dynamic_shared_bytes);
+  }
+  b.static_memory.assign(static_cast<size_t>(__stop_cuda_shared - __start_cuda_shared), static_cast<char>(kPoison));
+  b.fibers.resize(launch.threads);
+  b.warps.assign(launch.threads / kWarp, Warp{});
+  for (Fiber& fiber : b.fibers) {
+    if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);
+    fiber.state = State::kReady;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, run_fiber, 0);
   }
 }
 
@@ -164,63 +251,68 @@ void break_barrier(const char* file, int line) {
   broken_line = line;
 }
 
-void* dynamic_shared() { return dynamic_memory.get(); }
+void allow_dynamic_shared(const void* kernel, size_t bytes) {
+  if (bytes > device.shared_limit) fail("a kernel asks for more shared memory than there is");
+  allowed_shared[kernel] = bytes;
+}
 
-void launch(unsigned blocks, unsigned threads, size_t dynamic_shared_bytes, const std::function<void()>& kernel) {
-  if (threads % kWarp != 0) fail("a block of " + std::to_string(threads) + " threads is not whole warps");
-  for (unsigned index = 0; index < blocks; ++index) {
-    block_index = {index, 0, 0};
-    dynamic_memory.reset(dynamic_shared_bytes ? new char[dynamic_shared_bytes] : nullptr);
-    if (dynamic_memory) std::memset(dynamic_memory.get(), kPoison, dynamic_shared_bytes);
-    block.fibers.resize(threads);
-    block.warps.assign(threads / kWarp, Warp{});
-    block.kernel = &kernel;
-    for (Fiber& fiber : block.fibers) {
-      if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);
-      fiber.state = State::kReady;
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.get();
-      fiber.context.uc_stack.ss_size = kStackBytes;
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, run_fiber, 0);
-    }
-    run_block();
+void* dynamic_shared() { return block->dynamic_memory.get(); }
+
+void launch(const Launch& launch, const std::function<void()>& kernel) {
+  if (launch.threads % kWarp != 0) fail("a block of " + std::to_string(launch.threads) + " threads is not whole warps");
+  if (launch.dynamic_shared_bytes > std::max(kSharedWithoutAsking, allowed_shared[launch.kernel])) {
+    fail("a kernel has not asked for the shared memory that it is launched with");
+  }
+  running_kernel = &kernel;
+  const unsigned alive = launch.cooperative ? launch.blocks : 1;
+  for (unsigned first = 0; first < launch.blocks; first += alive) {
+    block = nullptr;
+    blocks.resize(alive);
+    for (unsigned i = 0; i < alive; ++i) prepare(blocks[i], first + i, launch);
+    run_blocks();
   }
 }
 
 void barrier(const char* file, int line) {
-  const size_t length = std::strlen(file);
-  if (line == broken_line && length >= broken_file.size() &&
-      !std::strcmp(file + length - broken_file.size(), broken_file.c_str())) {
-    return;
-  }
-  Fiber& fiber = block.fibers[block.running];
-  fiber.state = State::kAtBarrier;
-  fiber.place = {file, line};
-  switch_to_scheduler(false);
+  if (!is_broken(file, line)) wait(State::kAtBarrier, {file, line});
 }
 
-uint32_t exchange(uint32_t value, int offset, unsigned mask, const char* file, int line) {
-  if (mask != 0xffffffffu) fail("a shuffle among part of a warp");
-  const unsigned self = block.running, lane = self % kWarp;
-  Warp& warp = block.warps[self / kWarp];
+bool spin(const char* file, int line) {
+  if (is_broken(file, line)) return true;
+  wait(State::kSpinning, {file, line});
+  return false;
+}
+
+void collective(void* mine, void (*combine)(void* const* lanes), const char* file, int line) {
+  const unsigned self = running, lane = self % kWarp;
+  Warp& warp = block->warps[self / kWarp];
   const Place place{file, line};
   if (warp.arrived == 0) warp.place = place;
-  if (!(warp.place == place)) fail("lanes of one warp at different shuffles: " + describe(place));
-  const unsigned generation = warp.generation;
-  warp.slots[generation % 2][lane] = value;
-  if (++warp.arrived == kWarp) {
-    warp.arrived = 0;
-    ++warp.generation;
-    for (unsigned other = self - lane; other < self - lane + kWarp; ++other) {
-      if (block.fibers[other].state == State::kAtShuffle) block.fibers[other].state = State::kReady;
-    }
-  } else {
-    block.fibers[self].state = State::kAtShuffle;
-    block.fibers[self].place = place;
-    switch_to_scheduler(false);
+  if (!(warp.place == place)) fail("lanes of one warp at different collectives: " + describe(place));
+  warp.lanes[lane] = mine;
+  if (++warp.arrived < kWarp) return wait(State::kAtCollective, place);
+  warp.arrived = 0;
+  combine(warp.lanes);
+  for (unsigned other = self - lane; other < self - lane + kWarp; ++other) {
+    if (other != self) block->fibers[other].state = State::kReady;
   }
-  return warp.slots[generation % 2][lane ^ static_cast<unsigned>(offset)];
+}
+
+float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line) {
+  if (mask != 0xffffffffu) fail("a shuffle among part of a warp");
+  struct Lane {
+    float value;
+    int offset;
+    float result;
+  } mine{value, offset, 0.0f};
+  const auto combine = [](void* const* lanes) {
+    for (unsigned lane = 0; lane < kWarp; ++lane) {
+      Lane& self = *static_cast<Lane*>(lanes[lane]);
+      self.result = static_cast<const Lane*>(lanes[lane ^ static_cast<unsigned>(self.offset)])->value;
+    }
+  };
+  collective(&mine, combine, file, line);
+  return mine.result;
 }
 
 }  // namespace simulator

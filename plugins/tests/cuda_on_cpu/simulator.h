@@ -1,11 +1,13 @@
 // Test only: runs CUDA thread blocks on one CPU thread. Every CUDA thread is a fiber with a stack of its own, switched
 // only where it must wait: a barrier opens when every thread of the block has come to the same __syncthreads(), a
-// shuffle when every lane of the warp has come to the same one. In between threads run one after the other, so a
-// thread that reads what another has yet to write reads the NaN that shared memory is filled with.
+// collective of a warp (shuffle, product of matrices) when every lane has come to the same one, and a thread that spins
+// gives way at its __nanosleep(). In between threads run one after the other, so a thread that reads what another has
+// yet to write reads the NaN that shared memory is filled with. Blocks run one after the other too, but for a cooperative
+// launch, whose blocks are all alive at a time.
 //
-// A wrong kernel ends the process with a message: a barrier or shuffle that some threads miss, or that they reach at
-// different source lines. Reads and writes out of bounds are the address sanitizer's to find: buffers, dynamic shared
-// memory and stacks are all exact heap blocks.
+// A wrong kernel ends the process with a message: a barrier or collective that some threads miss, or that they reach at
+// different source lines; a spin that nobody ends; more shared memory than asked for or than there is. Reads and writes
+// out of bounds are the address sanitizer's to find: buffers, dynamic shared memory and stacks are all exact heap blocks.
 #pragma once
 
 #include <cstddef>
@@ -20,28 +22,44 @@ struct Index {
 };
 extern Index thread_index, block_index;  // of the running fiber
 
+// What the runtime says of the device; tests set it.
+struct Device {
+  int multiprocessors = 4;
+  size_t shared_limit = 99 * 1024;  // bytes of dynamic shared memory that a block may ask for
+  bool cooperative = true;
+};
+extern Device device;
+
 // The order in which threads go on: 0 by rising index, 1 by falling index; 2 and 3 the same warp by warp, each as far as
-// the next barrier; anything else a shuffled order drawn anew for every round from this seed.
+// the next barrier; anything else a shuffled order drawn anew for every round from this seed. The blocks of a cooperative
+// launch take turns of one round; with 2 and 3 each goes as far as it can, with a shuffled order every thread lets half
+// of its turns pass.
 void set_schedule(uint64_t seed);
 
-// Makes the barrier at this source line let every thread pass, as if it had been left out; line 0 mends it. `file` is
-// the end of the path.
+// Makes the barrier or the spin at this source line let every thread pass, as if it had been left out; line 0 mends it.
+// `file` is the end of the path.
 void break_barrier(const char* file, int line);
 
-void launch(unsigned blocks, unsigned threads, size_t dynamic_shared_bytes, const std::function<void()>& kernel);
+struct Launch {
+  unsigned blocks, threads;
+  size_t dynamic_shared_bytes;
+  bool cooperative;
+  const void* kernel;  // to look up what was asked for with allow_dynamic_shared
+};
+void launch(const Launch& launch, const std::function<void()>& kernel);
+
+// Beyond 48 KiB a kernel must have asked before it is launched.
+void allow_dynamic_shared(const void* kernel, size_t bytes);
 
 void* dynamic_shared();
 void barrier(const char* file, int line);
 
-// Leaves `value` where the lane `lane ^ offset` of the warp finds it, and returns what that lane left.
-uint32_t exchange(uint32_t value, int offset, unsigned mask, const char* file, int line);
+// True if the spin at this line is left out; else lets the others run first.
+bool spin(const char* file, int line);
 
-inline float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  bits = exchange(bits, offset, mask, file, line);
-  std::memcpy(&value, &bits, sizeof bits);
-  return value;
-}
+// Waits until every lane of the warp has come here with its argument; the last one calls `combine` for all of them.
+void collective(void* mine, void (*combine)(void* const* lanes), const char* file, int line);
+
+float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line);
 
 }  // namespace simulator

@@ -11,8 +11,16 @@ EXPORT int xlstm_launch_mlstm_tiled(const xlstm::MlstmArgs* args, int vector, in
   return xlstm::cuda::launch_mlstm_tiled(*args, {vector, lanes}, static_cast<cudaStream_t>(stream));
 }
 
+EXPORT int xlstm_launch_mlstm_chunkwise(const xlstm::MlstmArgs* args, int length, int columns, void* stream) {
+  return xlstm::cuda::launch_mlstm_chunkwise(*args, {length, columns}, static_cast<cudaStream_t>(stream));
+}
+
 EXPORT int xlstm_launch_slstm(const xlstm::SlstmArgs* args, void* workspace, void* stream) {
   return xlstm::cuda::launch_slstm(*args, workspace, static_cast<cudaStream_t>(stream));
+}
+
+EXPORT int64_t xlstm_slstm_workspace_size(int64_t batch, int64_t heads, int64_t dim) {
+  return static_cast<int64_t>(xlstm::cuda::slstm_workspace_size(batch, heads, dim));
 }
 
 // For Python to hold its own declarations of the structs against.
