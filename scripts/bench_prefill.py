@@ -4,10 +4,11 @@
     scripts/bench_prefill.py                          the trained model and two known sizes with random weights
     scripts/bench_prefill.py models/configs/X.yaml    others: configurations or checkpoints
 
-All in one run, in turns, so that a disturbance hits every variant; medians. `limit` is the time of the model's matrix
-products alone, by PyTorch at the sizes of one chunk: every projection, and each mLSTM cell's four products in the
-chunkwise form with parts of 64 positions. `upstream` is the forward of the upstream package over the whole prompt,
-without a state, as it is and through torch.compile (which takes minutes; --no-compile leaves it out).
+All in one run, in turns, so that a disturbance hits every variant; medians. `products` is the time of the model's
+matrix products alone at the sizes of one chunk: every projection, and each mLSTM cell's four products in the chunkwise
+form with parts of 64 positions. They are timed in ONNX Runtime and in PyTorch; the faster is the limit. `upstream` is
+the forward of the upstream package over the whole prompt, without a state, as it is and through torch.compile (which
+takes minutes; --no-compile leaves it out).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -78,16 +81,21 @@ def bench(model: Path, folder: Path, library: Path, arguments: argparse.Namespac
     }
     variants["step by step, our kernels"] = lambda: [steps.step(tokens[:, t : t + 1]) for t in range(STEPS)]
     variants |= upstream_variants(source.family, source.config, torch.from_numpy(tokens), arguments.no_compile)
-    variants["limit"] = products(folder / "both", arguments.chunk, arguments.tokens)
+    pairs = products(folder / "both", arguments.chunk)
+    variants["products, ONNX Runtime"] = products_in_onnxruntime(pairs)
+    variants["products, PyTorch"] = products_in_torch(pairs)
     seconds = take_turns(variants, arguments.rounds)
     seconds["step by step, our kernels"] *= arguments.tokens / STEPS
+    for name in ("products, ONNX Runtime", "products, PyTorch"):
+        seconds[name] *= arguments.tokens / arguments.chunk
+    limit = min(s for name, s in seconds.items() if name.startswith("products"))
     sizes = f"{arguments.tokens} tokens in chunks of {arguments.chunk}, {arguments.threads} threads"
     print(f"\n{model.name}: {sizes}, float32")
     upstream = min((s for name, s in seconds.items() if name.startswith("upstream")), default=float("nan"))
     print(f"{'':28} {'ms':>9} {'tokens/s':>9} {'/ upstream':>11} {'x limit':>8}")
     for name, value in seconds.items():
         rate = arguments.tokens / value
-        print(f"{name:28} {1e3 * value:9.1f} {rate:9.0f} {upstream / value:11.2f} {value / seconds['limit']:8.2f}")
+        print(f"{name:28} {1e3 * value:9.1f} {rate:9.0f} {upstream / value:11.2f} {value / limit:8.2f}")
 
 
 def upstream_variants(
@@ -113,32 +121,54 @@ def upstream_variants(
     return variants
 
 
-def products(bundle: Path, chunk: int, tokens: int) -> Callable[[], object]:
-    """The matrix products of a prompt in chunks, by PyTorch; the head is at one position only."""
+def products(bundle: Path, chunk: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The factors of the matrix products of one chunk; the head is left out, at one position it is next to nothing."""
     graph = onnx.load(bundle / MODEL_FILE, load_external_data=False).graph
     shapes = {t.name: tuple(t.dims) for t in graph.initializer}
     states = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.input}
-    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+    pairs: list[tuple[tuple, tuple]] = []
     for node in graph.node:
         if node.op_type == "Gemm" and not node.name.startswith("head"):
             out, width = shapes[node.input[1]]
-            calls.append((torch.randn(chunk, width), torch.randn(out, width).T))
+            pairs.append(((chunk, width), (width, out)))
         elif node.domain == DOMAIN and node.op_type == "MLSTMCell":
             _, heads, qk, v = states[node.input[5]]
             parts = heads * -(-chunk // PART)
-            calls += [
-                (torch.randn(parts, PART, qk), torch.randn(parts, qk, PART)),  # scores
-                (torch.randn(parts, PART, PART), torch.randn(parts, PART, v)),  # of them, the values
-                (torch.randn(parts, PART, qk), torch.randn(parts, qk, v)),  # queries of the old state
-                (torch.randn(parts, qk, PART), torch.randn(parts, PART, v)),  # keys and values into it
+            pairs += [
+                ((parts, PART, qk), (parts, qk, PART)),  # scores
+                ((parts, PART, PART), (parts, PART, v)),  # of them, the values
+                ((parts, PART, qk), (parts, qk, v)),  # queries of the old state
+                ((parts, qk, PART), (parts, PART, v)),  # keys and values into it
             ]
+    random = np.random.default_rng(0)
+    made = {shape: random.standard_normal(shape, np.float32) for pair in pairs for shape in pair}
+    return [(made[left], made[right]) for left, right in pairs]
 
-    def run() -> None:
-        for _ in range(-(-tokens // chunk)):
-            for left, right in calls:
-                left @ right
 
-    return run
+def products_in_torch(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Callable[[], object]:
+    tensors = [(torch.from_numpy(left), torch.from_numpy(right)) for left, right in pairs]
+    return lambda: [left @ right for left, right in tensors]
+
+
+def products_in_onnxruntime(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Callable[[], object]:
+    """A graph of nothing but these products, unoptimised so that none is dropped; weights packed when it is loaded."""
+    names = {array.shape: f"x{index}" for index, array in enumerate(a for pair in pairs for a in pair)}
+    arrays = {names[array.shape]: array for pair in pairs for array in pair}
+    nodes = [
+        helper.make_node("MatMul", [names[left.shape], names[right.shape]], [f"y{index}"])
+        for index, (left, right) in enumerate(pairs)
+    ]
+    lefts = {names[left.shape]: left for left, _ in pairs}
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in lefts.items()]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items() if name not in lefts]
+    outputs = [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None) for node in nodes]
+    graph = helper.make_graph(nodes, "products", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(["y0"], lefts)
 
 
 def take_turns(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
