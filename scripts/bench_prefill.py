@@ -172,14 +172,14 @@ def products_in_onnxruntime(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Calla
 
 
 def take_turns(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, over rounds in which each has its turn, after one to warm up."""
+    """Median seconds of each, over rounds in which each has its turn."""
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, variant in variants.items():
+            variant()  # the caches are this variant's own when it is timed, and no other's threads wait in a loop
             start = time.perf_counter()
             variant()
-            if turn:
-                times[name].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
