@@ -230,8 +230,8 @@ def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -
         one, other = ({state: aligned(shape) for state, shape in shapes.items()} for _ in range(2))
         shared = {state: (one if state.input in of_cells else other)[state] for state in shapes}
         dtype = np.dtype(manifest.input.dtype)
-        x = np.ones((batch, *manifest.input.shape[1:]), dtype)
-        y = np.zeros((batch, *manifest.output.shape[1:]), manifest.output.dtype)
+        x = np.ones(manifest.input.sized(batch), dtype)
+        y = np.zeros(manifest.output.sized(batch), manifest.output.dtype)
 
         def step(session, *pairs, x=x, y=y):
             bindings = [bind_bundle(session, manifest, x, y, *pair) for pair in pairs]
@@ -252,6 +252,8 @@ def bind_bundle(session, manifest, x: np.ndarray, y: np.ndarray, before: dict, a
     binding = session.io_binding()
     binding.bind_input(manifest.input.name, "cpu", 0, x.dtype, x.shape, x.ctypes.data)
     binding.bind_output(manifest.output.name, "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+    if manifest.lengths is not None:
+        binding.bind_cpu_input(manifest.lengths.name, np.ones(len(x), np.int32))
     for state in manifest.states:
         old, new = before[state], after[state]
         binding.bind_input(state.input, "cpu", 0, old.dtype, old.shape, old.ctypes.data)
