@@ -37,6 +37,7 @@ HEADS, DIM = 4, 384  # of the paper's 125M models
 STATES = {"C": (HEADS, DIM, DIM), "n": (HEADS, DIM), "m": (HEADS,)}
 MEMORY = 512 << 20  # of all states in one graph, at most
 ROUNDS = 9
+ONES = np.ones(1024, np.int32)  # the lengths of single steps
 
 
 def main() -> None:
@@ -253,7 +254,7 @@ def bind_bundle(session, manifest, x: np.ndarray, y: np.ndarray, before: dict, a
     binding.bind_input(manifest.input.name, "cpu", 0, x.dtype, x.shape, x.ctypes.data)
     binding.bind_output(manifest.output.name, "cpu", 0, y.dtype, y.shape, y.ctypes.data)
     if manifest.lengths is not None:
-        binding.bind_cpu_input(manifest.lengths.name, np.ones(len(x), np.int32))
+        binding.bind_input(manifest.lengths.name, "cpu", 0, np.int32, [len(x)], ONES.ctypes.data)
     for state in manifest.states:
         old, new = before[state], after[state]
         binding.bind_input(state.input, "cpu", 0, old.dtype, old.shape, old.ctypes.data)
