@@ -346,9 +346,10 @@ __global__ void __launch_bounds__(chunk_threads(kLength)) mlstm_chunkwise_normal
     const int64_t token = row_token + first * args.heads;
     T keys[kLength];  // of one row of n; the first ones fly while the gates are computed
     const auto load_keys = [&](int64_t row) {
-      const T* const k = static_cast<const T*>(args.k) + token * DK + row;
+      const T* k = static_cast<const T*>(args.k) + token * DK + row;
+      const int present = row < DK ? valid : 0;
 #pragma unroll
-      for (int t = 0; t < kLength; ++t) keys[t] = row < DK && t < valid ? k[t * args.heads * DK] : from_float<T>(0.0f);
+      for (int t = 0; t < kLength; ++t, k += args.heads * DK) keys[t] = t < present ? *k : from_float<T>(0.0f);
     };
     load_keys(threadIdx.x);
     compute_chunk_gates<T, kLength>(args, token, valid, m, gates);
