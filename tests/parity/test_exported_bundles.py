@@ -1,10 +1,11 @@
 """Every kind of checkpoint, exported and run in plain ONNX Runtime, gives upstream's logits and states.
 
 Tolerances, relative to the logit spread (maximum minus minimum of the reference):
-- float32: 1e-4 after 512 steps, and at 19 of 20 steps before. Rounding is 2^-24 an operation; the recurrences forget,
-  so errors do not pile up with the steps. But random models are ill-conditioned at single steps, where a normaliser
-  q n passes through zero: there upstream's own float32 result is as far from its float64 result. So no step may be
-  further off than 1e-4 or sixteen times upstream's own worst rounding error in the same run.
+- float32: 1e-4 after 512 steps, and at 19 of 20 steps before (all but 25: as many in a shorter run of the same steps).
+  Rounding is 2^-24 an operation; the recurrences forget, so errors do not pile up with the steps. But random models are
+  ill-conditioned at single steps, where a normaliser q n passes through zero: there upstream's own float32 result is as
+  far from its float64 result. So no step may be further off than 1e-4 or sixteen times upstream's own worst rounding
+  error in the same run.
 - float16 and bfloat16: sixteen roundoffs (2^-11, 2^-8) of the spread. Each of the few projections between token and
   logits rounds its inputs, weights and outputs once, which adds up like a random walk, and norms rescale. The median
   over the steps is judged, for the same reason.
@@ -28,6 +29,7 @@ from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.runtime import open_session
 
 STEPS = 512
+ILL_CONDITIONED = 25  # steps that may be beyond 1e-4
 STEP_VARIANTS = ("a-mixed", "a-all-slstm", "a-wide-projections", "a-stack", "b-single", "c-single")
 HALF_VARIANTS = ("a-mixed", "a-all-slstm", "a-stack", "b-single", "b-wide-keys", "c-single")
 ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -71,7 +73,7 @@ def check_against_upstream(name, export_variant, mode):
     exact, exact_states = run_upstream(to_double(model), inputs.double() if is_block_stack(model) else inputs)
     outputs, states = run_bundle(bundle, inputs)
     error, rounding = error_by_step(outputs, reference), error_by_step(reference, exact)
-    assert error[-1] <= 1e-4 and np.quantile(error, 0.95) <= 1e-4
+    assert error[-1] <= 1e-4 and (error > 1e-4).sum() <= ILL_CONDITIONED
     assert error.max() <= max(1e-4, 16 * rounding.max())
     assert states.keys() == expected.keys()
     for state, value in expected.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from cell_runner import TYPES, Case
 from hypothesis import strategies as st
@@ -26,10 +28,14 @@ def _stabiliser(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> 
     return rng.choice([-1e4, -50.0, 0.0, 50.0, 1e4], shape) if kind == "extreme" else rng.normal(size=shape) * 3
 
 
-def _cut(inputs: dict[str, np.ndarray], activations: str, rng: np.random.Generator) -> None:
+Lengths = bool | Sequence[int]
+"""Of a case's rows: none, drawn at random (True), or these."""
+
+
+def _cut(inputs: dict[str, np.ndarray], activations: str, lengths: Lengths, rng: np.random.Generator) -> None:
     """Gives every row a length; what lies beyond it is NaN, which no kernel may use."""
     batch, sequence = inputs[activations[0]].shape[:2]
-    inputs["lengths"] = rng.integers(0, sequence + 1, batch)
+    inputs["lengths"] = rng.integers(0, sequence + 1, batch) if lengths is True else np.array(lengths)
     for row, length in enumerate(inputs["lengths"]):
         for name in activations:
             inputs[name][row, length:] = np.nan
@@ -37,7 +43,7 @@ def _cut(inputs: dict[str, np.ndarray], activations: str, rng: np.random.Generat
 
 def mlstm_case(
     *, batch=1, sequence=1, heads=1, dim_qk=32, dim_v=32, dtype="float32", gates="usual", zero_state=False,
-    lengths=False, cap=0.0, seed=0, **options,
+    lengths: Lengths = False, cap=0.0, seed=0, **options,
 ) -> Case:  # fmt: skip
     """Random inputs of the given sizes; `options` go to `Case`."""
     rng = np.random.default_rng(seed)
@@ -51,8 +57,8 @@ def mlstm_case(
     if zero_state:
         for name in "Cnm":
             inputs[name] = np.zeros_like(inputs[name])
-    if lengths:
-        _cut(inputs, "qkvif", rng)
+    if lengths is not False:
+        _cut(inputs, "qkvif", lengths, rng)
     scale = dim_qk**-0.5
     q_scale, k_scale = (1.0, scale) if seed % 2 else (scale, 1.0)
     attributes = {"q_scale": q_scale, "k_scale": k_scale, "gate_soft_cap": cap, "eps": 1e-6}
@@ -60,8 +66,8 @@ def mlstm_case(
 
 
 def slstm_case(
-    *, batch=1, sequence=1, heads=1, dim=32, dtype="float32", gates="usual", zero_state=False, lengths=False,
-    clamp=0.0, seed=0, **options,
+    *, batch=1, sequence=1, heads=1, dim=32, dtype="float32", gates="usual", zero_state=False,
+    lengths: Lengths = False, clamp=0.0, seed=0, **options,
 ) -> Case:  # fmt: skip
     """Random inputs of the given sizes; `options` go to `Case`."""
     rng = np.random.default_rng(seed)
@@ -77,8 +83,8 @@ def slstm_case(
     if zero_state:
         for name in "ycnm":
             inputs[name] = np.zeros_like(inputs[name])
-    if lengths:
-        _cut(inputs, "x", rng)
+    if lengths is not False:
+        _cut(inputs, "x", lengths, rng)
     return Case("slstm", dtype, inputs, {"forget_clamp": clamp}, **options)
 
 

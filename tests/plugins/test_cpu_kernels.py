@@ -60,9 +60,8 @@ def test_large_mlstm_departs_from_float64(kernels, sizes, in_place):
 def _sequence_case(cell: str, sequence: int, **options: object) -> Case:
     """Five rows of `sequence` positions, the first one whole, the others of random length."""
     sizes = {"dim_qk": 33, "dim_v": 50} if cell == "mlstm" else {"dim": 33}
-    case = CASES[cell](batch=5, heads=2, sequence=sequence, lengths=True, **sizes, **options)
-    case.inputs["lengths"][0] = sequence
-    return dataclasses.replace(case)
+    lengths = [sequence, *np.random.default_rng(options.get("seed", 0)).integers(0, sequence + 1, 4)]
+    return CASES[cell](batch=5, heads=2, sequence=sequence, lengths=lengths, **sizes, **options)
 
 
 @pytest.mark.parametrize("gates", ["usual", "wide", "extreme"])
@@ -87,12 +86,11 @@ def test_slstm_sequence_departs_from_float64_at_a_position(kernels, threads, gat
     """
     for seed, dtype in enumerate(TYPES):
         case = slstm_case(
-            batch=5, sequence=130, dim=33, dtype=dtype, recurrent=dtype, gates=gates, lengths=True, seed=seed,
-            clamp=15.0 * seed,
+            batch=5, sequence=130, dim=33, dtype=dtype, recurrent=dtype, gates=gates, seed=seed, clamp=15.0 * seed,
         )  # fmt: skip
 
         def run_until(position: int, name: str, case=case) -> list[np.ndarray]:
-            lengths = np.full_like(case.inputs["lengths"], position)
+            lengths = np.full(5, position)
             return kernels.run(dataclasses.replace(case, inputs=case.inputs | {"lengths": lengths}), name, threads)
 
         for name in kernels.instruction_sets():
@@ -100,7 +98,6 @@ def test_slstm_sequence_departs_from_float64_at_a_position(kernels, threads, gat
                 states = dict(zip("ycnm", run_until(t, name)[1:], strict=True))
                 hidden, *after = run_until(t + 1, name)
                 one = case.inputs | states | {"x": case.inputs["x"][:, t : t + 1]}
-                del one["lengths"]
                 expected = dataclasses.replace(case, inputs=one).expected()
                 problems = [e.check(a) for e, a in zip(expected, [hidden[:, t : t + 1], *after], strict=True)]
                 assert not any(problems), f"{name}, position {t}: " + "; ".join(filter(None, problems))
@@ -133,13 +130,10 @@ def _run_steps(kernels: CpuKernels, case: Case) -> list[np.ndarray]:
 @pytest.mark.parametrize("sequence", [2, 17, 65, 130])
 @pytest.mark.parametrize("cell", CASES)
 def test_padding_changes_a_result(kernels, cell, sequence, dtype):
-    case = _sequence_case(cell, sequence, dtype=dtype)
-    inputs = {name: array.copy() for name, array in case.inputs.items()}
-    for row, length in enumerate(inputs["lengths"]):
-        for name in "qkvifx":
-            if name in inputs:
-                inputs[name][row, length:] = np.nan
-    poisoned = dataclasses.replace(case, inputs=inputs)
+    poisoned = _sequence_case(cell, sequence, dtype=dtype)
+    inputs = {name: np.nan_to_num(array, nan=1.0) for name, array in poisoned.inputs.items()}
+    assert any((inputs[name] != array).any() for name, array in poisoned.inputs.items()), "there is no padding"
+    case = dataclasses.replace(poisoned, inputs=inputs)
     for name in kernels.instruction_sets():
         for expected, actual in zip(kernels.run(case, name), kernels.run(poisoned, name), strict=True):
             np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
@@ -178,8 +172,7 @@ def _wide(cell: str) -> dict[str, int]:
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("cell", CASES)
 def test_idle_row_loses_its_state_or_has_output(kernels, cell, in_place):
-    case = CASES[cell](batch=3, sequence=2, lengths=True, in_place=ALL_IN_PLACE[cell] if in_place else 0)
-    case.inputs["lengths"] = case.sent["lengths"] = np.array([0, 2, 1], np.int32)
+    case = CASES[cell](batch=3, sequence=2, lengths=[0, 2, 1], in_place=ALL_IN_PLACE[cell] if in_place else 0)
     for name in kernels.instruction_sets():
         output, *states = kernels.run(case, name)
         assert not output[0].any() and output[1].all() and not output[2, 1].any()
@@ -190,8 +183,7 @@ def test_idle_row_loses_its_state_or_has_output(kernels, cell, in_place):
 @pytest.mark.parametrize("sequence, length", [(5, 3), (130, 70)])
 @pytest.mark.parametrize("cell", CASES)
 def test_padding_after_a_row_changes_its_state(kernels, cell, sequence, length):
-    long = CASES[cell](batch=2, sequence=sequence, lengths=True, seed=3)
-    long.inputs["lengths"] = long.sent["lengths"] = np.array([length, length], np.int32)
+    long = CASES[cell](batch=2, sequence=sequence, lengths=[length, length], seed=3)
     short = dataclasses.replace(long, inputs={
         name: array[:, :length] if name in "qkvifx" else array
         for name, array in long.inputs.items() if name != "lengths"
