@@ -23,10 +23,10 @@ def test_float32_bundle_of_every_family_passes_after_512_steps(name, export_vari
     _, checkpoint, bundle = export_variant(name)
     report = validate(bundle, checkpoint, steps=512, batch=2)
     assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
-    assert [run.name for run in report.runs] == ["zeros", "warm", "reset", "drift"]
+    assert [run.name for run in report.runs] == ["zeros", "warm", "reset", "prefill", "forward", "drift"]
     assert report.runs[-1].steps == 512
     contracts = [v for v in report.verdicts if v.limit.kind == "contract"]
-    assert len(contracts) == 4 and all(v.limit.value < 1e-4 for v in contracts)
+    assert len(contracts) == 6 and all(v.limit.value < 1e-4 for v in contracts)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
