@@ -18,7 +18,6 @@ import copy
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from bench_cells import build  # noqa: E402
+from bench_cells import build, take_turns  # noqa: E402
 
 from xlstm_export.checkpoints import open_checkpoint  # noqa: E402
 from xlstm_export.graph.export import export_bundle  # noqa: E402
@@ -54,7 +53,6 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -84,7 +82,7 @@ def bench(model: Path, folder: Path, library: Path, arguments: argparse.Namespac
     pairs = products(folder / "both", arguments.chunk)
     variants["products, ONNX Runtime"] = products_in_onnxruntime(pairs)
     variants["products, PyTorch"] = products_in_torch(pairs)
-    seconds = take_turns(variants, arguments.rounds)
+    seconds = dict(zip(variants, take_turns(list(variants.values())), strict=True))
     seconds["step by step, our kernels"] *= arguments.tokens / STEPS
     for name in ("products, ONNX Runtime", "products, PyTorch"):
         seconds[name] *= arguments.tokens / arguments.chunk
@@ -169,18 +167,6 @@ def products_in_onnxruntime(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Calla
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(["y0"], lefts)
-
-
-def take_turns(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, over rounds in which each has its turn."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, variant in variants.items():
-            variant()  # the caches are this variant's own when it is timed, and no other's threads wait in a loop
-            start = time.perf_counter()
-            variant()
-            times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 if __name__ == "__main__":

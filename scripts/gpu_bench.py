@@ -86,6 +86,33 @@ class Bench:
         pairs = [[torch.randn(traffic // 8, device="cuda") for _ in range(2)] for _ in range(sets)]
         return self.time([lambda a=a, b=b: b.copy_(a) for a, b in pairs])
 
+    def mlstm_buffers(self, shape: tuple[int, int, int], tokens: tuple[int, ...]) -> dict:
+        """bfloat16 activations, as a 7B model has them, and gates and states in the range of a trained model.
+
+        `shape`: H, DK, DV. `tokens`: (batch,) of one position, or (batch, positions).
+        """
+        torch, (heads, dim_qk, dim_v) = self.torch, shape
+        new = lambda *size, dtype=torch.float32: torch.randn(*size, device="cuda", dtype=dtype)  # noqa: E731
+        half, states = torch.bfloat16, (tokens[0], heads)
+        buffers = {name: new(*tokens, heads, dim_qk, dtype=half) for name in "qk"}
+        buffers |= {name: new(*tokens, heads, dim_v, dtype=half) for name in "vh"}
+        buffers |= {name: new(*tokens, heads, dtype=half) for name in "if"}
+        for side in ("in", "out"):
+            buffers |= {f"C_{side}": new(*states, dim_qk, dim_v), f"n_{side}": new(*states, dim_qk)}
+            buffers[f"m_{side}"] = new(*states)
+        return buffers
+
+    def mlstm_args(
+        self, shape: tuple[int, int, int], tokens: tuple[int, ...], buffers: dict, in_place: bool = False
+    ) -> MlstmArgs:
+        batch, sequence = (*tokens, 1)[:2]
+        args = MlstmArgs(batch, sequence, *shape, 2)
+        for name, tensor in buffers.items():
+            source = buffers[name.replace("_out", "_in")] if in_place else tensor
+            setattr(args, name, source.data_ptr())
+        args.q_scale, args.k_scale, args.gate_soft_cap, args.eps = shape[1] ** -0.5, 1.0, 15.0, 1e-6
+        return args
+
     def launch(self, function: str, args: ctypes.Structure, *extra) -> Callable[[], None]:
         call = getattr(self.library, function)
 

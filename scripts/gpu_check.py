@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "plugins")]
 
 import gpu_prefill  # noqa: E402
-from gpu_bench import SLSTM_SHAPES, Bench, MlstmArgs, SlstmArgs  # noqa: E402
+from gpu_bench import SLSTM_SHAPES, Bench, SlstmArgs  # noqa: E402
 
 MLSTM_SHAPES = {"7B": (8, 256, 512), "paper DH 384": (4, 384, 384), "paper DH 1024": (4, 1024, 1024)}  # H, DK, DV
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
@@ -68,35 +68,14 @@ class SlstmTiming:
 class StepBench(Bench):
     """The kernels of one position."""
 
-    def mlstm_buffers(self, shape: tuple[int, int, int], batch: int) -> dict:
-        """bfloat16 activations, as a 7B model has them; states in the range of a trained model."""
-        torch, (heads, dim_qk, dim_v) = self.torch, shape
-        new = lambda *size, dtype=torch.float32: torch.randn(*size, device="cuda", dtype=dtype)  # noqa: E731
-        half, states = torch.bfloat16, (batch, heads)
-        buffers = {name: new(*states, dim_qk, dtype=half) for name in "qk"}
-        buffers |= {"v": new(*states, dim_v, dtype=half), "h": new(*states, dim_v, dtype=half)}
-        buffers |= {name: new(*states, dtype=half) for name in "if"}
-        for side in ("in", "out"):
-            buffers |= {f"C_{side}": new(*states, dim_qk, dim_v), f"n_{side}": new(*states, dim_qk)}
-            buffers[f"m_{side}"] = new(*states)
-        return buffers
-
-    def mlstm_args(self, shape: tuple[int, int, int], batch: int, buffers: dict, in_place: bool = False) -> MlstmArgs:
-        args = MlstmArgs(batch, 1, *shape, 2)
-        for name, tensor in buffers.items():
-            source = buffers[name.replace("_out", "_in")] if in_place else tensor
-            setattr(args, name, source.data_ptr())
-        args.q_scale, args.k_scale, args.gate_soft_cap, args.eps = shape[1] ** -0.5, 1.0, 15.0, 1e-6
-        return args
-
     def mlstm(self, name: str, batch: int) -> MlstmTiming:
         shape = MLSTM_SHAPES[name]
         heads, dim_qk, dim_v = shape
         traffic = 2 * 4 * batch * heads * dim_qk * dim_v
-        sets = [self.mlstm_buffers(shape, batch) for _ in range(self.sets(traffic))]
+        sets = [self.mlstm_buffers(shape, (batch,)) for _ in range(self.sets(traffic))]
         ours, in_place = (
             self.time([
-                self.launch("xlstm_launch_mlstm", self.mlstm_args(shape, batch, buffers, place)) for buffers in sets
+                self.launch("xlstm_launch_mlstm", self.mlstm_args(shape, (batch,), buffers, place)) for buffers in sets
             ])
             for place in (False, True)
         )  # fmt: skip
@@ -106,8 +85,8 @@ class StepBench(Bench):
         """Seconds with every tile there is, for tuning."""
         shape = MLSTM_SHAPES[name]
         traffic = 8 * batch * shape[0] * shape[1] * shape[2]
-        sets = [self.mlstm_buffers(shape, batch) for _ in range(self.sets(traffic))]
-        args = [self.mlstm_args(shape, batch, buffers) for buffers in sets]
+        sets = [self.mlstm_buffers(shape, (batch,)) for _ in range(self.sets(traffic))]
+        args = [self.mlstm_args(shape, (batch,), buffers) for buffers in sets]
         return {tile: self.time([self.launch("xlstm_launch_mlstm_tiled", a, *tile) for a in args]) for tile in TILES}
 
     def triton(self, sets: list[dict]) -> float | None:

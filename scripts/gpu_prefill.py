@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_bench import SLSTM_SHAPES, Bench, MlstmArgs, SlstmArgs
+from gpu_bench import SLSTM_SHAPES, Bench, SlstmArgs
 
 MLSTM_SHAPE = (8, 256, 512)  # xLSTM-7B: H, DK, DV
 SEQUENCES = [256, 512, 1024, 2048, 4096, 8192]
@@ -67,35 +67,15 @@ class PrefillBench(Bench):
         torch.backends.cuda.matmul.allow_tf32 = False
         return rate
 
-    def mlstm_buffers(self, batch: int, sequence: int) -> dict:
-        """bfloat16 activations, gates and states in the range of a trained model."""
-        torch, (heads, dim_qk, dim_v) = self.torch, MLSTM_SHAPE
-        new = lambda *size, dtype=torch.float32: torch.randn(*size, device="cuda", dtype=dtype)  # noqa: E731
-        half, tokens, states = torch.bfloat16, (batch, sequence, heads), (batch, heads)
-        buffers = {name: new(*tokens, dim_qk, dtype=half) for name in "qk"}
-        buffers |= {name: new(*tokens, dim_v, dtype=half) for name in "vh"}
-        buffers |= {name: new(*tokens, dtype=half) for name in "if"}
-        for side in ("in", "out"):
-            buffers |= {f"C_{side}": new(*states, dim_qk, dim_v), f"n_{side}": new(*states, dim_qk)}
-            buffers[f"m_{side}"] = new(*states)
-        return buffers
-
-    def mlstm_args(self, batch: int, sequence: int, buffers: dict, in_place: bool = False) -> MlstmArgs:
-        args = MlstmArgs(batch, sequence, *MLSTM_SHAPE, 2)
-        for name, tensor in buffers.items():
-            source = buffers[name.replace("_out", "_in")] if in_place else tensor
-            setattr(args, name, source.data_ptr())
-        args.q_scale, args.k_scale, args.gate_soft_cap, args.eps = MLSTM_SHAPE[1] ** -0.5, 1.0, 15.0, 1e-6
-        return args
-
     def mlstm(self, batch: int, sequence: int, product_rate: float) -> MlstmPrefill:
         heads, dim_qk, dim_v = MLSTM_SHAPE
         tokens = batch * sequence * heads
         traffic = 8 * batch * heads * dim_qk * dim_v + 2 * tokens * (2 * dim_qk + 2 * dim_v + 2)
-        sets = [self.mlstm_buffers(batch, sequence) for _ in range(self.sets(traffic))]
+        sets = [self.mlstm_buffers(MLSTM_SHAPE, (batch, sequence)) for _ in range(self.sets(traffic))]
         ours, in_place = (
             self.time([
-                self.launch("xlstm_launch_mlstm", self.mlstm_args(batch, sequence, buffers, place)) for buffers in sets
+                self.launch("xlstm_launch_mlstm", self.mlstm_args(MLSTM_SHAPE, (batch, sequence), buffers, place))
+                for buffers in sets
             ])
             for place in (False, True)
         )  # fmt: skip
@@ -104,7 +84,8 @@ class PrefillBench(Bench):
 
     def mlstm_chunks(self, batch: int, sequence: int) -> dict[tuple[int, int], float]:
         """Seconds with every shape of the chunkwise kernel, for tuning."""
-        args = self.mlstm_args(batch, sequence, self.mlstm_buffers(batch, sequence))
+        tokens = (batch, sequence)
+        args = self.mlstm_args(MLSTM_SHAPE, tokens, self.mlstm_buffers(MLSTM_SHAPE, tokens))
         return {chunk: self.time([self.launch("xlstm_launch_mlstm_chunkwise", args, *chunk)]) for chunk in CHUNKS}
 
     def triton(self, sets: list[dict]) -> float | None:

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from ..errors import UserError
 from ..graph.functions import DOMAIN
 from ..graph.manifest import MODEL_FILE, Manifest, StateTensor, TensorSpec
-from .session import Session, check_fed
+from .session import Session, checked_pass
 from .widen import widen_bfloat16
 
 
@@ -44,17 +44,17 @@ class OnnxRuntimeSession(Session):
         return ort.OrtValue.ortvalue_from_numpy(zeros, self._device, 0)
 
     def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-        sequence = check_fed(self.manifest, self.batch, inputs, lengths)
+        inputs, lengths = checked_pass(self.manifest, self.batch, inputs, lengths)
+        sequence = inputs.shape[1]
         if sequence == 1:
             now = self._decode
         elif self._prefill.sequence == sequence:
             now = self._prefill
         else:
             now = self._prefill = _Pass(self, sequence)
-        now.inputs.update_inplace(np.ascontiguousarray(inputs, self.manifest.input.dtype))
+        now.inputs.update_inplace(inputs)
         if now.lengths is not None:
-            given = np.full(self.batch, sequence) if lengths is None else lengths
-            now.lengths.update_inplace(np.ascontiguousarray(given, np.int32))
+            now.lengths.update_inplace(lengths)
         self._session.run_with_iobinding(now.turns[self._turn])
         self._turn = 1 - self._turn
         return now.output.numpy().copy()

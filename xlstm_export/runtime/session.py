@@ -14,8 +14,10 @@ DEFAULT_CHUNK = 256
 """Positions of one pass of a prompt: enough that weights are read from memory for hundreds of positions at once."""
 
 
-def check_fed(manifest: Manifest, batch: int, inputs: np.ndarray, lengths: np.ndarray | None) -> int:
-    """The number of positions of a pass that is well formed, S.
+def checked_pass(
+    manifest: Manifest, batch: int, inputs: np.ndarray, lengths: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `Session.feed` is given, contiguous and in the graph's types: inputs (B, S) or (B, S, D), lengths (B) int32.
 
     Raises:
         ValueError: wrong shapes or lengths, or lengths in mode `step`.
@@ -24,12 +26,13 @@ def check_fed(manifest: Manifest, batch: int, inputs: np.ndarray, lengths: np.nd
     sequence = inputs.shape[1] if inputs.ndim > 1 and spec.shape[1] == "sequence" else 1
     if sequence < 1 or inputs.shape != (expected := spec.sized(batch, sequence)):
         raise ValueError(f"{spec.name} has shape {inputs.shape}, expected {expected if sequence else spec.shape}")
-    if lengths is not None:
-        if np.shape(lengths) != (batch,) or np.min(lengths) < 0 or np.max(lengths) > sequence:
-            raise ValueError(f"lengths are {lengths}, expected {batch} numbers from 0 to {sequence}")
-        if manifest.lengths is None and np.min(lengths) < 1:
-            raise ValueError("a bundle of mode `step` has no idle rows. Export it with --mode both.")
-    return sequence
+    if lengths is None:
+        lengths = np.full(batch, sequence)
+    if np.shape(lengths) != (batch,) or np.min(lengths) < 0 or np.max(lengths) > sequence:
+        raise ValueError(f"lengths are {lengths}, expected {batch} numbers from 0 to {sequence}")
+    if manifest.lengths is None and np.min(lengths) < 1:
+        raise ValueError("a bundle of mode `step` has no idle rows. Export it with --mode both.")
+    return np.ascontiguousarray(inputs, spec.dtype), np.ascontiguousarray(lengths, np.int32)
 
 
 class Session(Protocol):

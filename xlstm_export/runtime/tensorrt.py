@@ -22,7 +22,7 @@ from ..engines.targets import ProfileName
 from ..errors import UserError
 from ..graph.manifest import Manifest, StateTensor, TensorSpec
 from ..native.locate import cache_folder
-from .session import Session, check_fed
+from .session import Session, checked_pass
 
 _ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
 _BYTES = {"float32": 4, "int32": 4, "int64": 8}
@@ -70,7 +70,7 @@ class _Pass:
     def run(self, inputs: np.ndarray, lengths: np.ndarray, before: list[int], after: list[int]) -> np.ndarray:
         """One pass from the states at the addresses `before` to those at `after`; returns the outputs."""
         manifest, memory, sequence = self._manifest, self._memory, inputs.shape[1]
-        if sequence > 1 or self.positions > 1:
+        if self.positions > 1:
             self._set_shape(manifest.input, sequence)
         for state, address_in, address_out in zip(manifest.states, before, after, strict=True):
             self._bind(state.input, address_in)
@@ -135,14 +135,13 @@ class DeviceSession(Session):
         return self._passes[profile]
 
     def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-        sequence = check_fed(self.manifest, self.batch, inputs, lengths)
+        inputs, lengths = checked_pass(self.manifest, self.batch, inputs, lengths)
+        sequence = inputs.shape[1]
         if sequence > (self.max_chunk or 1):
             raise ValueError(f"{sequence} positions in one pass; the engine was built for {self.max_chunk or 1}")
-        inputs = np.ascontiguousarray(inputs, self.manifest.input.dtype)
-        given = np.full(self.batch, sequence) if lengths is None else lengths
         turns = (self._turn, 1 - self._turn)
         before, after = ([self._memory.address + offset for offset in self._state_sets[turn]] for turn in turns)
-        output = self._pass_of(sequence).run(inputs, np.ascontiguousarray(given, np.int32), before, after)
+        output = self._pass_of(sequence).run(inputs, lengths, before, after)
         self._turn = 1 - self._turn
         return output
 

@@ -93,14 +93,7 @@ __global__ void __launch_bounds__(kSlstmThreads)
       SlstmState<float> state{};
       if (owner) {
         active = position < row_length(args.lengths, row, args.sequence);
-        if (active) {
-#pragma unroll
-          for (int g = 0; g < kGates; ++g) {
-            const int64_t token = ((row * args.sequence + position) * kGates + g) * args.heads + head;
-            input[g] =
-                to_float(static_cast<const T*>(args.x)[token * DH + unit]) + args.b[(g * args.heads + head) * DH + unit];
-          }
-        }
+        if (active) load_inputs<T>(args, row, position, head, unit, input);
         state.c = (position ? args.c_out : args.c_in)[element];
         state.n = (position ? args.n_out : args.n_in)[element];
         state.m = (position ? args.m_out : args.m_in)[element];

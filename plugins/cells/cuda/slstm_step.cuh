@@ -74,6 +74,18 @@ __device__ __forceinline__ void accumulate_gates(const RecurrentT* R, int64_t ga
   }
 }
 
+// x + b of one unit at one position of one row, for the four gates.
+template <typename T>
+__device__ __forceinline__ void load_inputs(const SlstmArgs& args, int64_t row, int64_t position, int64_t head, int unit,
+                                            float (&input)[kGates]) {
+#pragma unroll
+  for (int g = 0; g < kGates; ++g) {
+    const int64_t token = ((row * args.sequence + position) * kGates + g) * args.heads + head;
+    input[g] = to_float(static_cast<const T*>(args.x)[token * args.dim + unit]) +
+               args.b[(g * args.heads + head) * args.dim + unit];
+  }
+}
+
 // The state inputs of `args` are those at `position`, with y in y_prev and y_next. Grid: heads * unit tiles * row tiles,
 // the row tiles of the same weights side by side.
 template <typename T, typename RecurrentT, int kVector, int kRows>
@@ -104,13 +116,7 @@ __global__ void __launch_bounds__(kSlstmThreads)
   SlstmState<float> state{};
   if (owner) {
     active = position < row_length(args.lengths, row, args.sequence);
-    if (active) {
-#pragma unroll
-      for (int g = 0; g < kGates; ++g) {
-        const int64_t token = ((row * args.sequence + position) * kGates + g) * args.heads + head;
-        input[g] = to_float(static_cast<const T*>(args.x)[token * DH + unit]) + args.b[(g * args.heads + head) * DH + unit];
-      }
-    }
+    if (active) load_inputs<T>(args, row, position, head, unit, input);
     state = {0.0f, args.c_in[element], args.n_in[element], args.m_in[element]};
   }
 
