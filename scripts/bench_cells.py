@@ -29,9 +29,10 @@ from onnx import TensorProto, helper
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from xlstm_export.graph.functions import DOMAIN, PLUGIN_ATTRIBUTES, step_functions  # noqa: E402
 from xlstm_export.native import toolchain  # noqa: E402
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, cache_folder  # noqa: E402
+from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES  # noqa: E402
+from xlstm_export.operators.schemas import step_functions  # noqa: E402
 
 HEADS, DIM = 4, 384  # of the paper's 125M models
 STATES = {"C": (HEADS, DIM, DIM), "n": (HEADS, DIM), "m": (HEADS,)}
@@ -52,15 +53,19 @@ def main() -> None:
         bench_bundle(arguments.bundle, native, arguments.batches, arguments.threads)
         return
     print(f"mLSTM cell, H {HEADS}, DK = DV = {DIM}, float32, {arguments.threads} threads; milliseconds a cell")
-    print(f"{'batch':>5} {'cells':>5} {'MB moved':>9} {'body':>8} {'kernel':>8} {'in place':>8} {'limit':>8}"
-          f" {'body/in place':>14} {'in place/limit':>15} {'kernel/limit':>13}")  # fmt: skip
+    print(
+        f"{'batch':>5} {'cells':>5} {'MB moved':>9} {'body':>8} {'kernel':>8} {'in place':>8} {'limit':>8}"
+        f" {'body/in place':>14} {'in place/limit':>15} {'kernel/limit':>13}"
+    )
     for cells in arguments.cells:
         for batch in arguments.batches:
             bytes_each = 4 * batch * HEADS * DIM * DIM
             count = max(1, min(cells, MEMORY // bytes_each))
             body, kernel, in_place, limit = bench_cell(native, batch, count, arguments.threads)
-            print(f"{batch:5} {count:5} {2e-6 * bytes_each:9.1f} {body:8.3f} {kernel:8.3f} {in_place:8.3f} {limit:8.3f}"
-                  f" {body / in_place:14.2f} {in_place / limit:15.2f} {kernel / limit:13.2f}")  # fmt: skip
+            print(
+                f"{batch:5} {count:5} {2e-6 * bytes_each:9.1f} {body:8.3f} {kernel:8.3f} {in_place:8.3f} {limit:8.3f}"
+                f" {body / in_place:14.2f} {in_place / limit:15.2f} {kernel / limit:13.2f}"
+            )
 
 
 def build() -> Path:
@@ -135,10 +140,16 @@ def cell_model(batch: int, cells: int) -> onnx.ModelProto:
         old = [tensor(f"{name}{cell}", [batch, *shape]) for name, shape in STATES.items()]
         new = [tensor(f"h{cell}", [*tokens, DIM])]
         new += [tensor(f"{name}{cell}_next", [batch, *shape]) for name, shape in STATES.items()]
-        nodes.append(helper.make_node(
-            "MLSTMCell", [*"qkvif", *(o.name for o in old)], [n.name for n in new], domain=DOMAIN,
-            k_scale=DIM**-0.5, **PLUGIN_ATTRIBUTES,
-        ))  # fmt: skip
+        nodes.append(
+            helper.make_node(
+                "MLSTMCell",
+                [*"qkvif", *(o.name for o in old)],
+                [n.name for n in new],
+                domain=DOMAIN,
+                k_scale=DIM**-0.5,
+                **PLUGIN_ATTRIBUTES,
+            )
+        )
         inputs += old
         outputs += new
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
@@ -205,7 +216,7 @@ class Memory:
 
 def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -> None:
     """Whole steps: function bodies, kernels with states in two sets of buffers, and with the cells' states in place."""
-    from xlstm_export.graph.manifest import MODEL_FILE, read_manifest
+    from xlstm_export.bundle.manifest import MODEL_FILE, read_manifest
     from xlstm_export.inspection import inspect_bundle
 
     manifest = read_manifest(bundle)
@@ -223,8 +234,10 @@ def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -
         if library is not None:
             options.register_custom_ops_library(str(library))
         sessions.append(ort.InferenceSession(str(bundle / MODEL_FILE), options, providers=["CPUExecutionProvider"]))
-    print(f"{bundle.name}: {len(graph.node)} nodes, {weight_bytes / 1e6:.1f} MB of weights; {threads} threads; "
-          "milliseconds a step, and times the limit")  # fmt: skip
+    print(
+        f"{bundle.name}: {len(graph.node)} nodes, {weight_bytes / 1e6:.1f} MB of weights; {threads} threads; "
+        "milliseconds a step, and times the limit"
+    )
     print(f"{'batch':>5} {'states MB':>10} {'bodies':>16} {'kernels':>16} {'in place':>16} {'limit':>8}")
     for batch in batches:
         shapes = {state: (batch, *state.shape[1:]) for state in manifest.states}

@@ -31,14 +31,22 @@ def tensor_shapes(blocks: int, dim: int = 4096, heads: int = 8, vocab: int = 503
     shapes: dict[str, tuple[int, ...]] = {"backbone.embeddings.weight": (vocab, dim)}
     for block in range(blocks):
         layer = {
-            "norm_mlstm.weight": (dim,), "norm_ffn.weight": (dim,),
-            "mlstm_layer.q.weight": (qk, dim), "mlstm_layer.k.weight": (qk, dim), "mlstm_layer.v.weight": (dim, dim),
-            "mlstm_layer.ogate_preact.weight": (dim, dim), "mlstm_layer.out_proj.weight": (dim, dim),
-            "mlstm_layer.igate_preact.weight": (heads, dim), "mlstm_layer.igate_preact.bias": (heads,),
-            "mlstm_layer.fgate_preact.weight": (heads, dim), "mlstm_layer.fgate_preact.bias": (heads,),
+            "norm_mlstm.weight": (dim,),
+            "norm_ffn.weight": (dim,),
+            "mlstm_layer.q.weight": (qk, dim),
+            "mlstm_layer.k.weight": (qk, dim),
+            "mlstm_layer.v.weight": (dim, dim),
+            "mlstm_layer.ogate_preact.weight": (dim, dim),
+            "mlstm_layer.out_proj.weight": (dim, dim),
+            "mlstm_layer.igate_preact.weight": (heads, dim),
+            "mlstm_layer.igate_preact.bias": (heads,),
+            "mlstm_layer.fgate_preact.weight": (heads, dim),
+            "mlstm_layer.fgate_preact.bias": (heads,),
             "mlstm_layer.multihead_norm.weight": (dim,),
-            "ffn.proj_up_gate.weight": (ffn, dim), "ffn.proj_up.weight": (ffn, dim), "ffn.proj_down.weight": (dim, ffn),
-        }  # fmt: skip
+            "ffn.proj_up_gate.weight": (ffn, dim),
+            "ffn.proj_up.weight": (ffn, dim),
+            "ffn.proj_down.weight": (dim, ffn),
+        }
         shapes |= {f"backbone.blocks.{block}.{name}": shape for name, shape in layer.items()}
     return shapes | {"backbone.out_norm.weight": (dim,), "lm_head.weight": (vocab, dim)}
 
@@ -76,11 +84,25 @@ def write_checkpoint(folder: Path, blocks: int) -> int:
     index_file = {"metadata": {"total_size": total}, "weight_map": index}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index_file))
     config = {
-        "model_type": "xlstm", "architectures": ["xLSTMForCausalLM"], "hidden_size": 4096, "num_hidden_layers": blocks,
-        "num_heads": 8, "vocab_size": 50304, "qk_dim_factor": 0.5, "v_dim_factor": 1.0, "ffn_proj_factor": 2.667,
-        "ffn_round_up_to_multiple_of": 64, "gate_soft_cap": 15.0, "output_logit_soft_cap": 30.0, "norm_eps": 1e-6,
-        "eps": 1e-6, "use_bias": False, "add_out_norm": True, "tie_word_embeddings": False, "dtype": "bfloat16",
-    }  # fmt: skip
+        "model_type": "xlstm",
+        "architectures": ["xLSTMForCausalLM"],
+        "hidden_size": 4096,
+        "num_hidden_layers": blocks,
+        "num_heads": 8,
+        "vocab_size": 50304,
+        "qk_dim_factor": 0.5,
+        "v_dim_factor": 1.0,
+        "ffn_proj_factor": 2.667,
+        "ffn_round_up_to_multiple_of": 64,
+        "gate_soft_cap": 15.0,
+        "output_logit_soft_cap": 30.0,
+        "norm_eps": 1e-6,
+        "eps": 1e-6,
+        "use_bias": False,
+        "add_out_norm": True,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     return total
 

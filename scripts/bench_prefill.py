@@ -33,12 +33,12 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from bench_cells import build, take_turns  # noqa: E402
 
+from xlstm_export.bundle.manifest import MODEL_FILE  # noqa: E402
 from xlstm_export.checkpoints import open_checkpoint  # noqa: E402
-from xlstm_export.graph.export import export_bundle  # noqa: E402
-from xlstm_export.graph.functions import DOMAIN  # noqa: E402
-from xlstm_export.graph.manifest import MODEL_FILE  # noqa: E402
-from xlstm_export.modeling.random_init import random_checkpoint  # noqa: E402
+from xlstm_export.checkpoints.random_weights import random_checkpoint  # noqa: E402
+from xlstm_export.exporter.write import export_bundle  # noqa: E402
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY  # noqa: E402
+from xlstm_export.operators.names import DOMAIN  # noqa: E402
 from xlstm_export.runtime import open_session  # noqa: E402
 from xlstm_export.validation.upstream import build_upstream  # noqa: E402
 

@@ -34,8 +34,10 @@ def main() -> None:
     arguments = parser.parse_args()
     library, threads = bench_cells.build() / ONNXRUNTIME_LIBRARY, arguments.threads
     print(f"batch 1, H {HEADS}, float32, {threads} threads; microseconds a position")
-    print(f"{'cell':>16} {'S':>5} {'steps':>8} {'sequence':>9} {'limit':>8} {'steps/sequence':>15}"
-          f" {'sequence/limit':>15} {'MatMul':>12}")  # fmt: skip
+    print(
+        f"{'cell':>16} {'S':>5} {'steps':>8} {'sequence':>9} {'limit':>8} {'steps/sequence':>15}"
+        f" {'sequence/limit':>15} {'MatMul':>12}"
+    )
     for dim_qk, dim_v in ((384, 384), (96, 192)):
         flops = 2 * HEADS * (2 * dim_qk * dim_v + (CHUNK + 1) * (dim_qk + dim_v) / 2)
         for sequence in arguments.sequences:
@@ -44,8 +46,10 @@ def main() -> None:
             rate = 2 * MATRIX**3 / matmul
             steps, whole = (1e6 * seconds / sequence for seconds in times)
             limit = 1e6 * flops / rate
-            print(f"{f'mLSTM {dim_qk} x {dim_v}':>16} {sequence:5} {steps:8.2f} {whole:9.2f} {limit:8.2f}"
-                  f" {steps / whole:15.2f} {whole / limit:15.2f} {rate / 1e9:5.0f} GFLOP/s")  # fmt: skip
+            print(
+                f"{f'mLSTM {dim_qk} x {dim_v}':>16} {sequence:5} {steps:8.2f} {whole:9.2f} {limit:8.2f}"
+                f" {steps / whole:15.2f} {whole / limit:15.2f} {rate / 1e9:5.0f} GFLOP/s"
+            )
     for sequence in arguments.sequences:
         times = take_turns([*cell_variants("SLSTMCell", slstm_tensors(192), sequence, library, threads)])
         steps, whole = (1e6 * seconds / sequence for seconds in times)
@@ -58,17 +62,30 @@ def main() -> None:
 def mlstm_tensors(dim_qk: int, dim_v: int) -> dict[str, tuple]:
     tokens, states = (1, "S", HEADS), (1, HEADS)
     return {
-        "q": (*tokens, dim_qk), "k": (*tokens, dim_qk), "v": (*tokens, dim_v), "i": tokens, "f": tokens,
-        "C": (*states, dim_qk, dim_v), "n": (*states, dim_qk), "m": states, "h": (*tokens, dim_v),
-    }  # fmt: skip
+        "q": (*tokens, dim_qk),
+        "k": (*tokens, dim_qk),
+        "v": (*tokens, dim_v),
+        "i": tokens,
+        "f": tokens,
+        "C": (*states, dim_qk, dim_v),
+        "n": (*states, dim_qk),
+        "m": states,
+        "h": (*tokens, dim_v),
+    }
 
 
 def slstm_tensors(dim: int) -> dict[str, tuple]:
     state = (1, HEADS, dim)
     return {
-        "x": (1, "S", 4, HEADS, dim), "R": (HEADS, 4, dim, dim), "b": (4, HEADS, dim), "y": state, "c": state,
-        "n": state, "m": state, "h": (1, "S", HEADS, dim),
-    }  # fmt: skip
+        "x": (1, "S", 4, HEADS, dim),
+        "R": (HEADS, 4, dim, dim),
+        "b": (4, HEADS, dim),
+        "y": state,
+        "c": state,
+        "n": state,
+        "m": state,
+        "h": (1, "S", HEADS, dim),
+    }
 
 
 STATES = {"MLSTMCell": "Cnm", "SLSTMCell": "ycnm"}
@@ -107,9 +124,11 @@ def cell_model(cell: str, tensors: dict[str, tuple]) -> onnx.ModelProto:
     outputs = ["h", *(f"{name}_next" for name in STATES[cell])]
     node = helper.make_node(cell, names, outputs, domain=DOMAIN, **PLUGIN_ATTRIBUTES)
     graph = helper.make_graph(
-        [node], "cell", [tensor(name, tensors[name]) for name in names],
+        [node],
+        "cell",
+        [tensor(name, tensors[name]) for name in names],
         [tensor(name, tensors[name.removesuffix("_next")]) for name in outputs],
-    )  # fmt: skip
+    )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 

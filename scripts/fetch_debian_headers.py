@@ -39,8 +39,10 @@ def default_output() -> Path:
 
 def run(*command: str, data: bytes | None = None) -> bytes:
     if shutil.which(command[0]) is None:
-        sys.exit(f"error: {command[0]} is not here. This script needs a Debian or Ubuntu machine; elsewhere install "
-                 "the headers of ONNX Runtime and Google Highway by hand.")  # fmt: skip
+        sys.exit(
+            f"error: {command[0]} is not here. This script needs a Debian or Ubuntu machine; elsewhere install "
+            "the headers of ONNX Runtime and Google Highway by hand."
+        )
     done = subprocess.run(command, input=data, capture_output=True)
     if done.returncode:
         sys.exit(f"error: {' '.join(command)} failed: {done.stderr.decode(errors='replace').strip()}")
@@ -132,8 +134,11 @@ def main() -> None:
             extract(checked(f"{archive}/{fields['Filename']}", fields["SHA256"]), folder, part, arguments.output / name)
             print(f"{arguments.output / name}  ({package} {fields['Version']})")
         return
-    sys.exit("error: no archive in apt's configuration has Debian's release " + RELEASE +
-             "".join(f"\n  {line}" for line in tried))  # fmt: skip
+    sys.exit(
+        "error: no archive in apt's configuration has Debian's release "
+        + RELEASE
+        + "".join(f"\n  {line}" for line in tried)
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class MlstmArgs(ctypes.Structure):
         *((n, ctypes.c_void_p) for n in ("q", "k", "v", "i", "f", "C_in", "n_in", "m_in", "lengths")),
         *((n, ctypes.c_void_p) for n in ("h", "C_out", "n_out", "m_out")),
         *((n, ctypes.c_float) for n in ("q_scale", "k_scale", "gate_soft_cap", "eps")),
-    ]  # fmt: skip
+    ]
 
 
 class SlstmArgs(ctypes.Structure):
@@ -32,7 +32,7 @@ class SlstmArgs(ctypes.Structure):
         *((n, ctypes.c_void_p) for n in ("x", "R", "b", "y_in", "c_in", "n_in", "m_in", "lengths")),
         *((n, ctypes.c_void_p) for n in ("hidden", "y_out", "c_out", "n_out", "m_out")),
         ("forget_clamp", ctypes.c_float),
-    ]  # fmt: skip
+    ]
 
 
 class Bench:

@@ -74,11 +74,14 @@ class StepBench(Bench):
         traffic = 2 * 4 * batch * heads * dim_qk * dim_v
         sets = [self.mlstm_buffers(shape, (batch,)) for _ in range(self.sets(traffic))]
         ours, in_place = (
-            self.time([
-                self.launch("xlstm_launch_mlstm", self.mlstm_args(shape, (batch,), buffers, place)) for buffers in sets
-            ])
+            self.time(
+                [
+                    self.launch("xlstm_launch_mlstm", self.mlstm_args(shape, (batch,), buffers, place))
+                    for buffers in sets
+                ]
+            )
             for place in (False, True)
-        )  # fmt: skip
+        )
         return MlstmTiming(name, batch, traffic, ours, in_place, self.copy(traffic), self.triton(sets))
 
     def mlstm_tiles(self, name: str, batch: int) -> dict[tuple[int, int], float]:
@@ -99,9 +102,17 @@ class StepBench(Bench):
         def launch(b: dict) -> Callable[[], object]:
             scalars = {key: b[source].unsqueeze(-1) for key, source in (("scaI", "i"), ("scaF", "f"))}
             return lambda: step(
-                b["C_in"], b["n_in"], b["m_in"].unsqueeze(-1), b["q"], b["k"], b["v"], **scalars,
-                matC_new=b["C_out"], vecN_new=b["n_out"], scaM_new=b["m_out"].unsqueeze(-1),
-            )  # fmt: skip
+                b["C_in"],
+                b["n_in"],
+                b["m_in"].unsqueeze(-1),
+                b["q"],
+                b["k"],
+                b["v"],
+                **scalars,
+                matC_new=b["C_out"],
+                vecN_new=b["n_out"],
+                scaM_new=b["m_out"].unsqueeze(-1),
+            )
 
         return self.time([launch(buffers) for buffers in sets])
 
@@ -139,18 +150,23 @@ def report(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True
     )
     lines = [
-        "# The kernels on a GPU", "",
-        "Written by `scripts/gpu_check.py`, which also says how the times are taken.", "",
+        "# The kernels on a GPU",
+        "",
+        "Written by `scripts/gpu_check.py`, which also says how the times are taken.",
+        "",
         f"- {torch.cuda.get_device_name()}, driver {driver.stdout.strip()}, PyTorch {torch.__version__}, "
         f"{datetime.date.today()}",
         f"- copy bandwidth, bytes read and written: {peak / 1e12:.2f} TB/s, the largest over all sizes of the tables",
-        f"- tests on the GPU: {tests}", "",
-        "## mLSTM step", "",
+        f"- tests on the GPU: {tests}",
+        "",
+        "## mLSTM step",
+        "",
         "bfloat16 activations, float32 states. Traffic: C read once and written once. Roofline: the time at the copy "
-        "bandwidth above. Copy: a copy of as many bytes. Triton: the step kernel of `mlstm_kernels`.", "",
+        "bandwidth above. Copy: a copy of as many bytes. Triton: the step kernel of `mlstm_kernels`.",
+        "",
         "| shape | batch | traffic MB | time µs | TB/s | of roofline | of a copy | in place µs | Triton µs | ratio |",
         "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]  # fmt: skip
+    ]
     for t in mlstm:
         other = f"{t.triton * 1e6:.1f} | {t.triton / t.ours:.2f}" if t.triton else "not installed | "
         lines.append(
@@ -158,11 +174,14 @@ def report(
             f"{t.bandwidth / peak:.1%} | {t.copy / t.ours:.1%} | {t.in_place * 1e6:.1f} | {other} |"
         )
     lines += [
-        "", "## sLSTM step", "",
-        "bfloat16 activations, float32 states. Traffic: R once, the states once each way, input and output.", "",
+        "",
+        "## sLSTM step",
+        "",
+        "bfloat16 activations, float32 states. Traffic: R once, the states once each way, input and output.",
+        "",
         "| shape | batch | R | traffic MB | time µs | TB/s | of roofline |",
         "| --- | --: | --- | --: | --: | --: | --: |",
-    ]  # fmt: skip
+    ]
     for t in slstm:
         bandwidth = t.traffic / t.ours
         lines.append(
@@ -215,7 +234,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "gpu-results.md", help="the page to write")
     options = parser.parse_args()
 
-    import gpu_build
+    from support import gpu_build
 
     if reason := gpu_build.why_not():
         sys.exit(f"error: {reason}")

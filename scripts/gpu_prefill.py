@@ -73,12 +73,14 @@ class PrefillBench(Bench):
         traffic = 8 * batch * heads * dim_qk * dim_v + 2 * tokens * (2 * dim_qk + 2 * dim_v + 2)
         sets = [self.mlstm_buffers(MLSTM_SHAPE, (batch, sequence)) for _ in range(self.sets(traffic))]
         ours, in_place = (
-            self.time([
-                self.launch("xlstm_launch_mlstm", self.mlstm_args(MLSTM_SHAPE, (batch, sequence), buffers, place))
-                for buffers in sets
-            ])
+            self.time(
+                [
+                    self.launch("xlstm_launch_mlstm", self.mlstm_args(MLSTM_SHAPE, (batch, sequence), buffers, place))
+                    for buffers in sets
+                ]
+            )
             for place in (False, True)
-        )  # fmt: skip
+        )
         operations = 4 * tokens * dim_qk * dim_v
         return MlstmPrefill(batch, sequence, traffic, operations, ours, in_place, self.triton(sets), product_rate)
 
@@ -101,9 +103,14 @@ class PrefillBench(Bench):
             gates = {f"vec{name.upper()}": b[name].transpose(1, 2).contiguous() for name in "if"}
             states = {"matC_initial": b["C_in"], "vecN_initial": b["n_in"], "scaM_initial": b["m_in"].unsqueeze(-1)}
             return lambda: forward(
-                **matrices, **gates, **states, return_last_states=True, chunk_size=TRITON_CHUNK, eps=1e-6,
+                **matrices,
+                **gates,
+                **states,
+                return_last_states=True,
+                chunk_size=TRITON_CHUNK,
+                eps=1e-6,
                 output_dtype=self.torch.bfloat16,
-            )  # fmt: skip
+            )
 
         return self.time([launch(buffers) for buffers in sets])
 
@@ -183,13 +190,15 @@ def tables(timings: Timings, peak: float) -> list[str]:
     """Lines of Markdown. `peak`: the bandwidth of a copy, bytes a second."""
     rate = timings.mlstm[0].product_rate
     lines = [
-        "## mLSTM prefill", "",
+        "## mLSTM prefill",
+        "",
         "The shape of 7B, bfloat16 activations, float32 states. Roofline: the larger of the traffic at the copy "
         f"bandwidth and the operations at {rate / 1e12:.0f} TFLOP/s, the rate of a large TF32 product here. Triton: "
-        f"the chunkwise forward pass of `mlstm_kernels` in chunks of {TRITON_CHUNK}.", "",
+        f"the chunkwise forward pass of `mlstm_kernels` in chunks of {TRITON_CHUNK}.",
+        "",
         "| batch | positions | time µs | µs a position | TFLOP/s | of roofline | in place µs | Triton µs | ratio |",
         "| --: | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]  # fmt: skip
+    ]
     for t in timings.mlstm:
         other = f"{t.triton * 1e6:.1f} | {t.triton / t.ours:.2f}" if t.triton else "not installed | "
         lines.append(
@@ -197,16 +206,19 @@ def tables(timings: Timings, peak: float) -> list[str]:
             f"{t.operations / t.ours / 1e12:.1f} | {t.roofline(peak) / t.ours:.1%} | {t.in_place * 1e6:.1f} | {other} |"
         )
     lines += [
-        "", "## sLSTM prefill", "",
+        "",
+        "## sLSTM prefill",
+        "",
         f"{SLSTM_SEQUENCE} positions, bfloat16 activations, float32 states. Stepwise: a launch for each position. "
         "Upstream: the CUDA kernel of the `xlstm` package, everything in bfloat16.",
-    ]  # fmt: skip
+    ]
     if timings.without_upstream:
         lines += ["", f"Upstream's kernel did not run everywhere: {timings.without_upstream}"]
     lines += [
-        "", "| shape | batch | R | time µs | µs a position | stepwise µs | ratio | upstream µs | ratio |",
+        "",
+        "| shape | batch | R | time µs | µs a position | stepwise µs | ratio | upstream µs | ratio |",
         "| --- | --: | --- | --: | --: | --: | --: | --: | --: |",
-    ]  # fmt: skip
+    ]
     for t in timings.slstm:
         other = f"{t.upstream * 1e6:.1f} | {t.upstream / t.ours:.2f}" if t.upstream else "none | "
         lines.append(

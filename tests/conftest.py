@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from paths import DEMO  # noqa: E402
+from support.paths import DEMO
 
 # What this user has built must not decide what is tested: libraries are named where they are meant.
 os.environ["XLSTM_EXPORT_LIBRARIES"] = str(Path(__file__).parent / "no-libraries-here")
@@ -27,7 +23,7 @@ def _threads() -> None:
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained model as a float32 bundle with dynamic batch."""
     from xlstm_export.checkpoints import open_checkpoint
-    from xlstm_export.graph.export import export_bundle
+    from xlstm_export.exporter.write import export_bundle
 
     out = tmp_path_factory.mktemp("demo") / "kjv"
     export_bundle(open_checkpoint(DEMO), out)
@@ -37,10 +33,10 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def export_variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[torch.nn.Module, Path, Path]]:
     """`export_variant("a-mixed", dtype="float16")` → upstream model, its checkpoint, its bundle; made once."""
-    from upstream_models import VARIANTS
+    from support.upstream_models import VARIANTS
 
     from xlstm_export.checkpoints import open_checkpoint
-    from xlstm_export.graph.export import export_bundle
+    from xlstm_export.exporter.write import export_bundle
 
     made: dict[tuple, tuple[torch.nn.Module, Path, Path]] = {}
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .errors import UserError
+from .errors import ErrorKind, UserError
 
 app = typer.Typer(
     name="xlstm-export",
@@ -100,14 +100,14 @@ def onnx(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Write a checkpoint as an ONNX bundle: model.onnx, weights, manifest.json."""
-    from .graph.export import check_destination
+    from .exporter.write import check_destination
 
     batch_size = _batch(batch)
     check_destination(output, overwrite)
     with err.status("Reading the checkpoint"):
         from .checkpoints import open_checkpoint
-        from .graph.export import export_bundle
-        from .modeling.random_init import random_checkpoint
+        from .checkpoints.random_weights import random_checkpoint
+        from .exporter.write import export_bundle
 
         ckpt = random_checkpoint(checkpoint, seed) if random_init else open_checkpoint(checkpoint, config)
     for note in ckpt.notes:
@@ -145,9 +145,17 @@ def validate(
 
     with _progress() as stage:
         result = run(
-            bundle, checkpoint, config=config, runtime=runtime.value, steps=steps, text=text, batch=batch, seed=seed,
-            ort_library=_ort_library(ort_library), stage=stage,
-        )  # fmt: skip
+            bundle,
+            checkpoint,
+            config=config,
+            runtime=runtime.value,
+            steps=steps,
+            text=text,
+            batch=batch,
+            seed=seed,
+            ort_library=_ort_library(ort_library),
+            stage=stage,
+        )
     folder = report or bundle / "validation"
     write_report(result, folder)
     out.print(render(result))
@@ -184,11 +192,17 @@ def build(
 
     with _progress() as stage:
         record = build_engine(
-            bundle, runtime.value, targets=tuple(target.split(",")) if target else (), batch=batch,
-            max_chunk=max_chunk, plugins=Path(plugins) if plugins not in (None, "none") else None,
-            use_plugins=plugins != "none", version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible, stage=stage,
-        )  # fmt: skip
+            bundle,
+            runtime.value,
+            targets=tuple(target.split(",")) if target else (),
+            batch=batch,
+            max_chunk=max_chunk,
+            plugins=Path(plugins) if plugins not in (None, "none") else None,
+            use_plugins=plugins != "none",
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            stage=stage,
+        )
     out.print(render(record))
 
 
@@ -208,7 +222,7 @@ def generate(
     ort_library: LibraryOption = None,
 ) -> None:
     """Continue a text, printing it as it is generated."""
-    from .graph.manifest import read_manifest
+    from .bundle.manifest import read_manifest
     from .runtime import open_session
     from .runtime.generation import Generation
     from .runtime.sampling import Sampler, Sampling
@@ -336,7 +350,7 @@ def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise UserError(f"--batch is {text!r}: give a positive number or `dynamic`.")
+        raise UserError(ErrorKind.argument, f"--batch is {text!r}: give a positive number or `dynamic`.")
     return int(text)
 
 

@@ -175,8 +175,12 @@ def ask(subject: str) -> dict[str, Any]:
     try:
         done = subprocess.run(
             [sys.executable, "-c", program, subject, paths],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=PROBE_SECONDS,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_SECONDS,
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"no answer within {PROBE_SECONDS:.0f} seconds"}
     try:
@@ -205,7 +209,7 @@ def _probe_onnxruntime() -> dict[str, Any]:
     import onnx
     import onnxruntime as ort
 
-    from .engines.cuda_driver import list_gpus
+    from .nvidia.driver import list_gpus
 
     text = '<ir_version: 10, opset_import: ["" : 21]> g (float[1] x) => (float[1] y) { y = Neg (x) }'
     model = onnx.parser.parse_model(text).SerializeToString()
@@ -227,8 +231,8 @@ def _probe_onnxruntime() -> dict[str, Any]:
 
 
 def _probe_flavour(runtime: str) -> dict[str, Any]:
-    from .engines.flavours import import_flavour, require_installed
     from .errors import UserError
+    from .nvidia.flavours import import_flavour, require_installed
 
     try:
         require_installed(runtime)
@@ -238,7 +242,7 @@ def _probe_flavour(runtime: str) -> dict[str, Any]:
 
 
 def _probe_gpus() -> dict[str, Any]:
-    from .engines.cuda_driver import CudaDriver
+    from .nvidia.driver import CudaDriver
 
     try:
         driver = CudaDriver()

@@ -15,8 +15,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .errors import UserError
-from .graph.manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
+from .bundle.manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
+from .errors import ErrorKind, UserError
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -148,7 +148,7 @@ def inspect_path(path: Path, config: Path | None = None) -> Inspection:
         UserError: neither a bundle nor a checkpoint that can be read.
     """
     if not path.exists():
-        raise UserError(f"nothing at {path}. Give a bundle's folder or a checkpoint.")
+        raise UserError(ErrorKind.argument, f"nothing at {path}. Give a bundle's folder or a checkpoint.")
     if path.is_dir() and (path / FILE_NAME).is_file():
         return inspect_bundle(path)
     return inspect_checkpoint(path, config)
@@ -163,16 +163,20 @@ def inspect_bundle(bundle: Path) -> BundleInspection:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from .engines.record import list_engines
+    from .bundle.engine_record import list_engines
 
     manifest = read_manifest(bundle)
     missing = [name for name in (MODEL_FILE, *manifest.weight_files) if not (bundle / name).is_file()]
     if MODEL_FILE in missing:
-        raise UserError(f"{bundle} lacks {MODEL_FILE}: it was not copied whole. Copy or export it again.")
+        raise UserError(
+            ErrorKind.bundle, f"{bundle} lacks {MODEL_FILE}: it was not copied whole. Copy or export it again."
+        )
     try:
         model = onnx.load(bundle / MODEL_FILE, load_external_data=False)
     except DecodeError:
-        raise UserError(f"{bundle / MODEL_FILE} is not an ONNX file, or is damaged. Export the bundle again.") from None
+        raise UserError(
+            ErrorKind.bundle, f"{bundle / MODEL_FILE} is not an ONNX file, or is damaged. Export the bundle again."
+        ) from None
     graph = model.graph
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
     functions = tuple(
@@ -279,7 +283,9 @@ def _dimensions(architecture: dict[str, Any], where: str) -> Dimensions:
             architecture["embedding_dim"], architecture["vocab_size"], architecture["tied_head"], tuple(groups)
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: its architecture is incomplete ({error!r}). Export the bundle again.") from None
+        raise UserError(
+            ErrorKind.bundle, f"{where}: its architecture is incomplete ({error!r}). Export the bundle again."
+        ) from None
 
 
 def to_json(inspection: Inspection) -> str:

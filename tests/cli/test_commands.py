@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bad_inputs import BAD_INPUTS
-from paths import DEMO
+from support.bad_inputs import BAD_INPUTS
+from support.paths import DEMO
 from typer.testing import CliRunner
 
 from xlstm_export import cli

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from paths import DEMO, ROOT
+from support.paths import DEMO, ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -26,7 +26,7 @@ COMMANDS = [
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the README's reader has it: a checkpoint, a Hugging Face folder, a text."""
-    from upstream_models import VARIANTS
+    from support.upstream_models import VARIANTS
 
     folder = tmp_path_factory.mktemp("desk")
     shutil.copy(DEMO / "ckpt.pt", folder)

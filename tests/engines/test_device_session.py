@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from xlstm_export.engines.cuda_driver import CudaDriver, DeviceMemory, list_gpus
+from xlstm_export.bundle.manifest import read_manifest
 from xlstm_export.engines.targets import PROFILES
 from xlstm_export.errors import UserError
-from xlstm_export.graph.manifest import read_manifest
+from xlstm_export.nvidia.driver import CudaDriver, DeviceMemory, list_gpus
 from xlstm_export.runtime import open_session
 from xlstm_export.runtime.tensorrt import DeviceSession
 

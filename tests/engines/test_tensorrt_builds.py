@@ -13,10 +13,10 @@ from dataclasses import asdict
 
 import pytest
 
+from xlstm_export.bundle.manifest import read_manifest
 from xlstm_export.engines import build_engine
 from xlstm_export.engines.targets import input_profiles, parse_batch
 from xlstm_export.errors import UserError
-from xlstm_export.graph.manifest import read_manifest
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install tensorrt-rtx"
@@ -32,7 +32,7 @@ sys.modules["tensorrt"] = sys.modules.pop("tensorrt_rtx")
 importlib.util.find_spec = lambda name: object()
 
 from xlstm_export.engines import worker
-from xlstm_export.engines.cuda_driver import Gpu
+from xlstm_export.nvidia.driver import Gpu
 
 worker.list_gpus = lambda: [Gpu(0, "Stand-in GPU", (8, 9), 1 << 34)]
 worker.load_plugins = lambda registry, version, errors, library: print("loaded", library)
@@ -60,10 +60,17 @@ def run_builder(bundle, folder, version, plugins=None):
     manifest = read_manifest(bundle)
     profiles = [asdict(p) for p in input_profiles(manifest, parse_batch("1:1:4"), 32)]
     request = {
-        "runtime": "tensorrt", "model": str(bundle / "model.onnx"), "engine": str(folder / "plan"),
-        "targets": ["current"], "profiles": profiles, "plugins": plugins, "version_compatible": False,
-        "hardware_compatible": True, "products_as_sums": False, "timing_cache": str(folder / "timing"),
-    }  # fmt: skip
+        "runtime": "tensorrt",
+        "model": str(bundle / "model.onnx"),
+        "engine": str(folder / "plan"),
+        "targets": ["current"],
+        "profiles": profiles,
+        "plugins": plugins,
+        "version_compatible": False,
+        "hardware_compatible": True,
+        "products_as_sums": False,
+        "timing_cache": str(folder / "timing"),
+    }
     arguments = json.dumps({"version": version, "request": request})
     done = subprocess.run([sys.executable, "-c", STAND_IN, arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -93,8 +100,10 @@ def test_definitions_are_stripped_only_where_the_parser_would_prefer_them_to_the
         assert any(line.startswith(f"refused: tensorrt {version} cannot parse") for line in lines)
         missed = [line for line in lines if "Plugin not found" in line]
         assert [line.split()[1] for line in missed] == [
-            "blocks.0.mlstm/MLSTMCell", "blocks.1.slstm/SLSTMCell", "blocks.2.mlstm/MLSTMCell",
-        ]  # fmt: skip
+            "blocks.0.mlstm/MLSTMCell",
+            "blocks.1.slstm/SLSTMCell",
+            "blocks.2.mlstm/MLSTMCell",
+        ]
     else:
         assert json.loads(lines[-1])["event"] == "done"
 

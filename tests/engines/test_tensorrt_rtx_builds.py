@@ -15,13 +15,14 @@ import onnx
 import pytest
 import yaml
 
+from xlstm_export.bundle.engine_record import sidecar_of
+from xlstm_export.bundle.manifest import read_manifest
+from xlstm_export.checkpoints.random_weights import random_checkpoint
+from xlstm_export.checksum import sha256
 from xlstm_export.engines import build, build_engine, list_engines, read_record
-from xlstm_export.engines.functions import without_functions
-from xlstm_export.engines.record import sha256, sidecar_of
+from xlstm_export.engines.rewrite import without_functions
 from xlstm_export.errors import UserError
-from xlstm_export.graph.export import export_bundle
-from xlstm_export.graph.manifest import read_manifest
-from xlstm_export.modeling.random_init import random_checkpoint
+from xlstm_export.exporter.write import export_bundle
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install tensorrt-rtx"

@@ -1,13 +1,7 @@
 """These tests run the CUDA kernels on a GPU. Without one they are skipped, and say so."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
-
-import gpu_build  # noqa: E402
+from support import gpu_build
 
 
 @pytest.fixture(scope="session")

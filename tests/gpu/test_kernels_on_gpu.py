@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-import gpu_build
 import pytest
-from cases import CHUNKS, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
-from cell_runner import TYPES, CellRunner
 from hypothesis import HealthCheck, given, settings
+from support import gpu_build
+from support.cases import CHUNKS, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from support.cell_runner import TYPES, CellRunner
 
 from xlstm_export.native import toolchain
 
@@ -117,8 +117,9 @@ def test_compute_sanitizer_finds_an_error(gpu_folder, tool, tmp_path):
     options = ["--tool", tool, "--error-exitcode", "9", "--log-file", str(log)]
     done = subprocess.run(
         [sanitizer, *options, gpu_folder / "bin" / "cell_runner_gpu"],
-        input=b"".join(case.encode() for case in cases), capture_output=True,
-    )  # fmt: skip
+        input=b"".join(case.encode() for case in cases),
+        capture_output=True,
+    )
     text = log.read_text() if log.exists() else ""
     if "Device not supported" in text or "not supported on this" in text:
         pytest.skip(f"compute-sanitizer does not run on this machine: {text[-300:]}")

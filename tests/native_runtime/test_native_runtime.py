@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_build import (
+from support.runtime_build import (
     ROOT,
     attempt,
     custom_op_library,
@@ -22,9 +22,9 @@ from runtime_build import (
     run,
 )
 
+from xlstm_export.bundle.manifest import read_manifest
 from xlstm_export.checkpoints import open_checkpoint
-from xlstm_export.graph.export import export_bundle
-from xlstm_export.graph.manifest import read_manifest
+from xlstm_export.exporter.write import export_bundle
 from xlstm_export.runtime import open_session
 from xlstm_export.runtime.generation import Generation
 from xlstm_export.runtime.sampling import Sampler, Sampling
@@ -129,9 +129,14 @@ def test_logits_are_pythons_to_the_last_bit(
 
 @pytest.mark.parametrize("name, dtype, fixed, batch", CASES)
 def test_logits_are_pythons_to_the_last_bit_with_the_custom_op_library(
-    release: Path, export_variant: Export, tmp_path: Path, name: str, dtype: str, fixed: int | None,
+    release: Path,
+    export_variant: Export,
+    tmp_path: Path,
+    name: str,
+    dtype: str,
+    fixed: int | None,
     batch: int,
-) -> None:  # fmt: skip
+) -> None:
     bundle = export_variant(name, dtype, fixed)[2]
     inputs = make_inputs(bundle, STEPS, batch)
     library = custom_op_library()
@@ -144,9 +149,16 @@ def test_logits_are_pythons_to_the_last_bit_with_the_custom_op_library(
 @pytest.mark.parametrize("ops", [False, True], ids=["definitions", "custom-ops"])
 @pytest.mark.parametrize("name, dtype, fixed, lengths", PREFILL_CASES)
 def test_prompts_give_the_logits_that_python_gives_to_the_last_bit(
-    release: Path, export_variant: Export, tmp_path: Path, name: str, dtype: str, fixed: int | None,
-    lengths: tuple[int, ...], ops: bool, chunk: int | None,
-) -> None:  # fmt: skip
+    release: Path,
+    export_variant: Export,
+    tmp_path: Path,
+    name: str,
+    dtype: str,
+    fixed: int | None,
+    lengths: tuple[int, ...],
+    ops: bool,
+    chunk: int | None,
+) -> None:
     library = custom_op_library() if ops else None
     named = [*([f"ops={library}"] if ops else []), *([f"chunk={chunk}"] if chunk else [])]
     for logits in ("last", "all"):
@@ -211,8 +223,17 @@ def test_the_same_seed_draws_the_tokens_that_python_draws(
     with open_session(bundle) as session:
         expected = list(Generation(session, prompt, STEPS, Sampler(sampling)))
     s = sampling
-    ids = run(release / "runtime_driver", "tokens", bundle, ",".join(map(str, prompt)), STEPS,
-              s.temperature, s.top_k, s.top_p, s.seed).split()  # fmt: skip
+    ids = run(
+        release / "runtime_driver",
+        "tokens",
+        bundle,
+        ",".join(map(str, prompt)),
+        STEPS,
+        s.temperature,
+        s.top_k,
+        s.top_p,
+        s.seed,
+    ).split()
     assert list(map(int, ids)) == expected
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runtime_build import build, environment, release_build, run
+from support.runtime_build import build, environment, release_build, run
 
 Export = Callable[..., tuple[object, Path, Path]]
 

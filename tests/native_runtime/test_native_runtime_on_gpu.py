@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_build import release_build, run
+from support.runtime_build import release_build, run
 
-from xlstm_export.graph.manifest import read_manifest
+from xlstm_export.bundle.manifest import read_manifest
 from xlstm_export.native.locate import find_onnxruntime_library
 from xlstm_export.runtime.onnxruntime import cuda_device_count
 

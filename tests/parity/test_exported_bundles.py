@@ -14,8 +14,8 @@ Tolerances, relative to the logit spread (maximum minus minimum of the reference
 import numpy as np
 import pytest
 import torch
-from paths import DEMO
-from upstream_models import (
+from support.paths import DEMO
+from support.upstream_models import (
     VARIANTS,
     canonical_states,
     is_block_stack,

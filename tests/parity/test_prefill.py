@@ -11,12 +11,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from paths import DEMO
-from upstream_models import VARIANTS, random_inputs
+from support.paths import DEMO
+from support.upstream_models import VARIANTS, random_inputs
 
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.errors import UserError
-from xlstm_export.graph.export import export_bundle
+from xlstm_export.exporter.write import export_bundle
 from xlstm_export.runtime import open_session
 
 CHUNKS = (1, 7, 64, 256)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from upstream_models import (
+from support.upstream_models import (
     VARIANTS,
     Variant,
     canonical_states,

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from paths import DEMO
-from upstream_models import VARIANTS
+from support.paths import DEMO
+from support.upstream_models import VARIANTS
 
 from xlstm_export.checkpoints import Checkpoint, open_checkpoint
+from xlstm_export.checkpoints.random_weights import random_tensors
 from xlstm_export.errors import UserError
-from xlstm_export.graph.export import export_bundle
-from xlstm_export.modeling.random_init import random_tensors
+from xlstm_export.exporter.write import export_bundle
 from xlstm_export.runtime.onnxruntime import OnnxRuntimeSession
 from xlstm_export.validation import validate
 
@@ -114,14 +114,20 @@ FAULTS = {
     "one weight behind a cell": ("a-mixed", move("blocks.1.ffn.proj_down.weight"), 2, "in blocks.1 behind the cell"),
     "one weight of the head": ("a-mixed", move("head.weight"), None, "behind the cell of blocks.2"),
     "input and forget gate swapped": (
-        "a-mixed", swap("blocks.2.mlstm.igate.weight", "blocks.2.mlstm.fgate.weight"), 2, "lies in blocks.2, between",
+        "a-mixed",
+        swap("blocks.2.mlstm.igate.weight", "blocks.2.mlstm.fgate.weight"),
+        2,
+        "lies in blocks.2, between",
     ),
     "states paired wrongly": ("a-mixed", cross("blocks.0.mlstm.n", "blocks.2.mlstm.n"), 0, "lies in blocks.0, between"),
     "keys scaled by 1.01": (
-        "a-mixed", scale_attribute("blocks.2.mlstm/MLSTMCell", "k_scale", 1.01), 2, "lies in blocks.2, between",
+        "a-mixed",
+        scale_attribute("blocks.2.mlstm/MLSTMCell", "k_scale", 1.01),
+        2,
+        "lies in blocks.2, between",
     ),
     "one gate bias of xLSTM-7B's block": ("c-single", move("blocks.1.mlstm.igate.bias"), 1, "blocks.1, up to its cell"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

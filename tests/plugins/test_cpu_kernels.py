@@ -7,11 +7,11 @@ import subprocess
 
 import numpy as np
 import pytest
-from cases import mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
-from cell_runner import TYPES, Case
-from cpu_harness import STATES, CpuKernels, harness_options
 from hypothesis import HealthCheck, given, settings
-from native_build import build
+from support.cases import mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from support.cell_runner import TYPES, Case
+from support.cpu_harness import STATES, CpuKernels, harness_options
+from support.native_build import build
 
 SWEEP = settings(
     max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -86,8 +86,15 @@ def test_slstm_sequence_departs_from_float64_at_a_position(kernels, threads, gat
     """
     for seed, dtype in enumerate(TYPES):
         case = slstm_case(
-            batch=5, sequence=130, dim=33, dtype=dtype, recurrent=dtype, gates=gates, seed=seed, clamp=15.0 * seed,
-        )  # fmt: skip
+            batch=5,
+            sequence=130,
+            dim=33,
+            dtype=dtype,
+            recurrent=dtype,
+            gates=gates,
+            seed=seed,
+            clamp=15.0 * seed,
+        )
 
         def run_until(position: int, name: str, case=case) -> list[np.ndarray]:
             lengths = np.full(5, position)
@@ -184,10 +191,14 @@ def test_idle_row_loses_its_state_or_has_output(kernels, cell, in_place):
 @pytest.mark.parametrize("cell", CASES)
 def test_padding_after_a_row_changes_its_state(kernels, cell, sequence, length):
     long = CASES[cell](batch=2, sequence=sequence, lengths=[length, length], seed=3)
-    short = dataclasses.replace(long, inputs={
-        name: array[:, :length] if name in "qkvifx" else array
-        for name, array in long.inputs.items() if name != "lengths"
-    })  # fmt: skip
+    short = dataclasses.replace(
+        long,
+        inputs={
+            name: array[:, :length] if name in "qkvifx" else array
+            for name, array in long.inputs.items()
+            if name != "lengths"
+        },
+    )
     for padded, alone in zip(kernels.run(long)[1:], kernels.run(short)[1:], strict=True):
         np.testing.assert_array_equal(padded, alone)
 

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from cases import CHUNKS, GATES, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
-from cell_runner import KERNEL_FILES, TYPES, Case, CellRunner, RunnerDied
 from hypothesis import HealthCheck, given, settings
-from native_build import SOURCE, build
+from support.cases import CHUNKS, GATES, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from support.cell_runner import KERNEL_FILES, TYPES, Case, CellRunner, RunnerDied
+from support.native_build import SOURCE, build
 
 from xlstm_export.native import toolchain
 

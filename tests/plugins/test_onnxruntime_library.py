@@ -14,15 +14,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cases import mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
-from cell_runner import TYPES, Case, from_bytes, to_bytes
-from cpu_harness import STATES, harness_options
 from hypothesis import HealthCheck, given, settings
-from native_build import build
 from onnx import TensorProto, helper
-from upstream_models import VARIANTS, random_inputs
+from support.cases import mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
+from support.cell_runner import TYPES, Case, from_bytes, to_bytes
+from support.cpu_harness import STATES, harness_options
+from support.native_build import build
+from support.upstream_models import VARIANTS, random_inputs
 
-from xlstm_export.graph.functions import DOMAIN, PLUGIN_ATTRIBUTES, step_functions
+from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
+from xlstm_export.operators.schemas import step_functions
 from xlstm_export.runtime import open_session
 
 SWEEP = settings(
@@ -32,9 +33,11 @@ CASES = {"mlstm": mlstm_case, "slstm": slstm_case}
 OPERATORS = {"mlstm": "MLSTMCell", "slstm": "SLSTMCell"}
 OUTPUTS = {"mlstm": "h", "slstm": "hidden"}
 ELEMENTS = {
-    "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16,
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
     "int32": TensorProto.INT32,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +166,17 @@ def _check(library: Path, case: Case) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 def test_mlstm_sequence_departs_from_float64(dtype, dynamic, library):
     case = mlstm_case(
-        batch=3, heads=2, sequence=150, dim_qk=20, dim_v=70, dtype=dtype, lengths=True, in_place=0b111 * dynamic,
-        schedule=5 * dynamic, seed=2,
-    )  # fmt: skip
+        batch=3,
+        heads=2,
+        sequence=150,
+        dim_qk=20,
+        dim_v=70,
+        dtype=dtype,
+        lengths=True,
+        in_place=0b111 * dynamic,
+        schedule=5 * dynamic,
+        seed=2,
+    )
     _check(library, case)
 
 
@@ -179,9 +190,11 @@ def test_call_depends_on_where_a_sequence_is_padded_or_cut(cell, dtype, library)
     first = dataclasses.replace(case, inputs=_positions(case, 0, 64))
     head, *states = _run(_session(_model(first), library), first)
     rest = dataclasses.replace(
-        case, inputs=_positions(case, 64, 70, padding=58) | dict(zip(STATES[cell], states, strict=True))
+        case,
+        inputs=_positions(case, 64, 70, padding=58)
+        | dict(zip(STATES[cell], states, strict=True))
         | {"lengths": np.array([6, 6])},
-    )  # fmt: skip
+    )
     tail, *last = _run(_session(_model(rest), library), rest)
     output, *others = _run(_session(_model(padded), library), padded)
     assert not output[:, 70:].any() and not tail[:, 6:].any()
@@ -262,9 +275,13 @@ def test_state_that_only_the_next_cell_reads_is_overwritten_too_early(cell, libr
     for name, (dtype, shape) in _outputs(case).items():
         model.graph.output.append(helper.make_tensor_value_info(f"{name}_last", ELEMENTS[dtype], shape))
     actual = _session(model, library).run(None, case.sent)
-    twice = dataclasses.replace(case, inputs={
-        name: np.concatenate([array, array], 1) if name in "qkvifx" else array for name, array in case.inputs.items()
-    })  # fmt: skip
+    twice = dataclasses.replace(
+        case,
+        inputs={
+            name: np.concatenate([array, array], 1) if name in "qkvifx" else array
+            for name, array in case.inputs.items()
+        },
+    )
     for expected, value in zip(twice.expected(), actual, strict=True):
         assert expected.check(_last(expected, value)) is None
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from native_build import build
+from support.native_build import build
 
 from xlstm_export.errors import UserError
 from xlstm_export.native import fatbin, toolchain
@@ -43,8 +43,9 @@ def checked(library):
 def test_plugin_breaks_its_interface(build_folder):
     done = subprocess.run(
         ["ctest", "--test-dir", build_folder, "--output-on-failure", "-R", "tensorrt_plugin", "--no-tests=error"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
     assert re.search(r"100% tests passed.* out of 1\d", done.stdout), done.stdout
 
@@ -112,8 +113,12 @@ def test_registry_creates_a_wrong_plugin(library, module):
     done = subprocess.run([sys.executable, "-c", _CREATE, module, library], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
-        "outputs": 4, "name": "MLSTMCell", "from an engine": True, "from a later engine": False, "negative eps": False
-    }  # fmt: skip
+        "outputs": 4,
+        "name": "MLSTMCell",
+        "from an engine": True,
+        "from a later engine": False,
+        "negative eps": False,
+    }
     assert "format version 2, this library reads version 1: rebuild the engine" in done.stderr
     assert "node: attribute eps = -1" in done.stderr
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bad_inputs import BAD_INPUTS, BadInput
+from support.bad_inputs import BAD_INPUTS, BadInput
 
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.errors import UserError

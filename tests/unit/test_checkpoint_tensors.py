@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from xlstm_export.checkpoints import safetensors_files, tensors
-from xlstm_export.checkpoints.finite import is_finite
-from xlstm_export.checkpoints.tensors import LazyTensor
+from xlstm_export.checkpoints.files import safetensors as safetensors_files
+from xlstm_export.checkpoints.files import tensors
+from xlstm_export.checkpoints.files.finite import is_finite
+from xlstm_export.checkpoints.files.tensors import LazyTensor
 from xlstm_export.errors import UserError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

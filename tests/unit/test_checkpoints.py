@@ -18,7 +18,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from upstream_models import VARIANTS, Variant, upstream_model_of
+from support.upstream_models import VARIANTS, Variant, upstream_model_of
 
 from xlstm_export.checkpoints import Checkpoint, open_checkpoint, read_config
 from xlstm_export.errors import UserError

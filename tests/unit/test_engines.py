@@ -8,12 +8,19 @@ import onnx
 import onnxruntime
 import pytest
 
+from xlstm_export.bundle.engine_record import (
+    BuildOptions,
+    EngineRecord,
+    EngineTensor,
+    FileHash,
+    hash_bundle,
+    sidecar_of,
+)
+from xlstm_export.bundle.manifest import read_manifest
 from xlstm_export.engines import build_engine, find_engine, read_record
-from xlstm_export.engines.flavours import INSTALL, import_flavour, load_plugins
-from xlstm_export.engines.functions import plugin_needs_stripping, with_products_as_sums, without_functions
 from xlstm_export.engines.progress import PhaseTree
-from xlstm_export.engines.record import BuildOptions, EngineRecord, EngineTensor, FileHash, hash_bundle, sidecar_of
 from xlstm_export.engines.report import render
+from xlstm_export.engines.rewrite import plugin_needs_stripping, with_products_as_sums, without_functions
 from xlstm_export.engines.targets import (
     BatchRange,
     Profile,
@@ -28,7 +35,7 @@ from xlstm_export.engines.targets import (
 )
 from xlstm_export.engines.worker import BuildRequest, read_graph
 from xlstm_export.errors import UserError
-from xlstm_export.graph.manifest import read_manifest
+from xlstm_export.nvidia.flavours import INSTALL, import_flavour, load_plugins
 
 # What to build for
 
@@ -93,8 +100,10 @@ def test_profile_covers_every_input_of_a_dynamic_bundle_and_nothing_of_a_fixed_o
     for profile, positions in ((decode, (1, 1, 1)), (prefill, (1, 64, 64))):
         assert [t.name for t in profile.tensors] == list(inputs)
         for tensor in profile.tensors:
-            shapes = [(b, s) if tensor.name == "tokens" else (b, *inputs[tensor.name].shape[1:])
-                      for b, s in zip((1, 2, 4), positions, strict=True)]  # fmt: skip
+            shapes = [
+                (b, s) if tensor.name == "tokens" else (b, *inputs[tensor.name].shape[1:])
+                for b, s in zip((1, 2, 4), positions, strict=True)
+            ]
             assert [tensor.min, tensor.opt, tensor.max] == shapes
     fixed = read_manifest(export_variant("a-mixed", batch=3)[2])
     assert batch_range(fixed, None) == batch_range(fixed, "3") == BatchRange(3, 3, 3)

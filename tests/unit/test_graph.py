@@ -7,12 +7,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from cell_inputs import mlstm_inputs, slstm_inputs
+from support.cell_inputs import mlstm_inputs, slstm_inputs
 
+from xlstm_export.bundle.manifest import METADATA_KEY, parse_manifest, read_manifest
 from xlstm_export.errors import UserError
-from xlstm_export.graph import functions
-from xlstm_export.graph.manifest import METADATA_KEY, parse_manifest, read_manifest
-from xlstm_export.modeling import cells
+from xlstm_export.operators import eager, names, schemas
 
 FAMILIES = ["a-mixed", "a-tied", "b-single", "c-single", "a-stack"]
 STEP_FAMILIES = ["a-mixed", "a-stack", "b-single"]
@@ -34,7 +33,7 @@ def test_graph_passes_the_full_check_with_its_weights(bundle):
 
 def test_every_cell_is_one_node_with_its_definition_in_the_file(bundle):
     model = load(bundle)
-    cells = [n for n in model.graph.node if n.domain == functions.DOMAIN]
+    cells = [n for n in model.graph.node if n.domain == names.DOMAIN]
     blocks = read_manifest(bundle).architecture["blocks"]
     assert [n.op_type for n in cells] == ["SLSTMCell" if b["kind"] == "slstm" else "MLSTMCell" for b in blocks]
     assert {f.name for f in model.functions} == {n.op_type for n in cells}
@@ -44,11 +43,11 @@ def test_every_cell_is_one_node_with_its_definition_in_the_file(bundle):
 
 
 def test_no_other_node_leaves_standard_onnx(bundle):
-    assert {n.domain for n in load(bundle).graph.node} == {"", functions.DOMAIN}
+    assert {n.domain for n in load(bundle).graph.node} == {"", names.DOMAIN}
 
 
 def test_forget_gate_is_softplus_never_log_of_sigmoid():
-    for function in (*functions.step_functions().values(), *functions.sequence_functions().values()):
+    for function in (*schemas.step_functions().values(), *schemas.sequence_functions().values()):
         bodies = [a.g.node for n in function.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH]
         operators = [n.op_type for nodes in (function.node, *bodies) for n in nodes]
         assert "Softplus" in operators and "Log" not in operators
@@ -128,14 +127,23 @@ def test_half_precision_keeps_cells_norms_and_states_in_float32(dtype, export_va
 
 
 GOOD = {
-    "format": "xlstm-bundle", "format_version": 2, "family": "xlstm", "dtype": "float32", "mode": "both", "batch": None,
+    "format": "xlstm-bundle",
+    "format_version": 2,
+    "family": "xlstm",
+    "dtype": "float32",
+    "mode": "both",
+    "batch": None,
     "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", "sequence"]},
     "lengths": {"name": "lengths", "dtype": "int32", "shape": ["batch"]},
     "output": {"name": "logits", "dtype": "float32", "shape": ["batch", 1, 5]},
     "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 2]}],
-    "tokenizer": None, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": None},
-    "weight_files": ["model.weights"], "producer": {},
-}  # fmt: skip
+    "tokenizer": None,
+    "vocab_size": 5,
+    "architecture": {},
+    "source": {"path": "x", "sha256": None},
+    "weight_files": ["model.weights"],
+    "producer": {},
+}
 
 
 @pytest.mark.parametrize(
@@ -173,21 +181,21 @@ def test_manifest_with_a_missing_key_names_it():
 
 
 CELLS = {
-    "MLSTMCell": (mlstm_inputs, cells.mlstm_cell, ["h", "C_next", "n_next", "m_next"]),
-    "SLSTMCell": (slstm_inputs, cells.slstm_cell, ["hidden", "y_next", "c_next", "n_next", "m_next"]),
+    "MLSTMCell": (mlstm_inputs, eager.mlstm_cell, ["h", "C_next", "n_next", "m_next"]),
+    "SLSTMCell": (slstm_inputs, eager.slstm_cell, ["hidden", "y_next", "c_next", "n_next", "m_next"]),
 }
 
 
 def run_definition(name, function, tensors, attributes):
     """The outputs of a cell's definition in plain ONNX Runtime, by name."""
     outputs = CELLS[name][2]
-    node = onnx.helper.make_node(name, list(tensors), outputs, domain=functions.DOMAIN, **attributes)
+    node = onnx.helper.make_node(name, list(tensors), outputs, domain=names.DOMAIN, **attributes)
     value = lambda n, t: onnx.helper.make_tensor_value_info(n, TYPES[t.dtype], list(t.shape))  # noqa: E731
     states = [tensors[n.removesuffix("_next")] for n in outputs[1:]]
     first = tensors["v"] if "v" in tensors else tensors["x"][:, :, 0]
     values = [value(n, t) for n, t in zip(outputs, [first, *states], strict=True)]
     graph = onnx.helper.make_graph([node], "g", [value(n, t) for n, t in tensors.items()], values)
-    opsets = [onnx.helper.make_opsetid("", functions.OPSET), onnx.helper.make_opsetid(functions.DOMAIN, 1)]
+    opsets = [onnx.helper.make_opsetid("", names.OPSET), onnx.helper.make_opsetid(names.DOMAIN, 1)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -203,9 +211,9 @@ def check_definition(name, seed, sequence):
     tensors, attributes = draw(seed, sequence or 1)
     exact = [t.double() for t in tensors.values()]
     if sequence is None:
-        function, lengths = functions.step_functions()[name], None
+        function, lengths = schemas.step_functions()[name], None
     else:
-        function = functions.sequence_functions()[name]
+        function = schemas.sequence_functions()[name]
         lengths = torch.randint(0, sequence + 1, exact[0].shape[:1], generator=torch.Generator().manual_seed(seed))
         lengths = tensors["lengths"] = lengths.int()
     reference = operator(*exact, **attributes, lengths=lengths)
@@ -241,7 +249,7 @@ def mlstm_conditioning(tensors, attributes, lengths):
     for t in range(tensors["q"].shape[1]):
         q, k, v, i, f = (tensors[s][:, t : t + 1].double() for s in "qkvif")
         now = None if lengths is None else (lengths > t).int()
-        _, C, n, m = cells.mlstm_cell(q, k, v, i, f, C, n, m, **attributes, lengths=now)
+        _, C, n, m = eager.mlstm_cell(q, k, v, i, f, C, n, m, **attributes, lengths=now)
         query = q[:, 0] * attributes["q_scale"]
         denominator = (n * query).sum(-1).abs().maximum((-m).exp()) + attributes["eps"]
         worst = max(worst, float(((n * query).abs().sum(-1) / denominator).max()))
@@ -252,7 +260,7 @@ def mlstm_conditioning(tensors, attributes, lengths):
 def test_padding_reaches_what_is_before_it(name):
     """NaN beyond a row's length: outputs there are zero, states and the other outputs as without."""
     tensors, attributes = CELLS[name][0](2, 6)
-    function = functions.sequence_functions()[name]
+    function = schemas.sequence_functions()[name]
     lengths = torch.arange(tensors["m"].shape[0]).remainder(6).int()
     clean = run_definition(name, function, tensors | {"lengths": lengths}, attributes)
     for tensor in (tensors[n] for n in "qkvifx" if n in tensors):
@@ -270,8 +278,8 @@ def test_one_closed_forget_gate_costs_later_positions_their_precision():
     tensors["i"].clamp_(-1, 1), tensors["f"].clamp_(2, 4)
     tensors["f"][:, 3] = -1e4
     lengths = torch.full(tensors["m"].shape[:1], 64, dtype=torch.int32)
-    exact = cells.mlstm_cell(*(t.double() for t in tensors.values()), **attributes)
-    function = functions.sequence_functions()["MLSTMCell"]
+    exact = eager.mlstm_cell(*(t.double() for t in tensors.values()), **attributes)
+    function = schemas.sequence_functions()["MLSTMCell"]
     got = run_definition("MLSTMCell", function, tensors | {"lengths": lengths}, attributes)
     for name, expected in zip(("C_next", "n_next"), exact[1:], strict=False):
         np.testing.assert_allclose(got[name], expected, atol=2e-6 * float(expected.abs().max()), rtol=0)

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from rich.console import Console
 
+from xlstm_export.bundle.manifest import read_manifest
 from xlstm_export.errors import UserError
-from xlstm_export.graph.functions import sequence_functions
-from xlstm_export.graph.manifest import read_manifest
 from xlstm_export.inspection import inspect_bundle, inspect_checkpoint, inspect_path, render, to_json
+from xlstm_export.operators.schemas import sequence_functions
 
 
 def text_of(inspection, width=200):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from upstream_models import build_upstream
+from support.upstream_models import build_upstream
 
 from xlstm_export.checkpoints import read_config
 from xlstm_export.modeling.model import Model

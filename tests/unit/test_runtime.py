@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xlstm_export.bundle.manifest import read_manifest
 from xlstm_export.errors import UserError
-from xlstm_export.graph.manifest import read_manifest
 from xlstm_export.runtime import open_session
 from xlstm_export.runtime.generation import Generation
 from xlstm_export.runtime.sampling import Sampler, Sampling

@@ -29,9 +29,20 @@ def make_report(error: float = 1e-7) -> ValidationReport:
     tolerance = Tolerance("float32")
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(
-        "bundle", "ckpt.pt", "00" * 32, "xlstm", "float32", "onnxruntime", 0, {"torch": "2"}, 1.0, tolerance, runs,
-        verdicts, first_fault(runs, verdicts),
-    )  # fmt: skip
+        "bundle",
+        "ckpt.pt",
+        "00" * 32,
+        "xlstm",
+        "float32",
+        "onnxruntime",
+        0,
+        {"torch": "2"},
+        1.0,
+        tolerance,
+        runs,
+        verdicts,
+        first_fault(runs, verdicts),
+    )
 
 
 def shown(report) -> str:

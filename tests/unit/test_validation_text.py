@@ -5,16 +5,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from xlstm_export.checkpoints.architecture import Architecture
+from xlstm_export.bundle.manifest import Manifest, Source, TensorSpec
 from xlstm_export.errors import UserError
-from xlstm_export.graph.manifest import Manifest, Source, TensorSpec
+from xlstm_export.modeling.architecture import Architecture
 from xlstm_export.validation.texts import read_text
 
 MANIFEST = Manifest(
-    "xlstm", "float32", "step", None, TensorSpec("tokens", "int64", ("batch", 1)), None,
-    TensorSpec("logits", "float32", ("batch", 1, 256)), (), "bytes", 256,
-    Architecture(8, (), 256, False, None, 1e-5).to_dict(), Source("x", None), (), {},
-)  # fmt: skip
+    "xlstm",
+    "float32",
+    "step",
+    None,
+    TensorSpec("tokens", "int64", ("batch", 1)),
+    None,
+    TensorSpec("logits", "float32", ("batch", 1, 256)),
+    (),
+    "bytes",
+    256,
+    Architecture(8, (), 256, False, None, 1e-5).to_dict(),
+    Source("x", None),
+    (),
+    {},
+)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import builtins
 import numpy as np
 import pytest
 import torch
-from upstream_models import VARIANTS, canonical_states, random_inputs, upstream_step
+from support.upstream_models import VARIANTS, canonical_states, random_inputs, upstream_step
 
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.errors import UserError

@@ -19,7 +19,7 @@ import torch
 from rich.console import RenderableType
 from rich.table import Table
 
-from ..graph.manifest import read_manifest
+from ..bundle.manifest import read_manifest
 from ..inspection import inspect_bundle
 from ..runtime import Session, open_session
 
@@ -101,9 +101,19 @@ def time_steps(
     median, p90, p99 = np.percentile(seconds, (50, 90, 99))
     read, update = _bandwidths()
     return StepTiming(
-        runtime, batch, steps, float(median), float(p90), float(p99),
-        inspect_bundle(bundle).read_bytes, manifest.state_bytes(batch), read, update, prompt, prompt_seconds,
-    )  # fmt: skip
+        runtime,
+        batch,
+        steps,
+        float(median),
+        float(p90),
+        float(p99),
+        inspect_bundle(bundle).read_bytes,
+        manifest.state_bytes(batch),
+        read,
+        update,
+        prompt,
+        prompt_seconds,
+    )
 
 
 def _time_prompt(session: Session, prompts: np.ndarray) -> float:

@@ -1,8 +1,8 @@
 """Checkpoints as users have them, read into an architecture and tensors by canonical name."""
 
-from .architecture import Architecture
+from ..modeling.architecture import Architecture
 from .checkpoint import Checkpoint
-from .detect import open_checkpoint, read_config
-from .tensors import FileExtent, LazyTensor
+from .files.tensors import FileExtent, LazyTensor
+from .open import open_checkpoint, read_config
 
 __all__ = ["Architecture", "Checkpoint", "FileExtent", "LazyTensor", "open_checkpoint", "read_config"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .architecture import Architecture
-from .tensors import LazyTensor
+from ..checksum import sha256
+from ..modeling.architecture import Architecture
+from .files.tensors import LazyTensor
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,4 @@ class Checkpoint:
 
     def sha256(self) -> str | None:
         """Over the bytes of the weight files in their order; None for random weights, which have no files."""
-        if not self.files:
-            return None
-        digest = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as file:
-                while block := file.read(16 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256(*self.files) if self.files else None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import ErrorKind, UserError
 
 _SUPPORTED = (
     "Supported are models of the xlstm package (xLSTMLMModel, xLSTMBlockStack, xLSTMLarge) and transformers' "
@@ -34,19 +34,19 @@ _JAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "orbax.checkpoint", "manifest
 def refuse_file(path: Path) -> None:
     """Raise `UserError` for a file that is known to be something else than PyTorch weights."""
     if not path.is_file():
-        raise UserError(f"{path} is neither a file nor a folder.")
+        raise UserError(ErrorKind.checkpoint, f"{path} is neither a file nor a folder.")
     try:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(ErrorKind.checkpoint, f"{path} cannot be read: {error.strerror}.") from None
     if not start:
-        raise UserError(f"{path} is empty. Copy or save it again.")
+        raise UserError(ErrorKind.checkpoint, f"{path} is empty. Copy or save it again.")
     for magic, message in _MAGIC.items():
         if start.startswith(magic):
-            raise UserError(f"{path} {message}")
+            raise UserError(ErrorKind.checkpoint, f"{path} {message}")
     if path.suffix.lower() in _SUFFIXES:
-        raise UserError(f"{path} {_SUFFIXES[path.suffix.lower()]}")
+        raise UserError(ErrorKind.checkpoint, f"{path} {_SUFFIXES[path.suffix.lower()]}")
 
 
 def is_safetensors(path: Path) -> bool:
@@ -60,35 +60,43 @@ def refuse_folder(path: Path) -> None:
     """Raise `UserError` for a folder in another framework's or library's format."""
     if any(any(path.glob(f"{depth}{name}")) for depth in ("", "*/", "*/*/") for name in _JAX_FILES):
         raise UserError(
+            ErrorKind.checkpoint,
             f"{path} is a JAX (Orbax) checkpoint, as xlstm-jax writes it. Convert it with xlstm-jax's own converter to "
-            "a safetensors checkpoint (plain or huggingface) and give that."
+            "a safetensors checkpoint (plain or huggingface) and give that.",
         )
     if (path / "manifest.json").is_file() and (path / "model.onnx").is_file():
-        raise UserError(f"{path} is an exported bundle already. {_SAVE_AS}")
+        raise UserError(ErrorKind.checkpoint, f"{path} is an exported bundle already. {_SAVE_AS}")
     if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
         raise UserError(
+            ErrorKind.checkpoint,
             f"{path} is a distributed checkpoint. Convert it: "
-            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER ckpt.pt"
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER ckpt.pt",
         )
     if (path / "pytorch_model.bin.index.json").is_file() and not any(path.glob("*.safetensors")):
         raise UserError(
+            ErrorKind.checkpoint,
             f"{path} holds a sharded pickle checkpoint. Save it as safetensors: model.save_pretrained(..., "
-            "safe_serialization=True)."
+            "safe_serialization=True).",
         )
     if (path / "adapter_config.json").is_file():
-        raise UserError(f"{path} holds an adapter (LoRA), not a model. Merge it into its base model and save that.")
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"{path} holds an adapter (LoRA), not a model. Merge it into its base model and save that.",
+        )
 
 
 def refuse_settings(path: Path, values: Mapping[str, object]) -> None:
     """Raise `UserError` for the configuration of a model that is known and not supported."""
     if {"stack_config", "tokenizer_cfg"} <= values.keys():
-        raise UserError(f"{path} describes TiRex-2, {_TIREX_2}")
+        raise UserError(ErrorKind.checkpoint, f"{path} describes TiRex-2, {_TIREX_2}")
     model = values.get("model_config", values)
     if isinstance(model, Mapping) and "input_patch_size" in model:
-        raise UserError(f"{path} describes TiRex, {_TIREX}")
+        raise UserError(ErrorKind.checkpoint, f"{path} describes TiRex, {_TIREX}")
     kind = values.get("model_type", "xlstm")
     if "architectures" in values and kind != "xlstm":
-        raise UserError(f"{path} describes a model of type {kind!r}, which is no xLSTM. {_SUPPORTED}")
+        raise UserError(
+            ErrorKind.checkpoint, f"{path} describes a model of type {kind!r}, which is no xLSTM. {_SUPPORTED}"
+        )
 
 
 _TIREX = f"the sLSTM forecaster, which is not supported yet. {_SUPPORTED}"
@@ -102,35 +110,41 @@ def unknown_tensors(path: Path, tensor_names: Iterable[str]) -> UserError:
     """The error for tensors of no supported family, naming the model where it is known."""
     names = list(tensor_names)
     if not names:
-        return UserError(f"{path} holds no tensors. {_SAVE_AS}")
+        return UserError(ErrorKind.checkpoint, f"{path} holds no tensors. {_SAVE_AS}")
 
     def some(pattern: str) -> bool:
         return any(re.search(pattern, name) for name in names)
 
     example = f"{path} (tensor {names[0]}, ...)"
     if some(r"input_patch_embedding\.") and some(r"slstm_layer\.slstm_cell\."):
-        return UserError(f"{path} is TiRex, {_TIREX}")
+        return UserError(ErrorKind.checkpoint, f"{path} is TiRex, {_TIREX}")
     if some(r"input_patch_embedding\.") and some(r"(fwd_cell|rev_cell|variate)"):
-        return UserError(f"{path} is TiRex-2, {_TIREX_2}")
+        return UserError(ErrorKind.checkpoint, f"{path} is TiRex-2, {_TIREX_2}")
     if some(r"patch_embed\.") or some(r"rowwise_from_"):
         return UserError(
-            f"{path} is Vision-LSTM, which runs over images in both directions: it has no step mode. {_SUPPORTED}"
+            ErrorKind.checkpoint,
+            f"{path} is Vision-LSTM, which runs over images in both directions: it has no step mode. {_SUPPORTED}",
         )
     if some(r"exp_(input|forget)_gates\."):
-        return UserError(f"{path} is of PyxLSTM, whose cells have equations of their own. {_SUPPORTED}")
+        return UserError(
+            ErrorKind.checkpoint, f"{path} is of PyxLSTM, whose cells have equations of their own. {_SUPPORTED}"
+        )
     if some(r"blocks_\d+\."):
         return UserError(
+            ErrorKind.checkpoint,
             f"{example} has the names of xlstm-jax. Convert it with xlstm-jax's own converter to a safetensors "
-            "checkpoint (plain or huggingface) and give that."
+            "checkpoint (plain or huggingface) and give that.",
         )
     if some(r"^blocks\.\d+\.mlstm_layer\."):
         return UserError(
+            ErrorKind.checkpoint,
             f"{path} is an xLSTM backbone without its language-model head (tensor {names[0]}, ...). "
-            "Save the whole xLSTMLarge or xLSTMForCausalLM."
+            "Save the whole xLSTMLarge or xLSTMForCausalLM.",
         )
     if some(r"(?i)[ms]?lstm"):
         return UserError(
+            ErrorKind.checkpoint,
             f"{example} has LSTM cells, but not those of a supported model: cells of other implementations differ in "
-            f"their equations even where they are called xLSTM. {_SUPPORTED}"
+            f"their equations even where they are called xLSTM. {_SUPPORTED}",
         )
-    return UserError(f"{example} is no xLSTM model. {_SUPPORTED}")
+    return UserError(ErrorKind.checkpoint, f"{example} is no xLSTM model. {_SUPPORTED}")

@@ -9,29 +9,24 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import UserError
-from ..graph.manifest import MODEL_FILE, Manifest, read_manifest
-from ..native.locate import cache_folder, find_tensorrt_plugins
-from .flavours import require_installed
-from .record import FOLDER, BuildOptions, EngineRecord, FileHash, hash_bundle, parse_tensor, sha256, sidecar_of
+from ..bundle.engine_record import FOLDER, BuildOptions, EngineRecord, FileHash, hash_bundle, parse_tensor, sidecar_of
+from ..bundle.manifest import MODEL_FILE, Manifest, read_manifest
+from ..cache import cache_folder
+from ..checksum import sha256
+from ..errors import ErrorKind, UserError
+from ..native.locate import find_tensorrt_plugins
+from ..nvidia.flavours import require_installed
+from ..progress import Stage, no_progress
 from .targets import BatchRange, batch_range, check_dtype, engine_name, input_profiles, max_chunk_of, parse_targets
 from .worker import BuildRequest
 
-Stage = Callable[[str, int | None], Callable[[int], None]]
-"""As in `graph.export`: `stage(title, total)` announces a stage and returns what to call with each bit of progress."""
-
 _PERMILLE = 1000
 _LAST_LINES = 12
-
-
-def _no_progress(title: str, total: int | None) -> Callable[[int], None]:
-    return lambda _: None
 
 
 def build_engine(
@@ -46,7 +41,7 @@ def build_engine(
     version_compatible: bool = False,
     hardware_compatible: bool = False,
     timing_cache: Path | None = None,
-    stage: Stage = _no_progress,
+    stage: Stage = no_progress,
 ) -> EngineRecord:
     """Build an engine into `bundle/engines/`.
 
@@ -88,7 +83,7 @@ def build_engine(
         folder.mkdir(exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder))
     except OSError as error:
-        raise UserError(f"cannot write an engine into {folder}: {error.strerror}.") from None
+        raise UserError(ErrorKind.argument, f"cannot write an engine into {folder}: {error.strerror}.") from None
     try:
         request = BuildRequest(
             runtime=runtime,
@@ -114,20 +109,29 @@ def _check_options(runtime: str, plugins: Path | None, version_compatible: bool,
     if runtime == "tensorrt-rtx":
         if plugins is not None:
             raise UserError(
-                "TensorRT-RTX has no plugin layers and compiles the cells' definitions: leave --plugins out."
+                ErrorKind.argument,
+                "TensorRT-RTX has no plugin layers and compiles the cells' definitions: leave --plugins out.",
             )
         if version_compatible:
-            raise UserError("TensorRT-RTX builds no version-compatible engines: build again after an upgrade.")
+            raise UserError(
+                ErrorKind.argument, "TensorRT-RTX builds no version-compatible engines: build again after an upgrade."
+            )
         if hardware_compatible:
-            raise UserError("for TensorRT-RTX name the GPUs with --target instead of --hardware-compatible.")
+            raise UserError(
+                ErrorKind.unavailable, "for TensorRT-RTX name the GPUs with --target instead of --hardware-compatible."
+            )
     elif plugins is not None and not plugins.is_file():
-        raise UserError(f"no plugin library at {plugins}. Build it with `xlstm-export plugins build`.")
+        raise UserError(
+            ErrorKind.unavailable, f"no plugin library at {plugins}. Build it with `xlstm-export plugins build`."
+        )
 
 
 def _check_files(bundle: Path, manifest: Manifest) -> None:
     missing = [name for name in (MODEL_FILE, *manifest.weight_files) if not (bundle / name).is_file()]
     if missing:
-        raise UserError(f"{bundle} lacks {', '.join(missing)}: it was not copied whole. Copy or export it again.")
+        raise UserError(
+            ErrorKind.bundle, f"{bundle} lacks {', '.join(missing)}: it was not copied whole. Copy or export it again."
+        )
 
 
 def _run_worker(request: BuildRequest, stage: Stage) -> dict[str, Any]:
@@ -166,10 +170,10 @@ def _run_worker(request: BuildRequest, stage: Stage) -> dict[str, Any]:
         case "done":
             return last
         case "failed":
-            raise UserError(last["message"])
+            raise UserError(ErrorKind.runtime, last["message"])
         case "crashed":
-            raise UserError(f"building failed while {at}:\n{last['traceback'].rstrip()}")
-    raise UserError(_death_report(request.runtime, process.returncode, at, printed))
+            raise UserError(ErrorKind.runtime, f"building failed while {at}:\n{last['traceback'].rstrip()}")
+    raise UserError(ErrorKind.runtime, _death_report(request.runtime, process.returncode, at, printed))
 
 
 def _worker_command() -> list[str]:

@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .record import EngineRecord
+from ..bundle.engine_record import EngineRecord
 
 
 def render(record: EngineRecord) -> Group:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import UserError
-from ..graph.manifest import Dtype, Manifest, Mode
+from ..bundle.engine_record import PROFILES, ProfileName, TensorProfile
+from ..bundle.manifest import Dtype, Manifest
+from ..errors import ErrorKind, UserError
 
 EngineRuntime = Literal["tensorrt-rtx", "tensorrt"]
 ENGINE_RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt-rtx", "tensorrt")
@@ -42,22 +43,28 @@ def parse_targets(runtime: str, targets: Iterable[str]) -> tuple[str, ...]:
         UserError: unknown, contradictory, or not what the runtime can build.
     """
     if runtime not in ENGINE_RUNTIMES:
-        raise UserError(f"cannot build for runtime {runtime!r}: choose one of {', '.join(ENGINE_RUNTIMES)}.")
+        raise UserError(
+            ErrorKind.argument, f"cannot build for runtime {runtime!r}: choose one of {', '.join(ENGINE_RUNTIMES)}."
+        )
     words = [word.strip().lower() for item in targets for word in item.split(",") if word.strip()]
     names = sorted({_target_name(word) for word in words}, key=_capability_order)
     names = names or list(DEFAULT_RTX_TARGETS if runtime == "tensorrt-rtx" else (CURRENT,))
     if CURRENT in names and len(names) > 1:
-        raise UserError(f"target {CURRENT!r} cannot be combined with {', '.join(names[1:])}: name them all.")
+        raise UserError(
+            ErrorKind.argument, f"target {CURRENT!r} cannot be combined with {', '.join(names[1:])}: name them all."
+        )
     if runtime == "tensorrt":
         if names != [CURRENT]:
             raise UserError(
+                ErrorKind.argument,
                 f"TensorRT builds for the GPU it runs on, not for {', '.join(names)}: leave --target out. "
-                "--runtime tensorrt-rtx builds ahead of time; --hardware-compatible makes engines for other GPUs too."
+                "--runtime tensorrt-rtx builds ahead of time; --hardware-compatible makes engines for other GPUs too.",
             )
     elif unknown := [name for name in names if name not in (*RTX_TARGETS, CURRENT)]:
         raise UserError(
+            ErrorKind.argument,
             f"TensorRT-RTX does not build for {', '.join(unknown)}: it knows {', '.join(RTX_TARGETS)}. "
-            "Data-centre and Jetson GPUs are served by --runtime tensorrt, on the machine itself."
+            "Data-centre and Jetson GPUs are served by --runtime tensorrt, on the machine itself.",
         )
     return tuple(names)
 
@@ -67,7 +74,9 @@ def _target_name(word: str) -> str:
         return word
     match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", word)
     if not match:
-        raise UserError(f"target {word!r} is not a compute capability such as sm89, and not {CURRENT!r}.")
+        raise UserError(
+            ErrorKind.argument, f"target {word!r} is not a compute capability such as sm89, and not {CURRENT!r}."
+        )
     return f"sm{match[1]}{match[2]}"
 
 
@@ -83,8 +92,9 @@ def check_dtype(runtime: str, targets: tuple[str, ...], dtype: Dtype) -> None:
     """
     if runtime == "tensorrt-rtx" and "sm75" in targets and dtype != "float16":
         raise UserError(
+            ErrorKind.argument,
             f"TensorRT-RTX has no {dtype} matrix product for sm75 (Turing). Export the bundle with --dtype float16, "
-            "or leave sm75 out of --target."
+            "or leave sm75 out of --target.",
         )
 
 
@@ -108,10 +118,12 @@ def parse_batch(text: str) -> BatchRange:
     """
     parts = text.split(":")
     if len(parts) not in (1, 3) or not all(part.isdigit() for part in parts):
-        raise UserError(f"batch {text!r} is neither a number nor LEAST:TUNED:MOST, for example 1:1:8.")
+        raise UserError(
+            ErrorKind.argument, f"batch {text!r} is neither a number nor LEAST:TUNED:MOST, for example 1:1:8."
+        )
     low, tuned, high = (int(part) for part in parts * (3 // len(parts)))
     if not 1 <= low <= tuned <= high:
-        raise UserError(f"batch range {text} is not 1 <= least <= tuned for <= most.")
+        raise UserError(ErrorKind.argument, f"batch range {text} is not 1 <= least <= tuned for <= most.")
     return BatchRange(low, tuned, high)
 
 
@@ -127,17 +139,11 @@ def batch_range(manifest: Manifest, batch: str | None) -> BatchRange:
     fixed = BatchRange(manifest.batch, manifest.batch, manifest.batch)
     if wanted not in (None, fixed):
         raise UserError(
+            ErrorKind.argument,
             f"this bundle has the fixed batch {manifest.batch}, not {batch}. "
-            "Export it with --batch dynamic to build an engine for a range."
+            "Export it with --batch dynamic to build an engine for a range.",
         )
     return fixed
-
-
-ProfileName = Literal["decode", "prefill"]
-PROFILES: dict[Mode, tuple[ProfileName, ...]] = {
-    "step": ("decode",), "prefill": ("prefill",), "both": ("decode", "prefill"),
-}  # fmt: skip
-"""The optimisation profiles of an engine in their order, by the bundle's mode; the weights are there once."""
 
 
 def max_chunk_of(manifest: Manifest, targets: tuple[str, ...], wanted: int | None) -> int | None:
@@ -148,24 +154,11 @@ def max_chunk_of(manifest: Manifest, targets: tuple[str, ...], wanted: int | Non
     """
     if manifest.mode == "step":
         if wanted is not None:
-            raise UserError("this bundle is of mode `step`, one position a pass: export it with --mode both.")
+            raise UserError(
+                ErrorKind.argument, "this bundle is of mode `step`, one position a pass: export it with --mode both."
+            )
         return None
     return wanted or (PRODUCTS_AS_SUMS_MAX_CHUNK if "sm75" in targets else DEFAULT_MAX_CHUNK)
-
-
-@dataclass(frozen=True)
-class TensorProfile:
-    """Shapes of one input in one optimisation profile."""
-
-    name: str
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
-
-    @staticmethod
-    def parse(data: dict) -> TensorProfile:
-        """From plain values, as `asdict` gives them."""
-        return TensorProfile(data["name"], *(tuple(data[key]) for key in ("min", "opt", "max")))
 
 
 @dataclass(frozen=True)

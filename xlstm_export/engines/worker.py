@@ -22,11 +22,11 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from ..errors import UserError
-from .cuda_driver import Gpu, list_gpus
-from .flavours import import_flavour, load_plugins, make_logger, start
-from .functions import plugin_needs_stripping, with_products_as_sums, without_functions
+from ..errors import ErrorKind, UserError
+from ..nvidia.driver import Gpu, list_gpus
+from ..nvidia.flavours import import_flavour, load_plugins, make_logger, start
 from .progress import PhaseTree
+from .rewrite import plugin_needs_stripping, with_products_as_sums, without_functions
 from .targets import CURRENT, Profile, TensorProfile
 
 Emit = Callable[..., None]
@@ -88,7 +88,7 @@ def build(request: BuildRequest, emit: Emit) -> None:
         model = with_products_as_sums(model)
     # The path is only where external weights are looked for.
     if not parser.parse(model.SerializeToString(), request.model):
-        raise UserError(_parser_report(request, trt, parser, logger))
+        raise UserError(ErrorKind.runtime, _parser_report(request, trt, parser, logger))
 
     emit("stage", title="Building the engine")
     cache = _timing_cache(request, trt, gpu)
@@ -96,7 +96,9 @@ def build(request: BuildRequest, emit: Emit) -> None:
     plan = _serialize(builder, network, config, cache)
     if plan is None:
         reason = "\n  ".join(logger.errors) or "no reason given"
-        raise UserError(f"{request.runtime} {trt.__version__} could not build the engine:\n  {reason}")
+        raise UserError(
+            ErrorKind.runtime, f"{request.runtime} {trt.__version__} could not build the engine:\n  {reason}"
+        )
 
     emit("stage", title="Writing the engine")
     with open(request.engine, "wb") as file:
@@ -124,7 +126,9 @@ def read_graph(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError:
-        raise UserError(f"{path} is not an ONNX file, or is damaged. Export the bundle again.") from None
+        raise UserError(
+            ErrorKind.bundle, f"{path} is not an ONNX file, or is damaged. Export the bundle again."
+        ) from None
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             where = {entry.key: entry.value for entry in tensor.external_data}
@@ -132,7 +136,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
             end = int(where.get("offset", 0)) + int(where.get("length", 0))
             if not file.is_file() or file.stat().st_size < end:
                 raise UserError(
-                    f"{file} is truncated: it ends before its tensor {tensor.name}. Copy or export it again."
+                    ErrorKind.bundle,
+                    f"{file} is truncated: it ends before its tensor {tensor.name}. Copy or export it again.",
                 )
     return model
 
@@ -147,8 +152,9 @@ def _gpu_for(request: BuildRequest) -> Gpu | None:
         if request.runtime == "tensorrt-rtx":
             hint = "Name the GPUs to build for"
         raise UserError(
+            ErrorKind.unavailable,
             f"{request.runtime} builds for the GPU of this machine, and the CUDA driver finds none here. "
-            f"{hint} with --target sm89 (or others), which needs no GPU."
+            f"{hint} with --target sm89 (or others), which needs no GPU.",
         )
     return gpus[0]
 

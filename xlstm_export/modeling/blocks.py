@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.architecture import Block, MLSTMBlock, MLSTMLargeBlock, SLSTMBlock
-from .cells import mlstm_cell, slstm_cell
+from ..operators.eager import mlstm_cell, slstm_cell
+from .architecture import Block, MLSTMBlock, MLSTMLargeBlock, SLSTMBlock
 from .layers import (
     BlockDiagonalLinear,
     CausalConv,
@@ -61,9 +61,20 @@ class MLSTMLayer(nn.Module):
         qkv = torch.cat([q, k, v], -1)
         i, f = (gate(qkv).reshape(heads[:3]) for gate in (self.igate, self.fgate))
         h, C, n, m = mlstm_cell(
-            q.reshape(heads), k.reshape(heads), v.reshape(heads), i, f, C, n, m,
-            q_scale=1.0, k_scale=1 / math.sqrt(self.head_dim), gate_soft_cap=0.0, eps=1e-6, lengths=chunk.lengths,
-        )  # fmt: skip
+            q.reshape(heads),
+            k.reshape(heads),
+            v.reshape(heads),
+            i,
+            f,
+            C,
+            n,
+            m,
+            q_scale=1.0,
+            k_scale=1 / math.sqrt(self.head_dim),
+            gate_soft_cap=0.0,
+            eps=1e-6,
+            lengths=chunk.lengths,
+        )
         y = (self.head_norm(h) + self.skip * x_conv) * nn.functional.silu(z)
         return self.proj_down(y), (C, n, m, window)
 
@@ -128,9 +139,12 @@ class MLSTMLargeLayer(nn.Module):
             self.igate(x).reshape(heads),
             self.fgate(x).reshape(heads),
             *states,
-            q_scale=self.qk_head**-0.5, k_scale=1.0, gate_soft_cap=self.spec.gate_soft_cap, eps=self.spec.cell_eps,
+            q_scale=self.qk_head**-0.5,
+            k_scale=1.0,
+            gate_soft_cap=self.spec.gate_soft_cap,
+            eps=self.spec.cell_eps,
             lengths=chunk.lengths,
-        )  # fmt: skip
+        )
         y = torch.sigmoid(self.ogate(x).to(self.compute)) * self.head_norm(h)
         return self.out_proj(y), tuple(states)
 

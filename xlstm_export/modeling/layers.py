@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints.architecture import FeedForward as FeedForwardSpec
-from ..checkpoints.architecture import Norm
+from .architecture import FeedForward as FeedForwardSpec
+from .architecture import Norm
 
 NARROW_BLOCK = 32
 """Block-diagonal projections with blocks narrower than this are kept in the compute dtype, and widened up to it."""

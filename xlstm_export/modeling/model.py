@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.architecture import Architecture
-from ..checkpoints.tensors import LazyTensor
+from ..checkpoints.files.tensors import LazyTensor
+from .architecture import Architecture
 from .blocks import ResidualBlock
 from .layers import FLOAT32, Chunk, Dtypes, Embedding, Head, make_norm, parameter
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..cache import cache_folder
+from ..errors import ErrorKind, UserError
+from ..progress import Stage, no_progress
 from . import toolchain
-from .locate import ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS, cache_folder, library_folder
+from .locate import ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS, library_folder
 from .toolchain import Tool
-
-Stage = Callable[[str, "int | None"], Callable[[int], None]]
-"""stage(title, total) opens a progress bar and returns what advances it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def build_libraries(
     cuda: bool = True,
     output: Path | None = None,
     source: Path | None = None,
-    stage: Stage = lambda title, total: lambda amount: None,
+    stage: Stage = no_progress,
 ) -> Build:
     """Compile the TensorRT plugin and the ONNX Runtime library, and install them.
 
@@ -67,7 +66,7 @@ def build_libraries(
         if architectures is not None:
             definitions["CMAKE_CUDA_ARCHITECTURES"] = parse_architectures(architectures)
     elif architectures is not None:
-        raise UserError("--cuda-architectures with --no-cuda: leave one of them out.")
+        raise UserError(ErrorKind.argument, "--cuda-architectures with --no-cuda: leave one of them out.")
     found, left_out = _select_libraries(cuda)
     build_folder = _configure(cmake, source, definitions | found, stage)
     names = [name for name in (ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS) if name not in left_out]
@@ -89,7 +88,8 @@ def parse_architectures(text: str) -> str:
         match = re.fullmatch(r"(?:sm_?)?(\d{2,3})[af]?", item.strip())
         if match is None:
             raise UserError(
-                f"--cuda-architectures: {item.strip()!r} is not an architecture. Give numbers such as 86,89."
+                ErrorKind.argument,
+                f"--cuda-architectures: {item.strip()!r} is not an architecture. Give numbers such as 86,89.",
             )
         numbers.append(int(match[1]))
     *older, newest = sorted(set(numbers))
@@ -100,8 +100,9 @@ def _sources(given: Path | None) -> Path:
     source = given if given is not None else Path(__file__).resolve().parents[2] / "plugins"
     if not (source / "CMakeLists.txt").is_file():
         raise UserError(
+            ErrorKind.unavailable,
             f"the native sources are not at {source}: they come with a clone of the repository, not with an installed "
-            "package. Clone it and run `pip install --editable .` there."
+            "package. Clone it and run `pip install --editable .` there.",
         )
     return source
 
@@ -130,7 +131,7 @@ def _select_libraries(cuda: bool) -> tuple[dict[str, object], dict[str, str]]:
         definitions["XLSTM_TENSORRT"] = "OFF"
         left_out[TENSORRT_PLUGINS] = "It needs CUDA."
     if len(left_out) == 2:
-        raise UserError("nothing to build: " + " ".join(left_out.values()))
+        raise UserError(ErrorKind.unavailable, "nothing to build: " + " ".join(left_out.values()))
     return definitions, left_out
 
 
@@ -183,7 +184,10 @@ def _run(command: Iterable[object], log: Path, failure: str, watch: Callable[[st
             lines.append(line)
             watch(line)
     if process.returncode != 0:
-        raise UserError(f"{failure}; its last lines are below, all of them in {log}\n{''.join(lines[-30:]).rstrip()}")
+        raise UserError(
+            ErrorKind.runtime,
+            f"{failure}; its last lines are below, all of them in {log}\n{''.join(lines[-30:]).rstrip()}",
+        )
 
 
 def _install(library: Path, output: Path) -> Path:

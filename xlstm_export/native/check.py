@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import ErrorKind, UserError
 from . import fatbin
 
 CREATORS = (("MLSTMCell", "1", "ai.xlstm"), ("SLSTMCell", "1", "ai.xlstm"))
@@ -83,7 +83,7 @@ def check_library(library: Path) -> Check:
     """
     library = library.resolve()
     if not library.is_file():
-        raise UserError(f"{library} is not there. Build it with `xlstm-export plugins build`.")
+        raise UserError(ErrorKind.unavailable, f"{library} is not there. Build it with `xlstm-export plugins build`.")
     registries, absent = [], []
     versions = _built_with(library)
     for flavour, modules in FLAVOURS.items():
@@ -95,7 +95,7 @@ def check_library(library: Path) -> Check:
     try:
         architectures = fatbin.architectures(library)
     except ValueError as error:
-        raise UserError(f"{library}: {error}.") from error
+        raise UserError(ErrorKind.unavailable, f"{library}: {error}.") from error
     return Check(library, library.stat().st_size, versions, architectures, tuple(registries), tuple(absent))
 
 
@@ -135,7 +135,7 @@ def _built_with(library: Path) -> dict[str, str]:
     done = _run([sys.executable, "-c", program, str(library)])
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(f"{library} is not a TensorRT plugin library of xlstm-export: {reason}")
+        raise UserError(ErrorKind.unavailable, f"{library} is not a TensorRT plugin library of xlstm-export: {reason}")
     pairs = (item.partition("=") for item in done.stdout.strip().split("; "))
     return {key: value for key, _, value in pairs if key != "architectures"}
 

@@ -8,16 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import UserError
+from ..cache import cache_folder
+from ..errors import ErrorKind, UserError
 
 TENSORRT_PLUGINS = "libxlstm_tensorrt.so"
 ONNXRUNTIME_LIBRARY = "libxlstm_onnxruntime.so"
 FOLDER_VARIABLE = "XLSTM_EXPORT_LIBRARIES"
-
-
-def cache_folder() -> Path:
-    """This user's folder for what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlstm-export"
 
 
 def library_folder() -> Path:
@@ -53,7 +49,7 @@ def require_library(name: str, given: Path | None = None) -> Path:
     if given is None:
         chosen = os.environ.get(FOLDER_VARIABLE)
         why = f" ({FOLDER_VARIABLE} is {chosen})" if chosen else f" ({FOLDER_VARIABLE} is not set)"
-    raise UserError(f"{tried} is not there{why}. Build it with `xlstm-export plugins build`.")
+    raise UserError(ErrorKind.unavailable, f"{tried} is not there{why}. Build it with `xlstm-export plugins build`.")
 
 
 def _find(name: str) -> Path | None:

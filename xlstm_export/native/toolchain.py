@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
-from .locate import cache_folder
+from ..cache import cache_folder
+from ..errors import ErrorKind, UserError
 
 CUDA_PACKAGES = ("nvidia-cuda-nvcc", "nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl")
 """Together a complete CUDA compiler; `pip install` them where there is no CUDA toolkit."""
@@ -43,7 +43,7 @@ class Tool:
         if self.path is not None:
             return self.path
         places = "".join(f"\n  {path}" for path in self.tried)
-        raise UserError(f"Not found: {self.name}. {self.remedy}\nLooked for:{places}")
+        raise UserError(ErrorKind.unavailable, f"Not found: {self.name}. {self.remedy}\nLooked for:{places}")
 
 
 def headers_folder(name: str) -> Path:
@@ -80,27 +80,40 @@ def onnxruntime_headers() -> Tool:
     """The folder with onnxruntime_cxx_api.h."""
     below = ("include", "include/onnxruntime", "include/onnxruntime/core/session")
     return _headers(
-        "ONNX Runtime's C headers", "onnxruntime_cxx_api.h", ("ONNXRUNTIME_ROOT",), below, (),
-        "onnxruntime", "Set ONNXRUNTIME_ROOT to an installation, or run scripts/fetch_debian_headers.py onnxruntime.",
-    )  # fmt: skip
+        "ONNX Runtime's C headers",
+        "onnxruntime_cxx_api.h",
+        ("ONNXRUNTIME_ROOT",),
+        below,
+        (),
+        "onnxruntime",
+        "Set ONNXRUNTIME_ROOT to an installation, or run scripts/fetch_debian_headers.py onnxruntime.",
+    )
 
 
 def highway_headers() -> Tool:
     """The folder with hwy/highway.h."""
     return _headers(
-        "Google Highway's headers", "hwy/highway.h", (), ("include",), (),
-        "highway", "Install them (Debian, Ubuntu: apt-get install libhwy-dev), or run "
-        "scripts/fetch_debian_headers.py highway.",
-    )  # fmt: skip
+        "Google Highway's headers",
+        "hwy/highway.h",
+        (),
+        ("include",),
+        (),
+        "highway",
+        "Install them (Debian, Ubuntu: apt-get install libhwy-dev), or run scripts/fetch_debian_headers.py highway.",
+    )
 
 
 def tensorrt_headers() -> Tool:
     """The folder with NvInferRuntime.h."""
     return _headers(
-        "TensorRT's headers", "NvInferRuntime.h", ("TensorRT_ROOT", "TENSORRT_ROOT"), ("include",),
+        "TensorRT's headers",
+        "NvInferRuntime.h",
+        ("TensorRT_ROOT", "TENSORRT_ROOT"),
+        ("include",),
         _pip_folder("kernel_lens", "include/tensorrt"),
-        "tensorrt", "Set TENSORRT_ROOT to an installation, or run scripts/fetch_tensorrt_headers.py.",
-    )  # fmt: skip
+        "tensorrt",
+        "Set TENSORRT_ROOT to an installation, or run scripts/fetch_tensorrt_headers.py.",
+    )
 
 
 def _headers(

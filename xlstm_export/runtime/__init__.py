@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ..errors import UserError
-from ..graph.manifest import read_manifest
+from ..bundle.manifest import read_manifest
+from ..errors import ErrorKind, UserError
 from .session import Session
 
 RuntimeName = Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
@@ -35,7 +35,9 @@ def open_session(
     manifest = read_manifest(bundle)
     if manifest.batch is not None and batch != manifest.batch:
         raise UserError(
-            f"{bundle} was exported for batch {manifest.batch}, not {batch}. Export it with --batch dynamic or {batch}."
+            ErrorKind.argument,
+            f"{bundle} was exported for batch {manifest.batch}, not {batch}. "
+            f"Export it with --batch dynamic or {batch}.",
         )
     if runtime == "onnxruntime":
         from .onnxruntime import OnnxRuntimeSession
@@ -45,7 +47,7 @@ def open_session(
         from .tensorrt import TensorRTSession
 
         return TensorRTSession(bundle, manifest, batch, runtime, engine)
-    raise UserError(f"unknown runtime {runtime!r}: choose one of {', '.join(RUNTIMES)}.")
+    raise UserError(ErrorKind.argument, f"unknown runtime {runtime!r}: choose one of {', '.join(RUNTIMES)}.")
 
 
 __all__ = ["RUNTIMES", "RuntimeName", "Session", "open_session"]

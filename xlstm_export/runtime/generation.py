@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import ErrorKind, UserError
 from .sampling import Sampler
 from .session import Session
 
@@ -37,12 +37,16 @@ class Generation:
 
     def __post_init__(self) -> None:
         if self.session.manifest.vocab_size is None:
-            raise UserError("this bundle is a block stack without vocabulary: it has no tokens to generate.")
+            raise UserError(
+                ErrorKind.argument, "this bundle is a block stack without vocabulary: it has no tokens to generate."
+            )
         if not self.prompt:
-            raise UserError("the prompt is empty: give at least one token to start from.")
+            raise UserError(ErrorKind.argument, "the prompt is empty: give at least one token to start from.")
         vocabulary = self.session.manifest.vocab_size
         if bad := [t for t in self.prompt if not 0 <= t < vocabulary]:
-            raise UserError(f"the prompt holds token {bad[0]}, beyond the model's vocabulary of {vocabulary}.")
+            raise UserError(
+                ErrorKind.argument, f"the prompt holds token {bad[0]}, beyond the model's vocabulary of {vocabulary}."
+            )
 
     def __iter__(self) -> Iterator[int]:
         start = time.perf_counter()

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ..errors import UserError
-from ..graph.functions import DOMAIN
-from ..graph.manifest import MODEL_FILE, Manifest, StateTensor, TensorSpec
+from ..bundle.manifest import MODEL_FILE, Manifest, StateTensor, TensorSpec
+from ..errors import ErrorKind, UserError
+from ..operators.names import DOMAIN
 from .session import Session, checked_pass
 from .widen import widen_bfloat16
 
@@ -129,7 +129,9 @@ def _load(bundle: Path, manifest: Manifest, library: Path | None, device: str) -
     options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one a core
     if library is not None:
         if not library.is_file():
-            raise UserError(f"no custom-op library at {library}. Build it with `xlstm-export plugins build`.")
+            raise UserError(
+                ErrorKind.unavailable, f"no custom-op library at {library}. Build it with `xlstm-export plugins build`."
+            )
         options.register_custom_ops_library(str(library.resolve()))
     providers = ["CPUExecutionProvider"]
     if device == "cuda":
@@ -140,8 +142,10 @@ def _load(bundle: Path, manifest: Manifest, library: Path | None, device: str) -
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.resolve()))
     missing = [name for name in (MODEL_FILE, *manifest.weight_files) if not (bundle / name).is_file()]
     if missing:
-        raise UserError(f"{bundle} lacks {', '.join(missing)}: it was not copied whole. Copy or export it again.")
+        raise UserError(
+            ErrorKind.bundle, f"{bundle} lacks {', '.join(missing)}: it was not copied whole. Copy or export it again."
+        )
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exception types share no base but this
-        raise UserError(f"ONNX Runtime cannot load {bundle / MODEL_FILE}: {error}") from None
+        raise UserError(ErrorKind.bundle, f"ONNX Runtime cannot load {bundle / MODEL_FILE}: {error}") from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import ErrorKind, UserError
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.temperature) and self.temperature >= 0):
-            raise UserError(f"temperature is {self.temperature}: give 0 (greedy) or a positive number.")
+            raise UserError(
+                ErrorKind.argument, f"temperature is {self.temperature}: give 0 (greedy) or a positive number."
+            )
         if self.top_k < 0:
-            raise UserError(f"top-k is {self.top_k}: give 0 (all tokens) or a positive number.")
+            raise UserError(ErrorKind.argument, f"top-k is {self.top_k}: give 0 (all tokens) or a positive number.")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top-p is {self.top_p}: give a number above 0 and up to 1.")
+            raise UserError(ErrorKind.argument, f"top-p is {self.top_p}: give a number above 0 and up to 1.")
         if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed is {self.seed}: give a number from 0 to {2**32 - 1}.")
+            raise UserError(ErrorKind.argument, f"seed is {self.seed}: give a number from 0 to {2**32 - 1}.")
 
 
 class Sampler:

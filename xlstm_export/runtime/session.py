@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import UserError
-from ..graph.manifest import Manifest
+from ..bundle.manifest import Manifest
+from ..errors import ErrorKind, UserError
 
 DEFAULT_CHUNK = 256
 """Positions of one pass of a prompt: enough that weights are read from memory for hundreds of positions at once."""
@@ -109,12 +109,13 @@ class Session(Protocol):
 
     def _chunk(self, wanted: int | None, lengths: np.ndarray) -> int:
         if wanted is not None and wanted < 1:
-            raise UserError(f"a chunk of {wanted} positions is none: give 1 or more.")
+            raise UserError(ErrorKind.argument, f"a chunk of {wanted} positions is none: give 1 or more.")
         if self.manifest.mode == "step":
             if len({*lengths}) > 1:
                 raise UserError(
+                    ErrorKind.argument,
                     "a bundle of mode `step` advances all rows together, and the prompts differ in length. "
-                    "Export it with --mode both."
+                    "Export it with --mode both.",
                 )
             return 1
         chunk = wanted or self.max_chunk or DEFAULT_CHUNK

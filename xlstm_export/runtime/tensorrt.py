@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.cuda_driver import CudaDriver, DeviceMemory, Gpu
-from ..engines.flavours import import_flavour, load_plugins, make_logger, start
-from ..engines.record import EngineRecord, find_engine, sha256
-from ..engines.targets import ProfileName
-from ..errors import UserError
-from ..graph.manifest import Manifest, StateTensor, TensorSpec
-from ..native.locate import cache_folder
+from ..bundle.engine_record import EngineRecord, ProfileName, find_engine
+from ..bundle.manifest import Manifest, StateTensor, TensorSpec
+from ..cache import cache_folder
+from ..checksum import sha256
+from ..errors import ErrorKind, UserError
+from ..nvidia.driver import CudaDriver, DeviceMemory, Gpu
+from ..nvidia.flavours import import_flavour, load_plugins, make_logger, start
 from .session import Session, checked_pass
 
 _ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
@@ -47,7 +47,10 @@ class _Pass:
         self._memory = DeviceMemory(driver, total)
         try:
             if profile is not None and not context.set_optimization_profile_async(profile, self._memory.stream):
-                raise UserError(f"the engine has no optimisation profile {profile}. Build it again from this bundle.")
+                raise UserError(
+                    ErrorKind.bundle,
+                    f"the engine has no optimisation profile {profile}. Build it again from this bundle.",
+                )
             self._memory.synchronize()
             for tensor in (*manifest.states, *(t for t in tensors if t is not manifest.output)):
                 self._set_shape(tensor, positions)
@@ -61,11 +64,11 @@ class _Pass:
         name = tensor.name if isinstance(tensor, TensorSpec) else tensor.input
         shape = tensor.sized(self._batch, positions)
         if not self._context.set_input_shape(name, shape):
-            raise UserError(f"the engine refuses the shape {shape} for {name}. Build it again.")
+            raise UserError(ErrorKind.bundle, f"the engine refuses the shape {shape} for {name}. Build it again.")
 
     def _bind(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):
-            raise UserError(f"the engine has no tensor {name}. Build it again from this bundle.")
+            raise UserError(ErrorKind.bundle, f"the engine has no tensor {name}. Build it again from this bundle.")
 
     def run(self, inputs: np.ndarray, lengths: np.ndarray, before: list[int], after: list[int]) -> np.ndarray:
         """One pass from the states at the addresses `before` to those at `after`; returns the outputs."""
@@ -80,7 +83,9 @@ class _Pass:
         if manifest.lengths is not None:
             memory.upload(self._at[manifest.lengths.name], lengths)
         if not self._context.execute_async_v3(memory.stream):
-            raise UserError("TensorRT could not run the pass; the device may have failed or run out of memory.")
+            raise UserError(
+                ErrorKind.runtime, "TensorRT could not run the pass; the device may have failed or run out of memory."
+            )
         memory.download(self._at[manifest.output.name], output)
         memory.synchronize()
         return output
@@ -197,8 +202,9 @@ class TensorRTSession(DeviceSession):
         driver, gpu = _first_gpu(runtime)
         if runtime == "tensorrt-rtx" and gpu.target not in record.targets:
             raise UserError(
+                ErrorKind.unavailable,
                 f"{path.name} is for {', '.join(record.targets)}, and this machine's {gpu.name} is {gpu.target}. "
-                f"Build one with `xlstm-export build {bundle} --runtime tensorrt-rtx --target {gpu.target}`."
+                f"Build one with `xlstm-export build {bundle} --runtime tensorrt-rtx --target {gpu.target}`.",
             )
         self._trt = import_flavour(runtime)
         self._logger = make_logger(self._trt)
@@ -222,7 +228,10 @@ class TensorRTSession(DeviceSession):
         else:
             context = self._engine.create_execution_context()
         if context is None:
-            raise UserError(f"TensorRT cannot start the engine: {_reasons(self._logger)}. The GPU may lack memory.")
+            raise UserError(
+                ErrorKind.runtime,
+                f"TensorRT cannot start the engine: {_reasons(self._logger)}. The GPU may lack memory.",
+            )
         return context
 
     def __exit__(self, *exception: object) -> None:
@@ -254,8 +263,9 @@ def _first_gpu(runtime: str) -> tuple[CudaDriver, Gpu]:
         gpus = []
     if not gpus:
         raise UserError(
+            ErrorKind.unavailable,
             f"{runtime} runs on an NVIDIA GPU, and the CUDA driver finds none here. "
-            "Copy the bundle with its engine to the machine that has one, or use --runtime onnxruntime."
+            "Copy the bundle with its engine to the machine that has one, or use --runtime onnxruntime.",
         )
     return driver, gpus[0]
 
@@ -268,14 +278,18 @@ def _load(trt: Any, logger: Any, path: Path, record: EngineRecord) -> tuple[Any,
     if record.plugins is not None:
         library = path.with_name(record.plugins.name)
         if library.is_file() and sha256(library) != record.plugins.sha256:
-            raise UserError(f"{library} is not the library that {path.name} was built with. Build the engine again.")
+            raise UserError(
+                ErrorKind.bundle,
+                f"{library} is not the library that {path.name} was built with. Build the engine again.",
+            )
         load_plugins(runtime.get_plugin_registry(), trt.__version__, logger.errors, library)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise UserError(
+            ErrorKind.bundle,
             f"{record.runtime} {trt.__version__} cannot load {path.name} (built with {record.runtime_version} for "
-            f"{', '.join(record.targets)}): {_reasons(logger)}. Build it again on this machine."
+            f"{', '.join(record.targets)}): {_reasons(logger)}. Build it again on this machine.",
         )
     return runtime, engine
 

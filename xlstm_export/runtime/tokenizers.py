@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import UserError
-from ..graph.manifest import Manifest
+from ..bundle.manifest import Manifest
+from ..errors import ErrorKind, UserError
 
 
 class Tokenizer(Protocol):
@@ -40,11 +40,15 @@ class HuggingFaceTokenizer:
         try:
             from tokenizers import Tokenizer as Backend
         except ImportError:
-            raise UserError(f"{path} needs the tokenizers library: pip install tokenizers") from None
+            raise UserError(
+                ErrorKind.unavailable, f"{path} needs the tokenizers library: pip install tokenizers"
+            ) from None
         try:
             self._backend = Backend.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{path} is not a tokenizer that the tokenizers library reads: {error}") from None
+            raise UserError(
+                ErrorKind.bundle, f"{path} is not a tokenizer that the tokenizers library reads: {error}"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         return self._backend.encode(text).ids
@@ -76,7 +80,8 @@ def open_tokenizer(bundle: Path, manifest: Manifest) -> Tokenizer:
     """
     if manifest.tokenizer is None:
         raise UserError(
+            ErrorKind.bundle,
             f"{bundle} has no tokenizer: its model takes token ids only. Put the model's tokenizer.json beside the "
-            "checkpoint and export again."
+            "checkpoint and export again.",
         )
     return ByteTokenizer() if manifest.tokenizer == "bytes" else HuggingFaceTokenizer(bundle / manifest.tokenizer)

@@ -122,9 +122,14 @@ def _run_table(report: ValidationReport) -> Table:
         typical = max((v for v in outputs if v.limit.kind != "worst"), key=lambda v: v.share)
         worst = next(v for v in outputs if v.limit.kind == "worst")
         table.add_row(
-            run.what, f"{run.rows} x {run.steps}", _error(typical), _error(worst),
-            f"{sum(run.kl) / len(run.kl):.1e}" if run.kl else "-", _top_one(run), _mark(all(v.passed for v in own)),
-        )  # fmt: skip
+            run.what,
+            f"{run.rows} x {run.steps}",
+            _error(typical),
+            _error(worst),
+            f"{sum(run.kl) / len(run.kl):.1e}" if run.kl else "-",
+            _top_one(run),
+            _mark(all(v.passed for v in own)),
+        )
     return table
 
 

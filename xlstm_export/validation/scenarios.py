@@ -194,6 +194,14 @@ class Recorder:
     ) -> Scenario:
         """All that was recorded; arguments as the fields of `Scenario`."""
         return Scenario(
-            name, what, locked, rows, steps, self.output_series.freeze(), self.kl, self.disagreements,
-            {state: series.freeze() for state, series in self.state_series.items()}, text,
-        )  # fmt: skip
+            name,
+            what,
+            locked,
+            rows,
+            steps,
+            self.output_series.freeze(),
+            self.kl,
+            self.disagreements,
+            {state: series.freeze() for state, series in self.state_series.items()},
+            text,
+        )

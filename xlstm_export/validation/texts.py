@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..graph.manifest import Manifest
+from ..bundle.manifest import Manifest
+from ..errors import ErrorKind, UserError
 from ..runtime.tokenizers import open_tokenizer
 
 
@@ -35,22 +35,23 @@ def read_text(path: Path, bundle: Path, manifest: Manifest, rows: int, steps: in
         UserError: the file cannot be read as UTF-8, is too short, or the bundle's model does not read text.
     """
     if manifest.vocab_size is None:
-        raise UserError(f"{bundle} is a block stack, which reads vectors: leave --text out.")
+        raise UserError(ErrorKind.argument, f"{bundle} is a block stack, which reads vectors: leave --text out.")
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from None
+        raise UserError(ErrorKind.argument, f"{path} cannot be read as UTF-8 text: {error}") from None
     tokenizer = open_tokenizer(bundle, manifest)
     # A token is at least one byte only for the byte tokenizer; elsewhere some ten characters a token are plenty.
     tokens = tokenizer.encode(text[: 16 * (rows * steps + 1)])
     steps = min(steps, (len(tokens) - 1) // rows)
     if steps < 1:
-        raise UserError(f"{path} has {len(tokens)} tokens; {rows} rows need {rows + 1} at least.")
+        raise UserError(ErrorKind.argument, f"{path} has {len(tokens)} tokens; {rows} rows need {rows + 1} at least.")
     used = tokens[: rows * steps + 1]
     if outside := [token for token in used if not 0 <= token < manifest.vocab_size]:
         raise UserError(
+            ErrorKind.bundle,
             f"the tokenizer of {bundle} gives token {outside[0]}, but the model has {manifest.vocab_size}: "
-            "it is another model's tokenizer. Put the right tokenizer.json beside the checkpoint and export again."
+            "it is another model's tokenizer. Put the right tokenizer.json beside the checkpoint and export again.",
         )
     stream = np.array(used, np.int64)
     inputs, targets = (part.reshape(rows, steps).T for part in (stream[:-1], stream[1:]))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..errors import UserError
+from ..errors import ErrorKind, UserError
 from ..modeling.layers import NARROW_BLOCK
 from .tolerance import unit_roundoff
 
@@ -162,16 +162,19 @@ def load_upstream(checkpoint: Checkpoint) -> UpstreamModel:
             model = build_upstream(checkpoint.family, checkpoint.config)
     except ImportError as error:
         raise UserError(
+            ErrorKind.unavailable,
             f"validate compares a bundle with the upstream PyTorch model, and cannot import it ({error}). "
-            "Run: pip install 'xlstm-export[reference]'"
+            "Run: pip install 'xlstm-export[reference]'",
         ) from None
     except Exception as error:  # upstream checks by assertion, KeyError, ValueError
         message = f"the upstream model cannot be built from the configuration of {checkpoint.path}: "
-        raise UserError(message + f"{type(error).__name__}: {error}") from None
+        raise UserError(ErrorKind.checkpoint, message + f"{type(error).__name__}: {error}") from None
     try:
         model.module.load_state_dict({name: t.read().float() for name, t in checkpoint.upstream.items()}, assign=True)
     except RuntimeError as error:
-        raise UserError(f"the upstream model refuses the weights of {checkpoint.path}: {error}") from None
+        raise UserError(
+            ErrorKind.checkpoint, f"the upstream model refuses the weights of {checkpoint.path}: {error}"
+        ) from None
     model.module.eval().requires_grad_(False)
     return model
 

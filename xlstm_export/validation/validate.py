@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..bundle.manifest import Manifest, read_manifest
 from ..checkpoints import Checkpoint, open_checkpoint
-from ..errors import UserError
-from ..graph.export import Stage, no_progress
-from ..graph.manifest import Manifest, read_manifest
+from ..errors import ErrorKind, UserError
+from ..progress import Stage, no_progress
 from ..runtime import open_session
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
 from .report import ValidationReport
@@ -66,7 +66,7 @@ def validate(
     started = time.monotonic()
     steps = DRIFT_STEPS if steps is None else steps
     if steps < 1:
-        raise UserError(f"--steps is {steps}; give 1 or more.")
+        raise UserError(ErrorKind.argument, f"--steps is {steps}; give 1 or more.")
     manifest = read_manifest(bundle)
     rows = batch or manifest.batch or ROWS
     tokens = read_text(text, bundle, manifest, rows, steps) if text is not None else None
@@ -121,19 +121,34 @@ def run_all(
     zeros = run_scenario(machines, inputs(zero_steps), name="zeros", what="from zeros", tick=tick)
     warm_states = machines.reference.read_states()
     warm = run_scenario(
-        machines, inputs(warm_steps), name="warm", what="each step from upstream's warm states",
-        start=warm_states, locked=True, tick=tick,
-    )  # fmt: skip
+        machines,
+        inputs(warm_steps),
+        name="warm",
+        what="each step from upstream's warm states",
+        start=warm_states,
+        locked=True,
+        tick=tick,
+    )
     first, second = reset_steps // 3, 2 * reset_steps // 3
     reset = run_scenario(
-        machines, inputs(reset_steps), name="reset", what=f"from warm states, rows reset at {first} and {second}",
-        start=warm_states, resets={first: 0, second: rows - 1}, tick=tick,
-    )  # fmt: skip
+        machines,
+        inputs(reset_steps),
+        name="reset",
+        what=f"from warm states, rows reset at {first} and {second}",
+        start=warm_states,
+        resets={first: 0, second: rows - 1},
+        tick=tick,
+    )
     prompts = run_prompts(machines, inputs(prompt_steps), pieces, seed, tick) if pieces else ()
     drift = run_scenario(
-        machines, text.inputs if text else inputs(long), name="drift", what="long run, text" if text else "long run",
-        targets=text.targets if text else None, text_bytes=text.bytes if text else 0, tick=tick,
-    )  # fmt: skip
+        machines,
+        text.inputs if text else inputs(long),
+        name="drift",
+        what="long run, text" if text else "long run",
+        targets=text.targets if text else None,
+        text_bytes=text.bytes if text else 0,
+        tick=tick,
+    )
     return zeros, warm, reset, *prompts, drift
 
 
@@ -146,19 +161,25 @@ def check_pair(bundle: Path, manifest: Manifest, checkpoint: Checkpoint) -> str:
     again = f"Export it again with `xlstm-export onnx {checkpoint.path}`, or give the checkpoint it was made from."
     if manifest.family != checkpoint.family:
         families = f"{bundle} is of family {manifest.family}, {checkpoint.path} of family {checkpoint.family}"
-        raise UserError(f"{families}. {again}")
+        raise UserError(ErrorKind.argument, f"{families}. {again}")
     ours, theirs = manifest.architecture, _plain(checkpoint.architecture.to_dict())
     if different := list(_differences(ours, theirs)):
         shown = "; ".join(f"{at}: bundle {a}, checkpoint {b}" for at, a, b in different[:4])
         more = f"; and {len(different) - 4} more" if len(different) > 4 else ""
-        raise UserError(f"{bundle} and {checkpoint.path} are different models ({shown}{more}). {again}")
+        raise UserError(
+            ErrorKind.argument, f"{bundle} and {checkpoint.path} are different models ({shown}{more}). {again}"
+        )
     if manifest.source.sha256 is None:
-        raise UserError(f"{bundle} was made from random weights, without a checkpoint: nothing to compare it with.")
+        raise UserError(
+            ErrorKind.argument,
+            f"{bundle} was made from random weights, without a checkpoint: nothing to compare it with.",
+        )
     digest = checkpoint.sha256()
     if digest != manifest.source.sha256:
         raise UserError(
+            ErrorKind.argument,
             f"{bundle} was made from other weights ({manifest.source.path}, sha256 {manifest.source.sha256[:12]}...) "
-            f"than {checkpoint.path} holds (sha256 {digest[:12]}...). {again}"
+            f"than {checkpoint.path} holds (sha256 {digest[:12]}...). {again}",
         )
     return digest
 

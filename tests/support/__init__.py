@@ -1,0 +1,1 @@
+"""What tests share: models, bad inputs, builds of the native code, references."""

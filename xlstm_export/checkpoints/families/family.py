@@ -1,0 +1,79 @@
+"""What a model family supplies; `detect` holds the list. A family is one module and one registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from ...errors import ErrorKind, UserError
+from ...modeling.architecture import Architecture
+from ..checkpoint import Checkpoint
+from ..files.settings import Settings
+from ..files.tensors import LazyTensor
+from ..files.weights import Weights, missing
+
+
+@dataclass(frozen=True)
+class Family:
+    """How checkpoints of one upstream code base are told and read."""
+
+    name: str
+    owns_tensors: Callable[[Iterable[str]], bool]
+    """Whether tensors of these names (without wrappers) are of this family."""
+    owns_settings: Callable[[Settings], bool]
+    """Whether a configuration is of this family."""
+    read: Callable[[Weights, Settings], Checkpoint]
+    """The checkpoint; raises `UserError` unless every tensor is understood and the settings agree with them."""
+    from_settings: Callable[[Settings], tuple[Architecture, dict[str, object]]]
+    """The architecture and the complete upstream configuration from settings alone."""
+
+
+def plain_factor(dim: int, width: int, candidates: list[tuple[float, float]], rounded: Callable) -> tuple[float, float]:
+    """A factor and a multiple that upstream's rounding turns into `width`: the first candidate that does, else exact.
+
+    Args:
+        dim: the width that the factor multiplies.
+        width: the wanted result.
+        candidates: (factor, multiple) pairs to prefer.
+        rounded: upstream's rounding, (dim, factor, multiple) -> width.
+    """
+    for factor, multiple in [*candidates, (width / dim, 1), ((width - 0.5) / dim, 1), ((width + 0.5) / dim, 1)]:
+        if rounded(dim, factor, multiple) == width:
+            return float(factor), int(multiple)
+    raise AssertionError(f"no factor makes {width} of {dim}")
+
+
+def join_tables(weights: Weights, embedding: str, head: str, settings: Settings, key: str) -> tuple[Weights, bool]:
+    """Both tables present, and whether they are one (tied).
+
+    Args:
+        embedding, head: their names in the weights.
+        key: the setting that ties them.
+
+    Raises:
+        UserError: one is absent and nothing says that they are tied, or they are said to be tied and differ.
+    """
+    told = settings.boolean(key, False) if key in settings else None
+    absent = [name for name in (embedding, head) if name not in weights]
+    if absent:
+        if not told:
+            advice = f"If embedding and head are one matrix, say {key}: true in the configuration."
+            raise UserError(ErrorKind.checkpoint, f"{missing(weights, absent)} {advice}")
+        names = {name: name for name in weights.tensors}
+        present = head if absent == [embedding] else embedding
+        return weights.renamed(names | {absent[0]: present}), True
+    tied = same_values(weights.tensors[embedding], weights.tensors[head])
+    if told and not tied:
+        raise settings.conflict(key, False, f"{embedding} and {head} differ")
+    return weights, tied
+
+
+def same_values(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether two tensors are equal; stops reading at the first difference."""
+    if a is b or (a.extent is not None and a.extent == b.extent):
+        return True
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return all(torch.equal(x, y) for x, y in zip(a.chunks(), b.chunks(), strict=True))

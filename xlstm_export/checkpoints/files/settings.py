@@ -1,0 +1,226 @@
+"""Configurations: where they are found, how they are read, and how they are held against the weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ...errors import ErrorKind, UserError
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+_MARKS = ({"mlstm_block"}, {"slstm_block"}, {"embedding_dim", "num_blocks"}, {"hidden_size", "num_hidden_layers"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A configuration, or one section of it. Absent keys mean the upstream default, or what the weights tell."""
+
+    values: Mapping[str, object]
+    source: str
+    """As a message names it: a path, or "the configuration in ckpt.pt"."""
+    section: str = ""
+    """Keys that lead here, dotted and ending in a dot."""
+
+    @property
+    def given(self) -> bool:
+        return bool(self.values)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def below(self, key: str) -> Settings:
+        """A section; empty where the key is absent or null."""
+        value = self.values.get(key)
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping):
+            raise self.error(key, "expected a section with keys of its own")
+        return Settings(value, self.source, f"{self.section}{key}.")
+
+    def number(self, key: str, default: float) -> float:
+        """A number. YAML 1.1 reads `1e-6` as a string, so numbers in strings count."""
+        value = self.values.get(key, default)
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                raise self.error(key, "expected a number") from None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.error(key, "expected a number")
+        return value
+
+    def positive(self, key: str, default: float) -> float:
+        value = self.number(key, default)
+        if value <= 0:
+            raise self.error(key, "expected a positive number")
+        return float(value)
+
+    def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
+        if key not in self.values and default is None:
+            raise UserError(ErrorKind.checkpoint, f"{self.source} has no {self.section}{key}. Add it.")
+        value = self.number(key, default)
+        if value != int(value) or not minimum <= value <= maximum:
+            raise self.error(key, f"expected a whole number from {minimum} to {maximum:,}")
+        return int(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, "expected true or false")
+        return value
+
+    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
+        value = self.values.get(key, default)
+        if value not in choices:
+            raise self.error(key, f"expected one of {', '.join(choices)}")
+        return value
+
+    def agree(self, key: str, actual: object, evidence: str) -> None:
+        """Where the key is given, it says what the weights say."""
+        if key not in self.values:
+            return
+        if isinstance(actual, bool):
+            told: object = self.boolean(key, actual)
+        elif isinstance(actual, int | float):
+            told = self.number(key, actual)
+        else:
+            told = self.values[key]
+        if told != actual:
+            raise self.conflict(key, actual, evidence)
+
+    def conflict(self, key: str, actual: object, evidence: str) -> UserError:
+        return UserError(
+            ErrorKind.checkpoint,
+            f"{self.source} says {self.section}{key} = {_show(self.values[key])}, but the weights say {_show(actual)} "
+            f"({evidence}). Correct the configuration, or give the one that belongs to these weights with --config.",
+        )
+
+    def only(self, known: frozenset[str], what: str) -> None:
+        """No key but the known ones (and upstream's derived fields, which start with an underscore)."""
+        for key in self.values:
+            if key not in known and not str(key).startswith("_"):
+                raise UserError(
+                    ErrorKind.checkpoint,
+                    f"{self.source}: {self.section}{key} is no setting of {what}. A setting that is not understood may "
+                    "change the model; remove it if it is a slip.",
+                )
+
+    def error(self, key: str, expected: str) -> UserError:
+        return UserError(
+            ErrorKind.checkpoint, f"{self.source} has {self.section}{key} = {_show(self.values.get(key))}: {expected}."
+        )
+
+
+MAX_BLOCKS = 10_000
+
+NO_SETTINGS = Settings({}, "the configuration")
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def read_file(path: Path) -> Mapping[str, object]:
+    """The mapping in a YAML or JSON file, with `${a.b}` replaced and `???` (not set) dropped, as OmegaConf does."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise UserError(ErrorKind.checkpoint, f"{path} does not exist.") from None
+    except IsADirectoryError:
+        raise UserError(ErrorKind.checkpoint, f"{path} is a directory; name a YAML or JSON file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(ErrorKind.checkpoint, f"{path} cannot be read as text: {error}.") from None
+    try:
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise UserError(ErrorKind.checkpoint, f"{path} is not valid {kind}: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, Mapping):
+        raise UserError(ErrorKind.checkpoint, f"{path} holds no mapping of settings to values.")
+    return _resolve(values, values)
+
+
+def _resolve(value: object, root: Mapping, depth: int = 0) -> object:
+    if isinstance(value, Mapping):
+        items = {str(k): _resolve(v, root, depth) for k, v in value.items()}
+        return {k: v for k, v in items.items() if v is not _UNSET}
+    if isinstance(value, list):
+        return [_resolve(v, root, depth) for v in value]
+    if isinstance(value, str):
+        if value == "???":
+            return _UNSET
+        if (match := re.fullmatch(r"\$\{([\w.]+)\}", value)) and depth < 10:
+            target: object = root
+            for key in match[1].split("."):
+                target = target.get(key, _UNSET) if isinstance(target, Mapping) else _UNSET
+            return _resolve(target, root, depth + 1)
+    return value
+
+
+_UNSET = object()
+
+
+def find_model(values: object, depth: int = 0) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Every description of an xLSTM model in nested mappings, with the keys that lead to it (dotted)."""
+    if not isinstance(values, Mapping) or depth > 4:
+        return
+    if any(mark <= values.keys() for mark in _MARKS):
+        yield "", values
+        return
+    nested = False
+    for key, value in values.items():
+        for path, found in find_model(value, depth + 1):
+            nested = True
+            yield f"{key}.{path}" if path else str(key), found
+    if not nested and values.get("model_type") == "xlstm":
+        yield "", values
+
+
+def locate(values: object, source: str) -> Settings | None:
+    """The one model description in `values`, or None."""
+    found = list(find_model(values))
+    distinct = [item for index, item in enumerate(found) if item[1] not in [other for _, other in found[:index]]]
+    if len(distinct) > 1:
+        keys = ", ".join(path for path, _ in distinct)
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"{source} describes several models ({keys}). Give the right one in a file of its own: --config.",
+        )
+    return Settings(distinct[0][1], source) if distinct else None
+
+
+def from_file(path: Path) -> Settings:
+    """The model description in a file that the user named."""
+    settings = locate(read_file(path), str(path))
+    if settings is None:
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"{path} describes no xLSTM model: expected the fields of xLSTMLMModelConfig or xLSTMBlockStackConfig "
+            "(mlstm_block, slstm_block, embedding_dim, num_blocks, ...), of xLSTMLargeConfig, or of a Hugging Face "
+            "xLSTMConfig, at the top or under a key such as `model`.",
+        )
+    return settings
+
+
+def beside(weights: Path) -> Settings | None:
+    """The model description beside the weights: `<stem>.yaml` and the like first, then `config.yaml` and the like."""
+    folder = weights if weights.is_dir() else weights.parent
+    stems = ["config"] if weights.is_dir() else [weights.stem, "config"]
+    for stem in stems:
+        paths = [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+        found = [(path, settings) for path in paths if (settings := locate(read_file(path), str(path)))]
+        if len(found) > 1 and any(settings.values != found[0][1].values for _, settings in found):
+            names = " and ".join(path.name for path, _ in found)
+            raise UserError(
+                ErrorKind.checkpoint, f"{folder} holds {names}, which differ. Say which one is right: --config."
+            )
+        if found:
+            return found[0][1]
+    return None

@@ -1,0 +1,77 @@
+"""Changes to the cells' definitions that one engine builder or another needs. The bundle itself is never touched.
+
+Both return a copy: external weights are referred to, not held, so a model's graph is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+from onnx import helper
+
+from ..operators.names import DOMAIN
+from .targets import parse_version
+
+PLUGIN_FIRST = (10, 15)
+"""The first TensorRT whose parser prefers a plugin over a local function, for a node with `plugin_namespace`."""
+
+
+def plugin_needs_stripping(version: str) -> bool:
+    """Whether this TensorRT's parser would run the definition although the plugin is registered."""
+    return parse_version(version)[:2] < PLUGIN_FIRST
+
+
+def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose `ai.xlstm` nodes stay and whose definitions of them are gone: only a plugin can run them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [function for function in copy.functions if function.domain != DOMAIN]
+    del copy.functions[:]
+    copy.functions.extend(kept)
+    return copy
+
+
+def with_products_as_sums(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without `MatMul` in float32: A B becomes sum_k A[.., :, k] B[.., k, :], with the same shapes.
+
+    TensorRT-RTX has no float32 matrix product for Turing, and the cells compute in float32. In a step their products
+    are of a matrix and one vector a sequence, so that before the sum there are as many products as multiplications
+    anyway; over the positions of a chunk there are more, so chunks are small there.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for function in copy.functions:
+        if function.domain == DOMAIN:
+            _rewrite(function, lambda _: True)
+    types = {value.name: value.type.tensor_type.elem_type for value in copy.graph.value_info}
+    _rewrite(copy.graph, lambda node: types[node.output[0]] == onnx.TensorProto.FLOAT)
+    return copy
+
+
+def _rewrite(holder: onnx.FunctionProto | onnx.GraphProto, wanted: Callable[[onnx.NodeProto], bool]) -> None:
+    nodes = []
+    for node in holder.node:
+        product = node.op_type == "MatMul" and not node.domain and wanted(node)
+        nodes += _sum_of_products(node) if product else [node]
+    del holder.node[:]
+    holder.node.extend(nodes)
+    for node in holder.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:  # the loop of an sLSTM
+                _rewrite(attribute.g, wanted)
+
+
+def _sum_of_products(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A (.., M, K), B (.., K, N): A as (.., M, K, 1) times B as (.., 1, K, N), summed over K."""
+    (left, right), out = node.input, node.output[0]
+    name = {part: f"{out}__{part}" for part in ("last", "rows", "sum_axis", "left", "right", "products")}
+    return [
+        helper.make_node("Constant", [], [name["last"]], value_ints=[-1]),
+        helper.make_node("Constant", [], [name["rows"]], value_ints=[-3]),
+        helper.make_node("Constant", [], [name["sum_axis"]], value_ints=[-2]),
+        helper.make_node("Unsqueeze", [left, name["last"]], [name["left"]]),
+        helper.make_node("Unsqueeze", [right, name["rows"]], [name["right"]]),
+        helper.make_node("Mul", [name["left"], name["right"]], [name["products"]]),
+        helper.make_node("ReduceSum", [name["products"], name["sum_axis"]], [out], keepdims=0),
+    ]

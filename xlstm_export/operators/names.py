@@ -1,0 +1,12 @@
+"""Names and versions of our operators, as they stand in every ONNX file. C++ has them in `plugins/cells/contract.h`."""
+
+from __future__ import annotations
+
+DOMAIN = "ai.xlstm"
+VERSION = 1
+MLSTM_CELL = "MLSTMCell"
+SLSTM_CELL = "SLSTMCell"
+OPSET = 21
+"""Of standard ONNX, for graphs and definitions."""
+PLUGIN_ATTRIBUTES = {"plugin_version": str(VERSION), "plugin_namespace": DOMAIN}
+"""On every node: TensorRT's parser finds the plugin by them."""

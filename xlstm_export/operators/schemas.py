@@ -1,0 +1,74 @@
+"""The operators of domain `ai.xlstm`: their schemas, and their definitions in standard ONNX operators.
+
+A definition (`definitions.py`) travels in every file as a model-local function. It is what a runtime without our
+kernels runs, and the specification of every kernel. Computation and states are float32; T is float, float16 or
+bfloat16.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx.defs import OpSchema
+
+from . import definitions
+from .names import DOMAIN, MLSTM_CELL, PLUGIN_ATTRIBUTES, SLSTM_CELL, VERSION
+
+_T = ("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "activations")
+_TR = ("TR", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "recurrent weights: T or float")
+
+
+def step_functions() -> dict[str, onnx.FunctionProto]:
+    """The definitions for one step without `lengths`, by operator name."""
+    return _parse(definitions.MLSTM_STEP, definitions.SLSTM_STEP)
+
+
+def sequence_functions() -> dict[str, onnx.FunctionProto]:
+    """The definitions for any number of positions with `lengths`, by operator name."""
+    return _parse(definitions.MLSTM_SEQUENCE, definitions.SLSTM_SEQUENCE)
+
+
+def _parse(*texts: str) -> dict[str, onnx.FunctionProto]:
+    functions = map(onnx.parser.parse_function, texts)
+    return {function.name: function for function in functions}
+
+
+def register_schemas() -> None:
+    """Make `onnx` and the exporter know the operators. Repeated calls do nothing."""
+    for schema in (_mlstm_schema(), _slstm_schema()):
+        if not onnx.defs.has(schema.name, DOMAIN):
+            onnx.defs.register_schema(schema)
+
+
+def _parameters(kind: OpSchema.FormalParameterOption, spec: str) -> list[OpSchema.FormalParameter]:
+    """`"q:T k:T C:float"` as formal parameters."""
+    types = {"float": "tensor(float)", "int32": "tensor(int32)"}
+    pairs = (item.split(":") for item in spec.split())
+    return [OpSchema.FormalParameter(name, types.get(t, t), param_option=kind) for name, t in pairs]
+
+
+def _schema(name: str, doc: str, inputs: str, outputs: str, constraints: list, floats: dict[str, float]) -> OpSchema:
+    single, optional = OpSchema.FormalParameterOption.Single, OpSchema.FormalParameterOption.Optional
+    attributes = [OpSchema.Attribute(key, onnx.helper.make_attribute(key, value)) for key, value in floats.items()]
+    attributes += [OpSchema.Attribute(key, onnx.helper.make_attribute(key, "")) for key in PLUGIN_ATTRIBUTES]
+    return OpSchema(
+        name, DOMAIN, VERSION, doc,
+        inputs=_parameters(single, inputs) + _parameters(optional, "lengths:int32"),
+        outputs=_parameters(single, outputs),
+        type_constraints=constraints, attributes=attributes,
+    )  # fmt: skip
+
+
+def _mlstm_schema() -> OpSchema:
+    return _schema(
+        MLSTM_CELL, "mLSTM cell: q, k (B,S,H,DK), v (B,S,H,DV), i, f (B,S,H), C (B,H,DK,DV), n (B,H,DK), m (B,H).",
+        "q:T k:T v:T i:T f:T C:float n:float m:float", "h:T C_next:float n_next:float m_next:float", [_T],
+        {"q_scale": 1.0, "k_scale": 1.0, "gate_soft_cap": 0.0, "eps": 1e-6},
+    )  # fmt: skip
+
+
+def _slstm_schema() -> OpSchema:
+    return _schema(
+        SLSTM_CELL, "sLSTM cell: x (B,S,4,H,DH), R (H,4,DH,DH), b (4,H,DH), y, c, n, m (B,H,DH).",
+        "x:T R:TR b:float y:float c:float n:float m:float",
+        "hidden:T y_next:float c_next:float n_next:float m_next:float", [_T, _TR], {"forget_clamp": 0.0},
+    )  # fmt: skip
