@@ -2,9 +2,9 @@
 // Plain scalar functions, usable from host C++ and from CUDA device code; `Real` is float in every kernel.
 //
 // Numerics: every exponent below is <= 0 by construction (the stabiliser m' is the maximum of the two exponents it is
-// subtracted from, and the same rounded sums are compared and subtracted), so F, I, i and f lie in [0, 1] for any finite
-// input. The one exponential that may overflow, exp(-m') in the mLSTM normaliser, then makes h = numerator / inf = 0,
-// which is the exact value rounded. Do not compile this with fast-math: it relies on IEEE infinities and division.
+// subtracted from, and the same rounded sums are compared and subtracted), so F, I, i and f lie in [0, 1] for any
+// finite input. The one exponential that may overflow, exp(-m') in the mLSTM normaliser, then makes h = numerator / inf
+// = 0, which is the exact value rounded. Do not compile this with fast-math: it relies on IEEE infinities and division.
 #pragma once
 
 #include <cmath>
@@ -51,7 +51,8 @@ struct MlstmGates {
   Real m;       // m' = max(log sigmoid(f) + m, i)
 };
 
-// Beck et al. 2024, equations 25 to 27 stabilised as in equation 15 to 17. i, f: pre-activations; m: the old stabiliser.
+// Beck et al. 2024, equations 25 to 27 stabilised as in equation 15 to 17. i, f: pre-activations; m: the old
+// stabiliser.
 template <typename Real>
 XLSTM_HOST_DEVICE MlstmGates<Real> mlstm_gates(Real i, Real f, Real m, Real gate_soft_cap) {
   const Real log_input = soft_cap(i, gate_soft_cap);

@@ -16,14 +16,14 @@ enum class DataType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 struct MlstmArgs {
   int64_t batch, sequence, heads, dim_qk, dim_v;
   DataType type;
-  const void* q;  // (B, S, H, DK) T
-  const void* k;  // (B, S, H, DK) T
-  const void* v;  // (B, S, H, DV) T
-  const void* i;  // (B, S, H) T, input gate pre-activation
-  const void* f;  // (B, S, H) T, forget gate pre-activation
-  const float* C_in;  // (B, H, DK, DV)
-  const float* n_in;  // (B, H, DK)
-  const float* m_in;  // (B, H)
+  const void* q;           // (B, S, H, DK) T
+  const void* k;           // (B, S, H, DK) T
+  const void* v;           // (B, S, H, DV) T
+  const void* i;           // (B, S, H) T, input gate pre-activation
+  const void* f;           // (B, S, H) T, forget gate pre-activation
+  const float* C_in;       // (B, H, DK, DV)
+  const float* n_in;       // (B, H, DK)
+  const float* m_in;       // (B, H)
   const int32_t* lengths;  // (B), or null: every row has length S
   void* h;                 // (B, S, H, DV) T; zero beyond a row's length
   float* C_out;

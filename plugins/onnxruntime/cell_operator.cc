@@ -177,9 +177,9 @@ class CellKernel {
   const void* input(const Ort::KernelContext& context, size_t index, const char* name, const Shape& expected) const {
     const Shape actual = shape(context, index);
     if (actual != expected) {
-      throw Ort::Exception(node_ + ": input " + name + " has shape " + format(actual) + ", the others ask for " +
-                               format(expected),
-                           ORT_INVALID_ARGUMENT);
+      throw Ort::Exception(
+          node_ + ": input " + name + " has shape " + format(actual) + ", the others ask for " + format(expected),
+          ORT_INVALID_ARGUMENT);
     }
     return context.GetInput(index).GetTensorRawData();
   }
@@ -253,7 +253,7 @@ class CellKernel {
   }
 
   const CellOperator& op_;
-  std::string node_;  // for messages
+  std::string node_;   // for messages
   MlstmArgs mlstm_{};  // attributes and types; the rest is filled in at each call
   SlstmArgs slstm_{};
 };

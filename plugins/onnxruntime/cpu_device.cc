@@ -33,8 +33,8 @@ cpu::ParallelFor thread_pool(OrtKernelContext* context) {
     };
     // As many batches as tasks: whichever thread is free takes the next one.
     const auto count = static_cast<size_t>(tasks);
-    Ort::ThrowOnError(Ort::GetApi().KernelContext_ParallelFor(static_cast<OrtKernelContext*>(pool), run_one, count,
-                                                              count, &call));
+    Ort::ThrowOnError(
+        Ort::GetApi().KernelContext_ParallelFor(static_cast<OrtKernelContext*>(pool), run_one, count, count, &call));
   };
   return parallel_for;
 }

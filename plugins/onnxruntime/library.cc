@@ -52,8 +52,8 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
 RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) noexcept {
   const uint32_t available = xlstm::ort::runtime_api(base);
   if (available < xlstm::ort::kOldestApi) {
-    const std::string message = "libxlstm_onnxruntime needs ONNX Runtime 1.18 or newer, this is " +
-                                std::string(base->GetVersionString());
+    const std::string message =
+        "libxlstm_onnxruntime needs ONNX Runtime 1.18 or newer, this is " + std::string(base->GetVersionString());
     return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED, message.c_str());
   }
   const uint32_t version = std::min<uint32_t>(available, ORT_API_VERSION);

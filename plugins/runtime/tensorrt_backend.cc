@@ -65,10 +65,14 @@ class Logger : public nvinfer1::ILogger {
 
 std::string name_of(nvinfer1::DataType type) {
   switch (type) {
-    case nvinfer1::DataType::kFLOAT: return "float32";
-    case nvinfer1::DataType::kINT32: return "int32";
-    case nvinfer1::DataType::kINT64: return "int64";
-    default: return "type " + std::to_string(static_cast<int>(type));
+    case nvinfer1::DataType::kFLOAT:
+      return "float32";
+    case nvinfer1::DataType::kINT32:
+      return "int32";
+    case nvinfer1::DataType::kINT64:
+      return "int64";
+    default:
+      return "type " + std::to_string(static_cast<int>(type));
   }
 }
 

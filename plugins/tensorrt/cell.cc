@@ -49,10 +49,10 @@ cudaError_t enqueue_mlstm(const Launch& launch, const void* const* in, void* con
 }
 
 constexpr Attribute kSlstmAttributes[] = {{"forget_clamp", 0.0f, 0.0f}};
-constexpr TensorSpec kSlstmInputs[] = {
-    {"x", Element::kActivation, "BS4HD"}, {"R", Element::kRecurrent, "H4DD"}, {"b", Element::kFloat, "4HD"},
-    {"y", Element::kFloat, "BHD"},        {"c", Element::kFloat, "BHD"},      {"n", Element::kFloat, "BHD"},
-    {"m", Element::kFloat, "BHD"},        {"lengths", Element::kInt32, "B"}};
+constexpr TensorSpec kSlstmInputs[] = {{"x", Element::kActivation, "BS4HD"}, {"R", Element::kRecurrent, "H4DD"},
+                                       {"b", Element::kFloat, "4HD"},        {"y", Element::kFloat, "BHD"},
+                                       {"c", Element::kFloat, "BHD"},        {"n", Element::kFloat, "BHD"},
+                                       {"m", Element::kFloat, "BHD"},        {"lengths", Element::kInt32, "B"}};
 constexpr TensorSpec kSlstmOutputs[] = {{"hidden", Element::kActivation, "BSHD"},
                                         {"y_next", Element::kFloat, "BHD"},
                                         {"c_next", Element::kFloat, "BHD"},
@@ -102,8 +102,9 @@ static_assert(count(kMlstmAttributes) <= kMaxAttributes && count(kSlstmAttribute
 
 }  // namespace
 
-const Cell kMlstmCell{"MLSTMCell",   kMlstmAttributes,     count(kMlstmAttributes), kMlstmInputs, count(kMlstmInputs),
-                      kMlstmOutputs, count(kMlstmOutputs), no_workspace,            enqueue_mlstm};
+const Cell kMlstmCell{"MLSTMCell",          kMlstmAttributes,    count(kMlstmAttributes),
+                      kMlstmInputs,         count(kMlstmInputs), kMlstmOutputs,
+                      count(kMlstmOutputs), no_workspace,        enqueue_mlstm};
 const Cell kSlstmCell{"SLSTMCell",   kSlstmAttributes,     count(kSlstmAttributes), kSlstmInputs, count(kSlstmInputs),
                       kSlstmOutputs, count(kSlstmOutputs), workspace_of_slstm,      enqueue_slstm};
 

@@ -101,10 +101,11 @@ void check_counts(const Cell& cell, int32_t inputs, int32_t outputs) {
 
 void check_type(const TensorSpec& spec, nvinfer1::DataType type, nvinfer1::DataType activation) {
   if (accepts(spec.element, type, activation)) return;
-  const char* const expected = spec.element == Element::kFloat      ? "float32"
-                               : spec.element == Element::kInt32    ? "int32"
-                               : spec.element == Element::kRecurrent ? "float32 or the type of the first input"
-                                                                     : "float32, float16 or bfloat16, as the first input";
+  const char* const expected = spec.element == Element::kFloat   ? "float32"
+                               : spec.element == Element::kInt32 ? "int32"
+                               : spec.element == Element::kRecurrent
+                                   ? "float32 or the type of the first input"
+                                   : "float32, float16 or bfloat16, as the first input";
   throw Refusal(std::string("tensor ") + spec.name + " is " + text(type) + ", expected " + expected);
 }
 
@@ -268,9 +269,9 @@ int32_t CellPlugin::getOutputDataTypes(nvinfer1::DataType* output_types, int32_t
   });
 }
 
-int32_t CellPlugin::getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t input_count,
-                                    nvinfer1::DimsExprs const*, int32_t, nvinfer1::DimsExprs* outputs,
-                                    int32_t output_count, nvinfer1::IExprBuilder&) noexcept {
+int32_t CellPlugin::getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t input_count, nvinfer1::DimsExprs const*,
+                                    int32_t, nvinfer1::DimsExprs* outputs, int32_t output_count,
+                                    nvinfer1::IExprBuilder&) noexcept {
   return guarded(cell_, kFailure, [&] {
     check_counts(cell_, input_count, output_count);
     std::array<const nvinfer1::IDimensionExpr*, 26> extents{};  // by letter

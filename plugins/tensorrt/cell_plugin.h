@@ -42,8 +42,9 @@ class CellPlugin final : public nvinfer1::IPluginV3,
                                  int32_t output_count) noexcept override;
   int32_t getOutputDataTypes(nvinfer1::DataType* output_types, int32_t output_count,
                              nvinfer1::DataType const* input_types, int32_t input_count) const noexcept override;
-  int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t input_count, nvinfer1::DimsExprs const* shape_inputs,
-                          int32_t shape_input_count, nvinfer1::DimsExprs* outputs, int32_t output_count,
+  int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t input_count,
+                          nvinfer1::DimsExprs const* shape_inputs, int32_t shape_input_count,
+                          nvinfer1::DimsExprs* outputs, int32_t output_count,
                           nvinfer1::IExprBuilder& builder) noexcept override;
   size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* inputs, int32_t input_count,
                           nvinfer1::DynamicPluginTensorDesc const* outputs,

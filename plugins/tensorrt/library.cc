@@ -30,10 +30,10 @@ XLSTM_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& coun
 
 XLSTM_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { set_logger_finder(finder); }
 
-// For applications that open or link this library themselves instead of calling loadLibrary: registers the creators with
-// `registry`, or with getPluginRegistry() of the TensorRT in the process if it is null. May be called again. Returns 0,
-// or -1 after a message: no registry, or a TensorRT of another major version than the headers this was built with (the
-// registry's own interface differs between majors; loadLibrary does not depend on it).
+// For applications that open or link this library themselves instead of calling loadLibrary: registers the creators
+// with `registry`, or with getPluginRegistry() of the TensorRT in the process if it is null. May be called again.
+// Returns 0, or -1 after a message: no registry, or a TensorRT of another major version than the headers this was built
+// with (the registry's own interface differs between majors; loadLibrary does not depend on it).
 XLSTM_EXPORT int32_t xlstm_tensorrt_register(nvinfer1::IPluginRegistry* registry) noexcept {
   if (registry == nullptr) {
     using GetRegistry = nvinfer1::IPluginRegistry* (*)();
@@ -68,5 +68,5 @@ XLSTM_EXPORT const char* xlstm_tensorrt_build_info() noexcept {
 #define XLSTM_TEXT(x) XLSTM_TEXT_(x)
   return "xlstm=" XLSTM_PROJECT_VERSION "; tensorrt_headers=" XLSTM_TEXT(NV_TENSORRT_MAJOR) "." XLSTM_TEXT(
       NV_TENSORRT_MINOR) "." XLSTM_TEXT(NV_TENSORRT_PATCH) "; cuda=" XLSTM_CUDA_VERSION
-                             "; architectures=" XLSTM_ARCHITECTURES;
+                                                           "; architectures=" XLSTM_ARCHITECTURES;
 }

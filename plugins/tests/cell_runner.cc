@@ -1,6 +1,6 @@
-// Runs the CUDA launchers on cases read from standard input, for tests written in Python. Built twice: by a C++ compiler
-// against cuda_on_cpu/ (XLSTM_CUDA_ON_CPU), under sanitizers, and for a real GPU; and both once more with every call
-// going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN).
+// Runs the CUDA launchers on cases read from standard input, for tests written in Python. Built twice: by a C++
+// compiler against cuda_on_cpu/ (XLSTM_CUDA_ON_CPU), under sanitizers, and for a real GPU; and both once more with
+// every call going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN).
 //
 // A case is the struct below, its input tensors one after the other in the order of the launcher's struct, and
 // `lengths` (int32) if has_lengths. The answer is an int64 cudaError_t and, if that is 0, the output tensors, then an
@@ -34,19 +34,20 @@ struct Case {
   int64_t batch, sequence, heads, dim, dim_v;  // dim: DK or DH
   int64_t in_place;                            // bit k: the k-th state output is its input's buffer
   int64_t has_lengths;
-  int64_t misalign;                  // 1: every buffer starts one element past a 16-byte boundary
-  int64_t tile_vector, tile_lanes;   // mLSTM: 0 lets the launcher choose, the kernel too
+  int64_t misalign;                 // 1: every buffer starts one element past a 16-byte boundary
+  int64_t tile_vector, tile_lanes;  // mLSTM: 0 lets the launcher choose, the kernel too
   int64_t chunk_length, chunk_columns;
-  int64_t no_workspace;              // sLSTM: pass a null workspace
-  int64_t capture;                   // capture the launch into a CUDA graph and replay it twice; simulator: launch twice
+  int64_t no_workspace;  // sLSTM: pass a null workspace
+  int64_t capture;       // capture the launch into a CUDA graph and replay it twice; simulator: launch twice
   // Simulator: the order of threads; file (an index into kKernelFiles) and line of a barrier to leave out; the device.
   int64_t schedule, broken_file, broken_barrier;
   int64_t multiprocessors, shared_limit;  // 0: the simulator's
-  float parameters[4];               // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
+  float parameters[4];                    // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
 };
 
 #if defined(XLSTM_CUDA_ON_CPU)
-constexpr const char* kKernelFiles[] = {"mlstm_step.cuh", "mlstm_chunkwise.cuh", "slstm_step.cuh", "slstm_sequence.cuh"};
+constexpr const char* kKernelFiles[] = {"mlstm_step.cuh", "mlstm_chunkwise.cuh", "slstm_step.cuh",
+                                        "slstm_sequence.cuh"};
 
 void set_up_simulator(const Case& c) {
   simulator::set_schedule(static_cast<uint64_t>(c.schedule));

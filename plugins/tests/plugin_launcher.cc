@@ -71,9 +71,8 @@ class Call {
   cudaError_t operator()(void* workspace, cudaStream_t stream) const {
     auto* const runtime =
         static_cast<IPluginV3OneRuntime*>(plugin_->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
-    const int32_t refused =
-        runtime->onShapeChange(input_descriptions_.data(), static_cast<int32_t>(inputs_.size()),
-                               output_descriptions_.data(), static_cast<int32_t>(outputs_.size()));
+    const int32_t refused = runtime->onShapeChange(input_descriptions_.data(), static_cast<int32_t>(inputs_.size()),
+                                                   output_descriptions_.data(), static_cast<int32_t>(outputs_.size()));
     const int32_t failed = refused ? refused
                                    : runtime->enqueue(input_descriptions_.data(), output_descriptions_.data(),
                                                       inputs_.data(), outputs_.data(), workspace, stream);
@@ -100,10 +99,9 @@ class Call {
 std::function<cudaError_t(cudaStream_t)> through_plugin(const xlstm::MlstmArgs& a) {
   const int64_t B = a.batch, S = a.sequence, H = a.heads, K = a.dim_qk, V = a.dim_v;
   const DataType T = tensorrt_type(a.type), F = DataType::kFLOAT;
-  Call call(make_plugin("MLSTMCell", {{"eps", a.eps},
-                                      {"gate_soft_cap", a.gate_soft_cap},
-                                      {"k_scale", a.k_scale},
-                                      {"q_scale", a.q_scale}}));
+  Call call(make_plugin(
+      "MLSTMCell",
+      {{"eps", a.eps}, {"gate_soft_cap", a.gate_soft_cap}, {"k_scale", a.k_scale}, {"q_scale", a.q_scale}}));
   call.input(a.q, T, {B, S, H, K});
   call.input(a.k, T, {B, S, H, K});
   call.input(a.v, T, {B, S, H, V});

@@ -19,10 +19,10 @@ struct ParallelFor {
   int64_t threads = 1;
   // Less than this is not worth handing to another thread: some microseconds' worth of memory traffic.
   int64_t grain_bytes = 128 << 10;
-  void (*run)(void* pool, int64_t tasks, Task task, void* context) =
-      [](void*, int64_t tasks, Task task, void* context) {
-        for (int64_t index = 0; index < tasks; ++index) task(context, index);
-      };
+  void (*run)(void* pool, int64_t tasks, Task task, void* context) = [](void*, int64_t tasks, Task task,
+                                                                        void* context) {
+    for (int64_t index = 0; index < tasks; ++index) task(context, index);
+  };
   void* pool = nullptr;
 
   // function(0) ... function(tasks - 1), each of which moves about `bytes_each`.

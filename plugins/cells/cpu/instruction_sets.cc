@@ -34,8 +34,8 @@ constexpr Compiled kCompiled[] = {
 // What Highway lets the compiler use for each target (hwy/ops/set_macros-inl.h).
 bool processor_has(InstructionSet instruction_set) {
 #if defined(__x86_64__) || defined(__i386__)
-  const bool sse4 = __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1") &&
-                    __builtin_cpu_supports("sse4.2");
+  const bool sse4 =
+      __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("sse4.2");
   const bool avx2 = sse4 && __builtin_cpu_supports("avx") && __builtin_cpu_supports("avx2") &&
                     __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("f16c");

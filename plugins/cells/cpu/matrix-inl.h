@@ -103,9 +103,8 @@ HWY_INLINE float dot(int64_t count, const float* a, const float* b) {
 // to = scale from
 template <class T>
 HWY_INLINE void scaled_copy(int64_t count, float scale, const T* from, float* to) {
-  for_lanes(count, [&](auto d, int64_t j) HWY_ATTR {
-    hn::StoreU(hn::Mul(hn::Set(d, scale), load(d, from + j)), d, to + j);
-  });
+  for_lanes(count,
+            [&](auto d, int64_t j) HWY_ATTR { hn::StoreU(hn::Mul(hn::Set(d, scale), load(d, from + j)), d, to + j); });
 }
 
 // to[c][r] = scale from[r][c]
@@ -118,9 +117,8 @@ void transpose(int64_t rows, int64_t columns, float scale, Rows<const T> from, R
   const int64_t whole_rows = rows / kTogether * kTogether, whole_columns = columns / kLanes * kLanes;
   for (int64_t c = 0; c < whole_columns; c += kLanes) {  // the rows of `to` that it writes stay in the nearest cache
     for (int64_t r = 0; r < whole_rows; r += kTogether) {
-      const auto row = [&](int64_t j) HWY_ATTR {
-        return hn::Mul(factor, load(d, from.data + (r + j) * from.stride + c));
-      };
+      const auto row = [&](int64_t j)
+                           HWY_ATTR { return hn::Mul(factor, load(d, from.data + (r + j) * from.stride + c)); };
       hn::StoreInterleaved4(row(0), row(1), row(2), row(3), d, quadruples);
       for (int64_t j = 0; j < kLanes; ++j) {
         std::memcpy(to.data + (c + j) * to.stride + r, quadruples + kTogether * j, kTogether * sizeof(float));

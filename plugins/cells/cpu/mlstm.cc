@@ -143,12 +143,11 @@ void advance_memory(const MlstmArgs& a, Position p, const T* q, const T* k, cons
   }
   for (; row < a.dim_qk; ++row) {
     factors(1);
-    advance_rows<1, kStream>(columns, a.dim_v, p.forget, key, query, value, C_in + row * a.dim_v,
-                             C_out + row * a.dim_v, numerator);
+    advance_rows<1, kStream>(columns, a.dim_v, p.forget, key, query, value, C_in + row * a.dim_v, C_out + row * a.dim_v,
+                             numerator);
   }
-  for_lanes(columns, [&](auto d, int64_t c) HWY_ATTR {
-    store(d, hn::Div(hn::LoadU(d, numerator + c), hn::Set(d, p.divisor)), h + c);
-  });
+  for_lanes(columns, [&](auto d, int64_t c)
+                         HWY_ATTR { store(d, hn::Div(hn::LoadU(d, numerator + c), hn::Set(d, p.divisor)), h + c); });
 }
 
 // Columns [begin, end) of one head's C.

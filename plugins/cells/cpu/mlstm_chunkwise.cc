@@ -133,8 +133,8 @@ void scores_part(const MlstmArgs& a, const Plan& plan, Span span, int64_t head, 
   for (int64_t t = 0; t < rows; t += kTileRows) {
     const int64_t seen = std::min(t + kTileRows, plan.chunk);
     for (int64_t c = 0; c < seen; c += kPanel) {
-      product(kTileRows, std::min(kPanel, seen - c), a.dim_qk, {q + t * a.dim_qk, a.dim_qk}, {k + c, plan.chunk},
-              &none, 0, {p + t * plan.chunk + c, plan.chunk});
+      product(kTileRows, std::min(kPanel, seen - c), a.dim_qk, {q + t * a.dim_qk, a.dim_qk}, {k + c, plan.chunk}, &none,
+              0, {p + t * plan.chunk + c, plan.chunk});
     }
   }
 
@@ -215,8 +215,8 @@ void advance_panel(const MlstmArgs& a, const Plan& plan, const Head& s, const Pa
             h + t * stride + c);
     });
   }
-  product(plan.padded_dim_qk, columns, positions, {k, plan.chunk}, {panel.kept_value, kPanel}, carry + positions - 1,
-          0, {panel.C, kPanel});
+  product(plan.padded_dim_qk, columns, positions, {k, plan.chunk}, {panel.kept_value, kPanel}, carry + positions - 1, 0,
+          {panel.C, kPanel});
 }
 
 // Columns [begin, begin + columns) of one head's C, a panel, over a span.
@@ -285,9 +285,8 @@ void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
         const int64_t h = task / chunks;
         scores_part<T>(a, plan, span, group + h, task % chunks * plan.chunk, head(h));
       });
-      parallel_for(count, normaliser_bytes, [&](int64_t h) HWY_ATTR {
-        normaliser_part(a, plan, span, group + h, head(h));
-      });
+      parallel_for(count, normaliser_bytes,
+                   [&](int64_t h) HWY_ATTR { normaliser_part(a, plan, span, group + h, head(h)); });
       parallel_for(count * plan.splits, memory_bytes, [&](int64_t task) HWY_ATTR {
         const int64_t h = task / plan.splits, first = task % plan.splits * plan.columns;
         const Panel panel(plan, panel_scratch + task * panel_size);

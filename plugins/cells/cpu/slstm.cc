@@ -24,7 +24,7 @@ HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kUnits = 16;    // elements of one head that a tile holds: a whole number of vectors
+constexpr int64_t kUnits = 16;     // elements of one head that a tile holds: a whole number of vectors
 constexpr int64_t kTileRows = 32;  // rows of the batch that a tile holds
 // Rows of the batch in one sweep over R: with four gates, as many sums as fit into the registers.
 constexpr int kSweepRows = HWY_LANES(float) >= 16 || HWY_ARCH_ARM_A64 ? 4 : 2;

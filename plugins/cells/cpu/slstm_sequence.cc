@@ -34,15 +34,13 @@ constexpr int64_t kSweepRows = kLanes >= 16 || HWY_ARCH_ARM_A64 ? 4 : 2;
 
 // Scratch memory. Units that fill up a panel hold zeros.
 struct Scratch {
-  int64_t units;    // of a head, in whole panels
-  int64_t rows;     // of the batch
-  float* R;         // [head][panel][in][gate][unit]
-  float* y[2];      // [head][row][unit], of even and odd positions
+  int64_t units;     // of a head, in whole panels
+  int64_t rows;      // of the batch
+  float* R;          // [head][panel][in][gate][unit]
+  float* y[2];       // [head][row][unit], of even and odd positions
   float *c, *n, *m;  // [head][row][unit]
 
-  static int64_t size(const SlstmArgs& a) {
-    return a.heads * round_up(a.dim, kUnits) * (kGates * a.dim + 5 * a.batch);
-  }
+  static int64_t size(const SlstmArgs& a) { return a.heads * round_up(a.dim, kUnits) * (kGates * a.dim + 5 * a.batch); }
   Scratch(const SlstmArgs& a, float* scratch) : units(round_up(a.dim, kUnits)), rows(a.batch), R(scratch) {
     scratch += a.heads * units * kGates * a.dim;
     for (float** state : {&y[0], &y[1], &c, &n, &m}) {
@@ -123,9 +121,8 @@ void advance_tile(const SlstmArgs& a, const Scratch& s, int64_t t, int64_t h, in
       pointwise(d, gate(0), gate(1), gate(2), gate(3), a.forget_clamp, y_next + j, s.c + j, s.n + j, s.m + j);
     }
     T* hidden = static_cast<T*>(a.hidden) + ((row + r) * a.sequence + t) * width + at;
-    for_lanes(count, [&](auto lanes, int64_t unit) HWY_ATTR {
-      store(lanes, hn::LoadU(lanes, y_next + state + unit), hidden + unit);
-    });
+    for_lanes(count, [&](auto lanes, int64_t unit)
+                         HWY_ATTR { store(lanes, hn::LoadU(lanes, y_next + state + unit), hidden + unit); });
   }
 }
 

@@ -33,9 +33,9 @@
 
 // The table that choose() takes, for a function defined in each HWY_NAMESPACE. Use it where HWY_ONCE holds: there
 // HWY_NAMESPACE is that of the static target.
-#define XLSTM_VARIANTS(function)                                                              \
-  {                                                                                           \
+#define XLSTM_VARIANTS(function)                                                               \
+  {                                                                                            \
     XLSTM_AVX512_VARIANT(function) XLSTM_AVX2_VARIANT(function) XLSTM_SSE4_VARIANT(function) { \
-      InstructionSet::kBaseline, HWY_NAMESPACE::function                                      \
-    }                                                                                         \
+      InstructionSet::kBaseline, HWY_NAMESPACE::function                                       \
+    }                                                                                          \
   }

@@ -29,8 +29,7 @@ class FmaTile {
   static_assert(kRows * kRowThreads == kM && kColumns * kColumnThreads == kN);
 
  public:
-  __device__ __forceinline__ FmaTile()
-      : row_(threadIdx.x / kColumnThreads), column_(threadIdx.x % kColumnThreads) {}
+  __device__ __forceinline__ FmaTile() : row_(threadIdx.x / kColumnThreads), column_(threadIdx.x % kColumnThreads) {}
 
   __device__ __forceinline__ void load(const float* from, int stride) {
     each([&](float& sum, int row, int column) { sum = from[row * stride + column]; });

@@ -13,8 +13,8 @@
 namespace xlstm::cuda {
 
 // Any B, S, H, DK, DV; states out of place, or each in the very buffer of its input. One launch out of place; two with
-// n or m in place (every block of a head reads them, so a second, small kernel writes them). A sequence goes through the
-// chunkwise kernel where a tile of C fits into a block's shared memory, else step by step through the step kernel.
+// n or m in place (every block of a head reads them, so a second, small kernel writes them). A sequence goes through
+// the chunkwise kernel where a tile of C fits into a block's shared memory, else step by step through the step kernel.
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream);
 
 // Bytes of scratch that launch_slstm needs for these sizes: two buffers for y and a counter for each head.

@@ -39,8 +39,7 @@ cudaError_t launch_positions(const MlstmArgs& args, int64_t begin, int64_t end, 
 
   const size_t shared_bytes = end - begin > 1 ? sizeof(float) * args.dim_qk : 0;
   cudaLaunchConfig_t config = make_config(heads * tiles, kMlstmThreads, shared_bytes, stream);
-  cudaError_t status =
-      cudaLaunchKernelEx(&config, mlstm_step_kernel<T, kVector, kLanes>, args, begin, end, one_launch);
+  cudaError_t status = cudaLaunchKernelEx(&config, mlstm_step_kernel<T, kVector, kLanes>, args, begin, end, one_launch);
   if (status != cudaSuccess || one_launch) return status;
   config = make_config(heads, kMlstmThreads, 0, stream);
   return cudaLaunchKernelEx(&config, mlstm_normaliser_kernel<T>, args, begin, end);
@@ -91,8 +90,8 @@ cudaError_t launch_chunkwise(const MlstmArgs& args, cudaStream_t stream) {
   const int64_t tiles = ceil_div<int64_t>(args.dim_v, kColumns);
   if (heads * tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
   const size_t activation = sizeof(T);
-  const bool vectorised =
-      fits_vector(args) && args.dim_qk % 4 == 0 && is_aligned(args.q, 4 * activation) && is_aligned(args.k, 4 * activation);
+  const bool vectorised = fits_vector(args) && args.dim_qk % 4 == 0 && is_aligned(args.q, 4 * activation) &&
+                          is_aligned(args.k, 4 * activation);
   const bool one_launch = tiles == 1 || !normaliser_in_place(args);
 
   const int64_t shared_bytes = ChunkLayout<kLength, kColumns>::bytes(args.dim_qk);

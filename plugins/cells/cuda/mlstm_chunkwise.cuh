@@ -5,15 +5,17 @@
 // last, so C crosses global memory once each way and blocks need nothing from each other. For one chunk, with D_ts the
 // logarithm of what is left at position t of the input at position s:
 //   scores  P_ts = (q_scale q_t . k_scale k_s) exp(D_ts - m_t), s <= t
-//   output  h_t  = (exp(g_t - m_t) C^T q_scale q_t + sum_s P_ts v_s) / normaliser(exp(g_t - m_t) n . q_scale q_t + sum_s P_ts)
-//   state   C'   = exp(g_e - m_e) C + sum_s k_s (exp(D_es - m_e) k_scale v_s)^T, e the chunk's last position; the same for n
+//   output  h_t  = (exp(g_t - m_t) C^T q_scale q_t + sum_s P_ts v_s) / normaliser(exp(g_t - m_t) n . q_scale q_t +
+//   sum_s P_ts) state   C'   = exp(g_e - m_e) C + sum_s k_s (exp(D_es - m_e) k_scale v_s)^T, e the chunk's last
+//   position; the same for n
 // Q and K pass through shared memory in slabs of kSlab columns; one pass serves the scores, C^T q and the update of C.
 //
-// Numerics: m_t is the step kernel's recurrence. D_ts = D_(t-1)s + log f_t and g_t = g_(t-1) + log f_t with D_ss = log i_s
-// and g_(-1) = m are the same additions that m_t is the maximum of, so by the monotony of rounding no exponent is ever
-// positive; differences of cumulative sums would lose all their digits after one strongly negative log f.
+// Numerics: m_t is the step kernel's recurrence. D_ts = D_(t-1)s + log f_t and g_t = g_(t-1) + log f_t with D_ss = log
+// i_s and g_(-1) = m are the same additions that m_t is the maximum of, so by the monotony of rounding no exponent is
+// ever positive; differences of cumulative sums would lose all their digits after one strongly negative log f.
 //
-// Hazard of n and m updated in place: as in the step kernel, with mlstm_chunkwise_normaliser_kernel for the second launch.
+// Hazard of n and m updated in place: as in the step kernel, with mlstm_chunkwise_normaliser_kernel for the second
+// launch.
 #pragma once
 
 #include "cells/cell_math.h"
@@ -23,7 +25,7 @@
 
 namespace xlstm::cuda {
 
-constexpr int kSlab = 32;            // columns of Q and K in shared memory at a time
+constexpr int kSlab = 32;               // columns of Q and K in shared memory at a time
 constexpr int kSlabStride = kSlab + 4;  // of their rows; multiples of 4 that spread rows over the banks
 
 __host__ __device__ constexpr int chunk_threads(int length) { return 4 * length; }
@@ -33,16 +35,18 @@ template <int kChunkLength, int kTileColumns>
 struct ChunkLayout {
   static constexpr int kLength = kChunkLength, kColumns = kTileColumns;
   static constexpr int kValueStride = kColumns + 4, kScoreStride = kLength + 4;
-  static constexpr int kGates = 0;                               // ChunkGates
-  static constexpr int kQueries = 5 * kLength;                   // kLength x kSlabStride
-  static constexpr int kKeys = kQueries + kLength * kSlabStride;  // the same
-  static constexpr int kScores = kQueries;                       // kLength x kScoreStride, once Q and K are used up
+  static constexpr int kGates = 0;                                 // ChunkGates
+  static constexpr int kQueries = 5 * kLength;                     // kLength x kSlabStride
+  static constexpr int kKeys = kQueries + kLength * kSlabStride;   // the same
+  static constexpr int kScores = kQueries;                         // kLength x kScoreStride, once Q and K are used up
   static constexpr int kWeighted = kKeys + kLength * kSlabStride;  // kLength x kValueStride: weighted V, then C^T q
   static constexpr int kValues = kWeighted + kLength * kValueStride;  // the same: partial sums of n, then V, then P V
   static constexpr int kState = kValues + kLength * kValueStride;     // C: padded DK x kValueStride; then n: padded DK
   static_assert(kScoreStride <= 2 * kSlabStride && kLength / 8 * kSlab <= kLength * kValueStride);
 
-  static __host__ __device__ constexpr int64_t padded(int64_t dim_qk) { return ceil_div<int64_t>(dim_qk, kSlab) * kSlab; }
+  static __host__ __device__ constexpr int64_t padded(int64_t dim_qk) {
+    return ceil_div<int64_t>(dim_qk, kSlab) * kSlab;
+  }
   static constexpr int64_t bytes(int64_t dim_qk) {
     return static_cast<int64_t>(sizeof(float)) * (kState + padded(dim_qk) * (kValueStride + 1));
   }
@@ -75,7 +79,8 @@ __device__ void compute_chunk_gates(const MlstmArgs& args, int64_t token, int va
     gates.log_forget[t] = log_sigmoid(soft_cap(to_float(static_cast<const T*>(args.f)[gate]), args.gate_soft_cap));
   }
   __syncthreads();
-  // The three recurrences side by side: D to the chunk's end by a thread for every position, m and g by one thread each.
+  // The three recurrences side by side: D to the chunk's end by a thread for every position, m and g by one thread
+  // each.
   float log_gain = 0.0f;
   if (t < kLength) {
     if (t < valid) log_gain = gates.log_input[t];
@@ -148,8 +153,8 @@ class Transfer {
   Vector<T, kVector> values_[kCount];
 };
 
-// Grid: batch * heads * tiles of C; dynamic shared memory: ChunkLayout::bytes. `vectorised`: DK and DV are multiples of 4,
-// and q, k, v and both C are aligned to four of their elements.
+// Grid: batch * heads * tiles of C; dynamic shared memory: ChunkLayout::bytes. `vectorised`: DK and DV are multiples of
+// 4, and q, k, v and both C are aligned to four of their elements.
 template <typename T, int kLength, int kColumns>
 __global__ void __launch_bounds__(chunk_threads(kLength))
     mlstm_chunkwise_kernel(const MlstmArgs args, const bool vectorised, const bool store_normaliser) {
@@ -280,7 +285,8 @@ __global__ void __launch_bounds__(chunk_threads(kLength))
     for (int offset = 1; offset < kRowThreads; offset *= 2) dot += __shfl_xor_sync(kFullWarp, dot, offset);
     if (sum_part == 0 && sum_row < valid) norm[sum_row] = mlstm_normaliser(dot, gates.m[sum_row], args.eps);
     ProductTile<T, kLength, kColumns, kThreads> output_sums;
-    output_sums.multiply(Operand<false, false>{scores, kScoreStride}, Operand<false, true>{values, kValueStride}, kLength);
+    output_sums.multiply(Operand<false, false>{scores, kScoreStride}, Operand<false, true>{values, kValueStride},
+                         kLength);
     __syncthreads();
     output_sums.store(values, kValueStride);
     __syncthreads();

@@ -3,12 +3,13 @@
 // A block owns kColumns columns of one head's C and all its DK rows, so it needs nothing from other blocks: each thread
 // keeps kVector columns and walks down the rows, kGroups rows of the tile being in work at once. The products with q
 // meet in one reduction across the row groups at the end. F, I and m' are three scalars that every thread computes for
-// itself, and the new n is recomputed by every block of a head (DK floats against DK * kColumns of C), so a step has one
-// barrier and no workspace.
+// itself, and the new n is recomputed by every block of a head (DK floats against DK * kColumns of C), so a step has
+// one barrier and no workspace.
 //
-// Hazard of states updated in place: C is read and written by the same thread, but n and m are read by all the blocks of
-// a head. The first block may write them only if they are not their own inputs, or if it is the only block; otherwise
-// mlstm_normaliser_kernel writes them in a second launch, after every block has read them (`store_normaliser` false).
+// Hazard of states updated in place: C is read and written by the same thread, but n and m are read by all the blocks
+// of a head. The first block may write them only if they are not their own inputs, or if it is the only block;
+// otherwise mlstm_normaliser_kernel writes them in a second launch, after every block has read them (`store_normaliser`
+// false).
 #pragma once
 
 #include "cells/cell_math.h"
@@ -81,7 +82,8 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
     const T* const q = static_cast<const T*>(args.q) + token * DK;
     const T* const k = static_cast<const T*>(args.k) + token * DK;
 
-    // Rows first, first + kGroups, ...: their loads are independent, and the first ones fly while the gates are computed.
+    // Rows first, first + kGroups, ...: their loads are independent, and the first ones fly while the gates are
+    // computed.
     Vector<float, kVector> C[kMlstmUnroll];
     float q_row[kMlstmUnroll], k_row[kMlstmUnroll], n_row[kMlstmUnroll];
     const auto load_rows = [&](int first) {

@@ -151,9 +151,8 @@ cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t st
   if (args.sequence > 1) {
     bool launched = false;
     cudaError_t status = cudaErrorInvalidValue;
-    dispatch_type(args.type, [&](auto example) {
-      status = launch_sequence<decltype(example)>(args, scratch, launched, stream);
-    });
+    dispatch_type(args.type,
+                  [&](auto example) { status = launch_sequence<decltype(example)>(args, scratch, launched, stream); });
     if (status != cudaSuccess || launched) return status;
   }
   return launch_positions(args, scratch, stream);

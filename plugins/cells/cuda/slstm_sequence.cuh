@@ -17,8 +17,8 @@
 
 namespace xlstm::cuda {
 
-// What a block keeps in shared memory: R, kRows rows of y, and the sums that cross to the pointwise part. Rows of R and y
-// are padded with zeros to whole vectors.
+// What a block keeps in shared memory: R, kRows rows of y, and the sums that cross to the pointwise part. Rows of R and
+// y are padded with zeros to whole vectors.
 template <typename RecurrentT, int kRows>
 struct SliceLayout {
   static constexpr int kVector = 16 / sizeof(RecurrentT);
@@ -41,8 +41,8 @@ __device__ __forceinline__ void wait_for_arrivals(const unsigned* arrivals, unsi
   __syncthreads();
 }
 
-// Grid: heads * slices, launched cooperatively; S >= 2. `exchange`: two buffers of y. `arrivals`: a counter for each head,
-// zero. `units` * kRows threads at most do the pointwise part.
+// Grid: heads * slices, launched cooperatively; S >= 2. `exchange`: two buffers of y. `arrivals`: a counter for each
+// head, zero. `units` * kRows threads at most do the pointwise part.
 template <typename T, typename RecurrentT, int kRows>
 __global__ void __launch_bounds__(kSlstmThreads)
     slstm_sequence_kernel(const SlstmArgs args, const int units, float* exchange, unsigned* arrivals) {
@@ -51,9 +51,9 @@ __global__ void __launch_bounds__(kSlstmThreads)
   XLSTM_DYNAMIC_SHARED(float, shared);
   const int DH = static_cast<int>(args.dim), rows = static_cast<int>(args.batch);
   const int padded = static_cast<int>(Layout::padded(DH));
-  RecurrentT* const R = reinterpret_cast<RecurrentT*>(shared);                 // [gate][unit][padded]
-  float* const y = reinterpret_cast<float*>(R + kGates * units * padded);      // [kRows][padded]
-  float* const sums = y + kRows * padded;                                      // [kSums][units]
+  RecurrentT* const R = reinterpret_cast<RecurrentT*>(shared);             // [gate][unit][padded]
+  float* const y = reinterpret_cast<float*>(R + kGates * units * padded);  // [kRows][padded]
+  float* const sums = y + kRows * padded;                                  // [kSums][units]
 
   const int slices = ceil_div(DH, units);
   const int64_t head = blockIdx.x / slices;
@@ -105,7 +105,8 @@ __global__ void __launch_bounds__(kSlstmThreads)
       // Past the first-level cache, which does not see what other blocks write.
       for (int r = 0; r < kRows && first_row + r < rows; ++r) {
         const float* const from = y_prev + ((first_row + r) * args.heads + head) * DH;
-        for (int in = threadIdx.x; in < padded; in += kSlstmThreads) y[r * padded + in] = in < DH ? __ldcg(from + in) : 0.0f;
+        for (int in = threadIdx.x; in < padded; in += kSlstmThreads)
+          y[r * padded + in] = in < DH ? __ldcg(from + in) : 0.0f;
       }
       __syncthreads();
       for (int out = warp; out < own_units; out += kSlstmUnits) {

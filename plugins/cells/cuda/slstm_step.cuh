@@ -1,7 +1,7 @@
 // sLSTM cell, one position: the recurrent matrix-vector product of every head fused with the pointwise part.
 //
-// A warp owns one output unit of a head: the four rows of R that lead to its gates, against the y of kRows batch rows, so
-// R is read once for kRows rows and the four gates of a unit meet in one block. The sums cross to the pointwise part
+// A warp owns one output unit of a head: the four rows of R that lead to its gates, against the y of kRows batch rows,
+// so R is read once for kRows rows and the four gates of a unit meet in one block. The sums cross to the pointwise part
 // through shared memory, where a thread owns one (batch row, unit); its inputs are loaded before the product starts.
 //
 // Hazard: every block of a head reads the whole y of that head, so y_next must never be y_prev; the launcher sees to it
@@ -76,8 +76,8 @@ __device__ __forceinline__ void accumulate_gates(const RecurrentT* R, int64_t ga
 
 // x + b of one unit at one position of one row, for the four gates.
 template <typename T>
-__device__ __forceinline__ void load_inputs(const SlstmArgs& args, int64_t row, int64_t position, int64_t head, int unit,
-                                            float (&input)[kGates]) {
+__device__ __forceinline__ void load_inputs(const SlstmArgs& args, int64_t row, int64_t position, int64_t head,
+                                            int unit, float (&input)[kGates]) {
 #pragma unroll
   for (int g = 0; g < kGates; ++g) {
     const int64_t token = ((row * args.sequence + position) * kGates + g) * args.heads + head;
@@ -86,8 +86,8 @@ __device__ __forceinline__ void load_inputs(const SlstmArgs& args, int64_t row, 
   }
 }
 
-// The state inputs of `args` are those at `position`, with y in y_prev and y_next. Grid: heads * unit tiles * row tiles,
-// the row tiles of the same weights side by side.
+// The state inputs of `args` are those at `position`, with y in y_prev and y_next. Grid: heads * unit tiles * row
+// tiles, the row tiles of the same weights side by side.
 template <typename T, typename RecurrentT, int kVector, int kRows>
 __global__ void __launch_bounds__(kSlstmThreads)
     slstm_step_kernel(const SlstmArgs args, const float* y_prev, float* y_next, const int64_t position) {

@@ -63,14 +63,18 @@ struct Tensor {
 
   Tensor() = default;
   Tensor(DataType type, size_t size) : type(type), values(size) {
-    if (type == DataType::kFloat32) floats.assign(size, NAN);
-    else halves.assign(size, 0x7FFF);
+    if (type == DataType::kFloat32)
+      floats.assign(size, NAN);
+    else
+      halves.assign(size, 0x7FFF);
   }
   void set(size_t index, float value) {
     value = round_to(value, type);
     values[index] = value;
-    if (type == DataType::kFloat32) floats[index] = value;
-    else halves[index] = to_bits(value, type);
+    if (type == DataType::kFloat32)
+      floats[index] = value;
+    else
+      halves[index] = to_bits(value, type);
   }
   float get(size_t index) const {
     if (type == DataType::kFloat32) return floats[index];
@@ -171,10 +175,29 @@ void test_mlstm(const Case& c, Random& random) {
   const float q_scale = 0.5f, k_scale = 0.25f, cap = c.extreme ? 0.0f : 15.0f, eps = 1e-6f;
 
   if (c.in_place) C_new = C, n_new = n, m_new = m;
-  xlstm::MlstmArgs args{B, S, H, K, V, c.type, q.data(), k.data(), v.data(), i.data(), f.data(),
-                        c.in_place ? C_new.states() : C.states(), c.in_place ? n_new.states() : n.states(),
-                        c.in_place ? m_new.states() : m.states(), c.lengths ? lengths.data() : nullptr, h.data(),
-                        C_new.states(), n_new.states(), m_new.states(), q_scale, k_scale, cap, eps};
+  xlstm::MlstmArgs args{B,
+                        S,
+                        H,
+                        K,
+                        V,
+                        c.type,
+                        q.data(),
+                        k.data(),
+                        v.data(),
+                        i.data(),
+                        f.data(),
+                        c.in_place ? C_new.states() : C.states(),
+                        c.in_place ? n_new.states() : n.states(),
+                        c.in_place ? m_new.states() : m.states(),
+                        c.lengths ? lengths.data() : nullptr,
+                        h.data(),
+                        C_new.states(),
+                        n_new.states(),
+                        m_new.states(),
+                        q_scale,
+                        k_scale,
+                        cap,
+                        eps};
   xlstm::cpu::mlstm(args, reversed(c.threads));
 
   for (int64_t head = 0; head < B * H; ++head) {
@@ -260,9 +283,26 @@ void test_slstm(const Case& c, bool float_recurrent, Random& random) {
   Tensor hidden(c.type, B * S * H * D);
   const std::vector<int32_t> lengths = row_lengths(c);
   const auto in = [&](int s) { return c.in_place ? updated[s].states() : old[s].states(); };
-  xlstm::SlstmArgs args{B, S, H, D, c.type, R.type, x.data(), R.data(), b.states(), in(0), in(1), in(2), in(3),
-                        c.lengths ? lengths.data() : nullptr, hidden.data(), updated[0].states(), updated[1].states(),
-                        updated[2].states(), updated[3].states(), clamp};
+  xlstm::SlstmArgs args{B,
+                        S,
+                        H,
+                        D,
+                        c.type,
+                        R.type,
+                        x.data(),
+                        R.data(),
+                        b.states(),
+                        in(0),
+                        in(1),
+                        in(2),
+                        in(3),
+                        c.lengths ? lengths.data() : nullptr,
+                        hidden.data(),
+                        updated[0].states(),
+                        updated[1].states(),
+                        updated[2].states(),
+                        updated[3].states(),
+                        clamp};
   xlstm::cpu::slstm(args, reversed(c.threads));
 
   std::vector<double> errors(size);  // of y, carried from step to step

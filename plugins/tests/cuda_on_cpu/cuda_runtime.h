@@ -61,7 +61,8 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Expected...), cudaFuncAttribute,
 }
 
 template <typename... Expected>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(Expected...), int, size_t shared_bytes) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(Expected...), int,
+                                                          size_t shared_bytes) {
   *blocks = shared_bytes <= simulator::device.shared_limit;
   return cudaSuccess;
 }

@@ -69,8 +69,8 @@ struct Block {
 };
 
 std::vector<Block> blocks;
-Block* block;           // the running one
-unsigned running = 0;   // its running fiber
+Block* block;          // the running one
+unsigned running = 0;  // its running fiber
 const std::function<void()>* running_kernel;
 ucontext_t scheduler;
 void* scheduler_fake_stack = nullptr;

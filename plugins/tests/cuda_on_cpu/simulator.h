@@ -2,12 +2,13 @@
 // only where it must wait: a barrier opens when every thread of the block has come to the same __syncthreads(), a
 // collective of a warp (shuffle, product of matrices) when every lane has come to the same one, and a thread that spins
 // gives way at its __nanosleep(). In between threads run one after the other, so a thread that reads what another has
-// yet to write reads the NaN that shared memory is filled with. Blocks run one after the other too, but for a cooperative
-// launch, whose blocks are all alive at a time.
+// yet to write reads the NaN that shared memory is filled with. Blocks run one after the other too, but for a
+// cooperative launch, whose blocks are all alive at a time.
 //
 // A wrong kernel ends the process with a message: a barrier or collective that some threads miss, or that they reach at
 // different source lines; a spin that nobody ends; more shared memory than asked for or than there is. Reads and writes
-// out of bounds are the address sanitizer's to find: buffers, dynamic shared memory and stacks are all exact heap blocks.
+// out of bounds are the address sanitizer's to find: buffers, dynamic shared memory and stacks are all exact heap
+// blocks.
 #pragma once
 
 #include <cstddef>
@@ -30,10 +31,10 @@ struct Device {
 };
 extern Device device;
 
-// The order in which threads go on: 0 by rising index, 1 by falling index; 2 and 3 the same warp by warp, each as far as
-// the next barrier; anything else a shuffled order drawn anew for every round from this seed. The blocks of a cooperative
-// launch take turns of one round; with 2 and 3 each goes as far as it can, with a shuffled order every thread lets half
-// of its turns pass.
+// The order in which threads go on: 0 by rising index, 1 by falling index; 2 and 3 the same warp by warp, each as far
+// as the next barrier; anything else a shuffled order drawn anew for every round from this seed. The blocks of a
+// cooperative launch take turns of one round; with 2 and 3 each goes as far as it can, with a shuffled order every
+// thread lets half of its turns pass.
 void set_schedule(uint64_t seed);
 
 // Makes the barrier or the spin at this source line let every thread pass, as if it had been left out; line 0 mends it.

@@ -19,13 +19,13 @@ namespace {
 
 using namespace nvinfer1;
 
-#define CHECK(condition)                                                                       \
-  do {                                                                                         \
-    if (!(condition)) {                                                                        \
+#define CHECK(condition)                                                                           \
+  do {                                                                                             \
+    if (!(condition)) {                                                                            \
       std::fprintf(stderr, "%s:%d: failed: %s\n  messages:\n%s\n", __FILE__, __LINE__, #condition, \
-                   logger().text().c_str());                                                   \
-      std::exit(1);                                                                            \
-    }                                                                                          \
+                   logger().text().c_str());                                                       \
+      std::exit(1);                                                                                \
+    }                                                                                              \
   } while (false)
 
 class Recorder final : public ILogger {
@@ -78,8 +78,7 @@ std::vector<IPluginCreatorV3One*> creators() {
   static Finder finder;
   symbol<void(ILoggerFinder*)>("setLoggerFinder")(&finder);
   int32_t count = 0;
-  IPluginCreatorInterface* const* const all =
-      symbol<IPluginCreatorInterface* const*(int32_t&)>("getCreators")(count);
+  IPluginCreatorInterface* const* const all = symbol<IPluginCreatorInterface* const*(int32_t&)>("getCreators")(count);
   std::vector<IPluginCreatorV3One*> result;
   for (int32_t i = 0; i < count; ++i) result.push_back(static_cast<IPluginCreatorV3One*>(all[i]));
   return result;
@@ -124,8 +123,9 @@ std::map<std::string, std::string> serialized(const Plugin& plugin) {
   for (int32_t i = 0; i < fields->nbFields; ++i) {
     const PluginField& field = fields->fields[i];
     CHECK(field.length == 1 && field.data);
-    result[field.name] = field.type == PluginFieldType::kINT32 ? std::to_string(*static_cast<const int32_t*>(field.data))
-                                                               : std::to_string(*static_cast<const float*>(field.data));
+    result[field.name] = field.type == PluginFieldType::kINT32
+                             ? std::to_string(*static_cast<const int32_t*>(field.data))
+                             : std::to_string(*static_cast<const float*>(field.data));
   }
   return result;
 }
@@ -183,8 +183,16 @@ constexpr DataType kF = DataType::kFLOAT, kH = DataType::kHALF;
 
 Node mlstm_node(int64_t B = 3, DataType T = kF, bool lengths = false) {
   const int64_t S = 1, H = 2, K = 8, V = 16;
-  Node node{"MLSTMCell", 8, {{T, {B, S, H, K}}, {T, {B, S, H, K}}, {T, {B, S, H, V}}, {T, {B, S, H}}, {T, {B, S, H}},
-                             {kF, {B, H, K, V}}, {kF, {B, H, K}}, {kF, {B, H}}}};
+  Node node{"MLSTMCell",
+            8,
+            {{T, {B, S, H, K}},
+             {T, {B, S, H, K}},
+             {T, {B, S, H, V}},
+             {T, {B, S, H}},
+             {T, {B, S, H}},
+             {kF, {B, H, K, V}},
+             {kF, {B, H, K}},
+             {kF, {B, H}}}};
   if (lengths) node.tensors.push_back({DataType::kINT32, {B}}), ++node.inputs;
   for (const Tensor& out : std::vector<Tensor>{{T, {B, S, H, V}}, {kF, {B, H, K, V}}, {kF, {B, H, K}}, {kF, {B, H}}}) {
     node.tensors.push_back(out);
@@ -219,13 +227,16 @@ void test_creators() {
 
 void test_build_fields() {
   CHECK((serialized(create("MLSTMCell", mlstm_fields())) ==
-         std::map<std::string, std::string>{{"format_version", "1"}, {"q_scale", "0.125000"}, {"k_scale", "1.000000"},
-                                            {"gate_soft_cap", "15.000000"}, {"eps", "0.000010"}}));
+         std::map<std::string, std::string>{{"format_version", "1"},
+                                            {"q_scale", "0.125000"},
+                                            {"k_scale", "1.000000"},
+                                            {"gate_soft_cap", "15.000000"},
+                                            {"eps", "0.000010"}}));
   const Plugin plain = create("MLSTMCell", {});  // the defaults of the operator's schema
   CHECK(plain && serialized(plain)["q_scale"] == "1.000000" && serialized(plain)["eps"] == "0.000001");
   const char version[] = "1";
-  const Plugin node = create("SLSTMCell", {number("forget_clamp", &kCap),
-                                           {"plugin_version", version, PluginFieldType::kCHAR, 2}});
+  const Plugin node =
+      create("SLSTMCell", {number("forget_clamp", &kCap), {"plugin_version", version, PluginFieldType::kCHAR, 2}});
   CHECK(node && serialized(node)["forget_clamp"] == "15.000000");
   CHECK(std::string(core(node).getPluginName()) == "SLSTMCell");
   CHECK(build(node).getNbOutputs() == 5 && build(plain).getNbOutputs() == 4);
@@ -256,7 +267,8 @@ void test_wrong_fields() {
 void test_serialization() {
   for (const char* cell : {"MLSTMCell", "SLSTMCell"}) {
     const Plugin first =
-        create(cell, std::string(cell) == "MLSTMCell" ? mlstm_fields() : std::vector<PluginField>{number("forget_clamp", &kCap)});
+        create(cell, std::string(cell) == "MLSTMCell" ? mlstm_fields()
+                                                      : std::vector<PluginField>{number("forget_clamp", &kCap)});
     const PluginFieldCollection* const stored = runtime(first).getFieldsToSerialize();
     const Plugin second(creator(cell).createPlugin("node_7", stored, TensorRTPhase::kRUNTIME));
     CHECK(second && serialized(second) == serialized(first));
@@ -357,7 +369,8 @@ void test_formats() {
   CHECK(!supported(mlstm_node(-1, DataType::kINT8)));
   for (size_t position = 0; position < mlstm_node().tensors.size(); ++position) {
     Node node = mlstm_node(-1, kF, true);
-    node.tensors[position].type = position < 5 ? kH : DataType::kINT64;  // one activation unlike the others; a wrong state
+    node.tensors[position].type =
+        position < 5 ? kH : DataType::kINT64;  // one activation unlike the others; a wrong state
     if (position > 0) CHECK(!supported(node));
   }
   const Node node = mlstm_node(-1);
@@ -446,12 +459,19 @@ void test_registration() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  const std::map<std::string, std::function<void()>> tests{
-      {"creators", test_creators},           {"build_fields", test_build_fields},   {"wrong_fields", test_wrong_fields},
-      {"serialization", test_serialization}, {"clone", test_clone},                 {"output_shapes", test_output_shapes},
-      {"output_types", test_output_types},   {"formats", test_formats},             {"configure", test_configure},
-      {"shape_change", test_shape_change},   {"workspace", test_workspace},         {"enqueue_errors", test_enqueue_errors},
-      {"registration", test_registration}};
+  const std::map<std::string, std::function<void()>> tests{{"creators", test_creators},
+                                                           {"build_fields", test_build_fields},
+                                                           {"wrong_fields", test_wrong_fields},
+                                                           {"serialization", test_serialization},
+                                                           {"clone", test_clone},
+                                                           {"output_shapes", test_output_shapes},
+                                                           {"output_types", test_output_types},
+                                                           {"formats", test_formats},
+                                                           {"configure", test_configure},
+                                                           {"shape_change", test_shape_change},
+                                                           {"workspace", test_workspace},
+                                                           {"enqueue_errors", test_enqueue_errors},
+                                                           {"registration", test_registration}};
   if (count > 1) {
     const auto found = tests.find(arguments[1]);
     if (found == tests.end()) return std::fprintf(stderr, "no test named %s\n", arguments[1]), 2;
