@@ -55,7 +55,7 @@ def run_prompts(
             tick(1)
         piece = inputs[at : at + size].swapaxes(0, 1)
         if at < prompt:
-            counts = list(map(int, random.integers(0, size, rows)))
+            counts: list[int] = np.atleast_1d(random.integers(0, size, rows)).tolist()
             machines.bundle.prefill([row[:count] for row, count in zip(piece, counts, strict=True)], CHUNK)
             rest = [row[count:] for row, count in zip(piece, counts, strict=True)]
             actual = machines.bundle.prefill(rest, CHUNK)[:, 0]
