@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.files.tensors import LazyTensor
 from .architecture import Architecture
 from .blocks import ResidualBlock
 from .layers import FLOAT32, Chunk, Dtypes, Embedding, Head, make_norm, parameter
@@ -25,6 +25,13 @@ class StateSpec:
     def next_name(self) -> str:
         """Name of the output that is the next value of this state."""
         return f"{self.name}.next"
+
+
+class Readable(Protocol):
+    """A tensor somewhere: in a file, or made when it is asked for."""
+
+    def read(self) -> Tensor:
+        """The whole tensor."""
 
 
 class Model(nn.Module):
@@ -61,7 +68,7 @@ class Model(nn.Module):
         """Zeros: the state before the first token, (batch, ...) each."""
         return tuple(torch.zeros(batch, *s.shape, dtype=self.dtypes.compute) for s in self.states)
 
-    def load(self, tensors: Mapping[str, LazyTensor]) -> Model:
+    def load(self, tensors: Mapping[str, Readable]) -> Model:
         """Copy the tensors in, cast to each parameter's dtype. For checks on models that fit into memory."""
         parameters = dict(self.named_parameters())
         if parameters.keys() != tensors.keys():

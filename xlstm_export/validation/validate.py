@@ -19,12 +19,14 @@ from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, open_session
 from ..version import __version__
+from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
+from .references import UpstreamModel
 from .report import ValidationReport
 from .scenarios import Machines, Scenario, run_scenario
 from .texts import TextTokens, read_text
 from .tolerance import Tolerance
-from .upstream import UpstreamModel, UpstreamSession, load_upstream, perturbed
+from .upstream import UpstreamSession, load_upstream
 from .verdict import first_fault, judge
 
 ZERO_STEPS, WARM_STEPS, RESET_STEPS = 128, 64, 96
