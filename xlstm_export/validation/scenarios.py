@@ -74,7 +74,7 @@ class Scenario:
 
 
 class Stepper(Protocol):
-    """What runs are made of: the states of `batch` sequences, advanced step by step. Methods as in `runtime.Session`."""
+    """What runs are made of: `batch` sequences, advanced step by step. Methods as in `runtime.Session`."""
 
     batch: int
 
