@@ -92,6 +92,7 @@ class Model(nn.Module):
         """
         has_vocabulary = self.architecture.vocab_size is not None
         chunk = Chunk(inputs.shape[0], inputs.shape[1], lengths)
+        inputs = chunk.valid(inputs)
         if has_vocabulary:
             x = self.embedding(inputs)
         else:
