@@ -1,4 +1,4 @@
-#include "manifest.h"
+#include "runtime/manifest.h"
 
 #include <algorithm>
 #include <fstream>
@@ -6,7 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "checksum.h"
+#include "runtime/checksum.h"
 #include "xlstm/xlstm.hpp"
 
 namespace xlstm::internal {
@@ -23,8 +23,9 @@ constexpr const char* kKeys[] = {"family",       "dtype",  "mode",         "batc
 // Of all dimensions after the batch, at one position where their number is open.
 std::size_t product_of_rest(const std::vector<std::int64_t>& shape) {
   std::size_t product = 1;
-  for (std::size_t i = 1; i < shape.size(); ++i)
+  for (std::size_t i = 1; i < shape.size(); ++i) {
     product *= static_cast<std::size_t>(std::max<std::int64_t>(shape[i], 1));
+  }
   return product;
 }
 
@@ -74,8 +75,9 @@ class Checker {
       good = any || is_count(json[i]);
       if (!good) break;
       shape.push_back(any ? 0 : json[i].get<std::int64_t>());
-      if (i > 0 && !any)
+      if (i > 0 && !any) {
         good = !__builtin_mul_overflow(elements, shape[i], &elements) && elements < (std::int64_t{1} << 40);
+      }
     }
     if (!good) fail(at + "shape is " + shortened(json) + ", not a batch and positive numbers");
     return shape;
@@ -113,16 +115,19 @@ class Checker {
 
   std::string file_name(const Json& value) const {
     const std::string name = value.is_string() ? value.get<std::string>() : "";
-    if (name.empty() || name == "." || name == ".." || name.find_first_of(std::string("/\\\0", 3)) != std::string::npos)
+    if (name.empty() || name == "." || name == ".." ||
+        name.find_first_of(std::string("/\\\0", 3)) != std::string::npos) {
       fail("weight_files holds " + shortened(value) + ", not a plain file name");
+    }
     return name;
   }
 
  private:
   static bool is_count(const Json& value) {
     if (!value.is_number_integer()) return false;
-    if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max())
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max()) {
       return false;
+    }
     return value.get<std::int64_t>() > 0;
   }
 
@@ -168,9 +173,10 @@ Manifest read_manifest(const std::filesystem::path& bundle) {
   std::error_code ignored;
   std::ifstream file;
   if (std::filesystem::is_regular_file(path, ignored)) file.open(path, std::ios::binary);
-  if (!file.is_open())
+  if (!file.is_open()) {
     throw Error(ErrorCode::bundle, bundle.string() + " is not a bundle: no " + kManifestFile +
                                        " there. Make one with `xlstm-export onnx CKPT -o DIR`.");
+  }
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   return parse_manifest(text, path.string());
 }
@@ -182,17 +188,20 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   } catch (const Json::exception& error) {
     throw Error(ErrorCode::bundle, where + " is not valid JSON (" + error.what() + "). Export the bundle again.");
   }
-  if (!data.is_object() || data.value("format", Json()) != kFormat)
+  if (!data.is_object() || data.value("format", Json()) != kFormat) {
     throw Error(ErrorCode::bundle,
                 where + " is not a manifest of xlstm-export: no \"format\": \"" + std::string(kFormat) + "\".");
+  }
   const Json version = data.value("format_version", Json());
-  if (version != kFormatVersion)
+  if (version != kFormatVersion) {
     throw Error(ErrorCode::bundle, where + " has format version " + shortened(version) +
                                        "; this library reads version " + std::to_string(kFormatVersion) +
                                        ". Export the bundle again, or use the library that belongs to it.");
+  }
   std::string missing;
-  for (const char* key : kKeys)
+  for (const char* key : kKeys) {
     if (!data.contains(key)) missing += std::string(missing.empty() ? "" : ", ") + key;
+  }
   if (!missing.empty()) throw Error(ErrorCode::bundle, where + " lacks " + missing + ". Export the bundle again.");
 
   const Checker check(where);
@@ -216,17 +225,21 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
 
   const TensorSpec &input = manifest.input, &output = manifest.output;
   if (steps_only != manifest.lengths.empty() || steps_only == input.any_positions() ||
-      (steps_only && output.any_positions()))
+      (steps_only && output.any_positions())) {
     check.fail("mode is " + shortened(data["mode"]) + ", which lengths and the shapes of input and output contradict");
-  if (input.shape.size() < 2 || input.shape[1] > 1 || output.shape.size() < 2 || output.shape[1] > 1)
+  }
+  if (input.shape.size() < 2 || input.shape[1] > 1 || output.shape.size() < 2 || output.shape[1] > 1) {
     check.fail("input and output have a second dimension that is neither 1 nor the sequence");
+  }
   const std::string input_dtype = manifest.vocab_size ? "int64" : "float32";
   if (input.dtype != input_dtype) check.fail("input.dtype is " + input.dtype + ", not " + input_dtype);
   if (output.dtype != "float32") check.fail("output.dtype is " + output.dtype + ", not float32");
-  for (const StateTensor& state : manifest.states)
+  for (const StateTensor& state : manifest.states) {
     if (state.dtype != "float32") check.fail("the state " + state.input + " is " + state.dtype + ", not float32");
-  if (manifest.vocab_size && (input.row_elements() != 1 || output.row_elements() != manifest.vocab_size))
+  }
+  if (manifest.vocab_size && (input.row_elements() != 1 || output.row_elements() != manifest.vocab_size)) {
     check.fail("input and output are not one token and the logits of the vocabulary");
+  }
   return manifest;
 }
 
@@ -240,8 +253,9 @@ std::string model_hash(const std::filesystem::path& bundle, const Manifest& mani
     for (const std::string& name : manifest.weight_files) {
       std::ifstream file(bundle / name, std::ios::binary);
       if (!file) throw Error(ErrorCode::bundle, "cannot read " + (bundle / name).string() + ".");
-      while (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0)
+      while (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0) {
         hash.update(block.data(), static_cast<std::size_t>(file.gcount()));
+      }
     }
   }
   return to_hex(hash.digest());

@@ -26,7 +26,7 @@
 #include <string>
 #include <vector>
 
-#include "manifest.h"
+#include "runtime/manifest.h"
 #include "xlstm/xlstm.hpp"
 
 namespace xlstm::internal {

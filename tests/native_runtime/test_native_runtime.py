@@ -141,7 +141,7 @@ def test_logits_are_pythons_to_the_last_bit_with_the_custom_op_library(
     inputs = make_inputs(bundle, STEPS, batch)
     library = custom_op_library()
     expected = python_steps(bundle, inputs, library)
-    found = native_steps(release, bundle, inputs, tmp_path, f"ops={library}")
+    found = native_steps(release, bundle, inputs, tmp_path, f"custom_ops={library}")
     assert expected.tobytes() == found.tobytes()
 
 
@@ -160,7 +160,7 @@ def test_prompts_give_the_logits_that_python_gives_to_the_last_bit(
     chunk: int | None,
 ) -> None:
     library = custom_op_library() if ops else None
-    named = [*([f"ops={library}"] if ops else []), *([f"chunk={chunk}"] if chunk else [])]
+    named = [*([f"custom_ops={library}"] if ops else []), *([f"chunk={chunk}"] if chunk else [])]
     for logits in ("last", "all"):
         bundle = export_variant(name, dtype, fixed, logits=logits)[2]
         prompts = make_prompts(bundle, lengths)
@@ -200,7 +200,7 @@ def test_prompts_of_different_lengths_are_refused_where_the_bundle_takes_only_st
     files = (tmp_path / "inputs", tmp_path / "outputs")
     done = attempt(release / "runtime_driver", "prefill", bundle, "2,3", *files, "threads=1")
     assert done.returncode == 2
-    assert "prompts of 2 to 3 tokens; this model goes step by step" in done.stderr
+    assert "prefill got prompts of 2 to 3 tokens, but this model goes step by step" in done.stderr
     assert "--mode both" in done.stderr
 
 
@@ -350,12 +350,12 @@ def test_missing_pieces_are_named_in_one_line(release: Path, export_variant: Exp
     assert "is in bfloat16, which ONNX Runtime cannot compute" in refused(
         export_variant("a-mixed", "bfloat16")[2], "--device", "cpu"
     )
-    assert "no custom-op library at /nowhere.so" in refused(bundle, "--ops", "/nowhere.so")
+    assert "There is no library of custom operators at /nowhere.so" in refused(bundle, "--custom-ops", "/nowhere.so")
     assert "was exported for batch 2, not 1" in refused(export_variant("b-single", "float32", 2)[2], "--batch", "1")
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)
     (broken / "model.weights").unlink()
-    assert "lacks model.weights: it was not copied whole" in refused(broken)
+    assert "lacks model.weights. It was not copied whole" in refused(broken)
     shutil.copytree(bundle, broken, dirs_exist_ok=True)
     (broken / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes()[:1000])
     assert f"ONNX Runtime cannot load {broken / 'model.onnx'}" in refused(broken)

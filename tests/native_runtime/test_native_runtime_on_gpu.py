@@ -45,7 +45,7 @@ def test_onnxruntime_on_cuda_equals_the_cpu_on_the_trained_model(
         pytest.skip("needs the custom-op library with CUDA: xlstm-export plugins build")
     tokens = np.random.default_rng(0).integers(32, 127, (STEPS, 2))
     _, expected = steps(demo_bundle, tokens, tmp_path, "threads=1")
-    place, found = steps(demo_bundle, tokens, tmp_path, "device=cuda", graph, *([f"ops={library}"] if ops else []))
+    place, found = steps(demo_bundle, tokens, tmp_path, "device=cuda", graph, *([f"custom_ops={library}"] if ops else []))
     assert place.startswith("onnxruntime cuda:0")
     if ops and graph == "graph=1":
         assert place.endswith(" graph")  # the whole graph is on the GPU, so it must have been captured
@@ -54,7 +54,7 @@ def test_onnxruntime_on_cuda_equals_the_cpu_on_the_trained_model(
     prompts = [tokens[:150, 0], tokens[:0, 0], tokens[:7, 1]]
     on_cpu = prefill(demo_bundle, prompts, tmp_path, "threads=1", "chunk=64")
     on_gpu = prefill(
-        demo_bundle, prompts, tmp_path, "device=cuda", graph, "chunk=64", *([f"ops={library}"] if ops else [])
+        demo_bundle, prompts, tmp_path, "device=cuda", graph, "chunk=64", *([f"custom_ops={library}"] if ops else [])
     )
     assert np.abs(on_gpu - on_cpu).max() < 1e-3 * np.abs(on_cpu).max()
 

@@ -1,6 +1,6 @@
 // Drives a session for tests/native_runtime: feeds a file of inputs, writes what comes out.
 //
-//   runtime_driver steps BUNDLE BATCH INPUTS OUTPUTS [ops=LIBRARY] [threads=N] [load=STATE] [save=STATE]
+//   runtime_driver steps BUNDLE BATCH INPUTS OUTPUTS [custom_ops=LIBRARY] [threads=N] [load=STATE] [save=STATE]
 //                  [device=cuda] [graph=0] [engine=FILE]
 //       INPUTS: (steps, batch) int64 tokens, or (steps, batch, width) float32; OUTPUTS: (steps, batch, width) float32
 //   runtime_driver prefill BUNDLE LENGTHS INPUTS OUTPUTS [chunk=N] [the same]
@@ -39,7 +39,7 @@ xlstm::Model load(const char* bundle, Named& named) {
   options.device = named["device"] == "cuda" ? xlstm::Device::cuda : xlstm::Device::cpu;
   options.cuda_graph = named["graph"] != "0";
   options.engine = named["engine"];
-  options.custom_op_library = named["ops"];
+  options.custom_ops = named["custom_ops"];
   if (!named["threads"].empty()) options.threads = std::stoi(named["threads"]);
   if (!named["chunk"].empty()) options.chunk = std::stoi(named["chunk"]);
   const auto model = xlstm::Model::load(bundle, options);
@@ -129,8 +129,9 @@ int tokens(int argc, char** argv) {
   for (int count = std::stoi(argv[4]); count > 0; --count) {
     const std::int64_t expected = twin_sampler(twin.step(token)[0]);
     token[0] = session.step_and_sample(token, sampler)[0];
-    if (token[0] != expected)
+    if (token[0] != expected) {
       throw xlstm::Error(xlstm::ErrorCode::runtime, "step_and_sample differs from the host's choice");
+    }
     std::printf("%lld\n", static_cast<long long>(token[0]));
   }
   return 0;

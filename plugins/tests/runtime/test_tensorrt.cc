@@ -5,8 +5,8 @@
 #include <fstream>
 #include <random>
 
-#include "../../runtime/checksum.h"
 #include "check.h"
+#include "runtime/checksum.h"
 
 namespace fs = std::filesystem;
 using xlstm::ErrorCode;
@@ -38,8 +38,9 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
       "weight_files": [], "producer": {}})";
   std::string engine = steps ? "" : "lengths ";
   if (all_positions) engine += "all_positions ";
-  for (const char* name : {"decode", "prefill"})
+  for (const char* name : {"decode", "prefill"}) {
     if (profiles.find(name) != std::string::npos) engine += std::string(name) + " ";
+  }
   const std::string record =
       R"({"format": "xlstm-engine", "format_version": 2, "runtime": "tensorrt", "runtime_version": "11.0",
       "options": {"version_compatible": false}, "plugins": null, )" +
@@ -92,10 +93,11 @@ void mixed_use(const xlstm::Model& model, bool ragged) {
       const auto logits = what == 1 ? session.prefill(prompts) : session.prefill(joined);
       for (std::size_t row = 0; row < kBatch; ++row) {
         for (const auto token : prompts[row]) expected.feed(row, token);
-        if (prompts[row].empty())
+        if (prompts[row].empty()) {
           CHECK(logits[row][0] == 0);
-        else
+        } else {
           expected.check(logits[row], row);
+        }
       }
     } else {
       session.reset(1), expected.reset(1);
@@ -110,11 +112,11 @@ void mixed_use(const xlstm::Model& model, bool ragged) {
 
 // The error names the profile, and the states are those after the last good chunk.
 void errors(const xlstm::Model& model) {
-  check_error(ErrorCode::argument, "the engine's decode profile takes s of 1x3 to 4x3, not 5x3",
+  check_error(ErrorCode::argument, "The engine's decode profile takes s of 1x3 to 4x3, not 5x3",
               [&] { model.session(5); });
   auto four = model.session(4);
   const auto before = four.save();
-  check_error(ErrorCode::argument, "the engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
+  check_error(ErrorCode::argument, "The engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
               [&] { four.prefill(Tokens(4, 1)); });
   CHECK(four.save() == before);
 
@@ -156,7 +158,7 @@ int main(int argc, char** argv) {
     mixed_use(load(graph, 0), false);
   }
   write_bundle(bundle, "prefill", R"(["prefill"])", false);
-  check_error(ErrorCode::argument, "the engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
+  check_error(ErrorCode::argument, "The engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
               [&] { load(true, 0).session(4); });
   fs::remove_all(bundle);
 }
