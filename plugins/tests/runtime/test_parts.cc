@@ -5,12 +5,12 @@
 #include <fstream>
 #include <numeric>
 
-#include "../../runtime/checksum.h"
-#include "../../runtime/chunk_buffers.h"
-#include "../../runtime/engine_file.h"
-#include "../../runtime/manifest.h"
-#include "../../runtime/state_file.h"
 #include "check.h"
+#include "runtime/checksum.h"
+#include "runtime/chunk_buffers.h"
+#include "runtime/engine_file.h"
+#include "runtime/manifest.h"
+#include "runtime/state_file.h"
 
 using namespace xlstm::internal;
 using xlstm::ErrorCode;
@@ -36,8 +36,9 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 void checksums() {
   const auto sha = [](const std::string& text) {
     Sha256 hash;
-    for (std::size_t i = 0; i < text.size(); i += 7)
+    for (std::size_t i = 0; i < text.size(); i += 7) {
       hash.update(text.data() + i, std::min<std::size_t>(7, text.size() - i));
+    }
     return to_hex(hash.digest());
   };
   // FIPS 180-4's examples.
@@ -160,7 +161,7 @@ void chunk_buffers() {
   for (const bool all_positions : {false, true}) {
     const Manifest manifest =
         parse_manifest(all_positions ? replaced(kManifest, "1, 97]", "\"sequence\", 97]") : kManifest, "m.json");
-    ChunkBuffers buffers(manifest, 3, nullptr, nullptr);
+    ChunkBuffers buffers(manifest, 3, nullptr);
     std::vector<std::int64_t> tokens(3 * 8);
     std::iota(tokens.begin(), tokens.end(), 0);
     const std::int32_t lengths[] = {8, 0, 2};
@@ -227,8 +228,9 @@ void states() {
 
   // Fuzzing: every truncation, every bit flipped, and random damage of several bytes are refused, and nothing is read
   // out of bounds (the address sanitizer looks on).
-  for (std::size_t size = 0; size < good.size(); ++size)
+  for (std::size_t size = 0; size < good.size(); ++size) {
     refused(std::vector<std::uint8_t>(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(size)), "s.state");
+  }
   for (std::size_t bit = 0; bit < good.size() * 8; ++bit) {
     changed = good;
     changed[bit / 8] ^= static_cast<std::uint8_t>(1 << bit % 8);
@@ -238,8 +240,9 @@ void states() {
   for (int round = 0; round < 20000; ++round) {
     changed = good;
     const std::size_t at = random() % changed.size();
-    for (std::size_t i = 0; i <= random() % 8; ++i)
+    for (std::size_t i = 0; i <= random() % 8; ++i) {
       changed[(at + i) % changed.size()] ^= static_cast<std::uint8_t>(1 + random() % 255);
+    }
     if (round % 4 == 0) changed.resize(random() % (2 * good.size()));
     if (round % 3 == 0 && changed.size() > 24) seal_state(changed);  // a valid checksum over damaged contents
     if (changed == good) continue;
@@ -262,18 +265,26 @@ void sampler() {
   for (int i = 0; i < 3000; ++i) ++counts[top3(logits)];
   // Tokens 1 and 2 have 1 / (2 + e^-0.5) = 0.384 each: 1151 of 3000, with a standard deviation of 27.
   CHECK(counts[0] == 0 && counts[3] == 0 && std::abs(counts[1] - 1151) < 135 && std::abs(counts[2] - 1151) < 135);
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  CHECK(xlstm::Sampler({1, 2, 1, 5})(std::vector<float>{nan, nan, nan, 5, nan, -1e9f}) == 3);
-  check_error(ErrorCode::argument, "temperature is -1", [] { xlstm::Sampler({-1, 0, 1, 0}); });
+  // A NaN is the greatest; where the greatest is not finite, it is chosen, and a number is drawn all the same.
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  for (const xlstm::Sampling& sampling : {xlstm::Sampling{0, 0, 1, 5}, {1, 0, 1, 5}, {1, 2, 0.5, 5}}) {
+    CHECK(xlstm::Sampler(sampling)(std::vector<float>{5, nan, inf, -nan, 7}) == 1);
+    CHECK(xlstm::Sampler(sampling)(std::vector<float>{5, -inf, inf, inf, 7}) == 2);
+    CHECK(xlstm::Sampler(sampling)(std::vector<float>{-inf, -inf, -inf}) == 0);
+  }
+  xlstm::Sampler broken({1, 0, 1, 5}), whole({1, 0, 1, 5});
+  broken(std::vector<float>{nan, 1}), whole(logits);
+  for (int i = 0; i < 20; ++i) CHECK(broken(logits) == whole(logits));
+  check_error(ErrorCode::argument, "The temperature is -1", [] { xlstm::Sampler({-1, 0, 1, 0}); });
   check_error(ErrorCode::argument, "top-p is 0", [] { xlstm::Sampler({1, 0, 0, 0}); });
-  check_error(ErrorCode::argument, "no logits", [] { xlstm::Sampler()(xlstm::Span<const float>()); });
+  check_error(ErrorCode::argument, "There are no logits", [] { xlstm::Sampler()(xlstm::Span<const float>()); });
 }
 
 void tokenizer() {
   const xlstm::ByteTokenizer bytes;
   CHECK((bytes.encode("a\xff") == std::vector<std::int64_t>{97, 255}));
   CHECK(bytes.decode(bytes.encode("gr\xc3\xbc\xc3\x9f")) == "gr\xc3\xbc\xc3\x9f");
-  check_error(ErrorCode::argument, "token 256 is not a byte", [&] { bytes.decode(std::vector<std::int64_t>{256}); });
+  check_error(ErrorCode::argument, "Token 256 is not a byte", [&] { bytes.decode(std::vector<std::int64_t>{256}); });
 }
 
 }  // namespace
