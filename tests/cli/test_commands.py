@@ -65,7 +65,7 @@ def test_generate_streams_text_and_repeats_itself_with_the_same_seed(demo_bundle
         ("--top-p", "1.5", "top-p"),
         ("--seed", "-1", "seed"),
         ("--prompt", "", "prompt is empty"),
-        ("--ort-library", "nowhere.so", "nowhere.so"),
+        ("--custom-ops", "nowhere.so", "nowhere.so"),
     ],
 )
 def test_generate_refuses_impossible_options(option, value, says, demo_bundle, capsys, monkeypatch):

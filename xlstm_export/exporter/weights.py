@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +12,7 @@ import torch
 
 from ..checkpoints.files.tensors import FileExtent, LazyTensor
 from ..errors import ErrorKind, UserError
+from ..progress import Advance
 
 WEIGHT_FILE = "model.weights"
 _PAGE = 4096  # ONNX external data is memory-mapped where it starts on a page
@@ -23,12 +24,9 @@ TORCH_DTYPES = {
     ir.DataType.BFLOAT16: torch.bfloat16,
 }
 
-Progress = Callable[[int], None]
-"""Called with a number of bytes each time that many have been dealt with."""
-
 
 def attach_weights(
-    graph: ir.Graph, tensors: Mapping[str, LazyTensor], folder: Path, link: bool, progress: Progress = lambda _: None
+    graph: ir.Graph, tensors: Mapping[str, LazyTensor], folder: Path, link: bool, progress: Advance = lambda _: None
 ) -> tuple[str, ...]:
     """Give every initializer that has no bytes yet its bytes in `folder`, one tensor at a time.
 
@@ -66,7 +64,7 @@ def attach_weights(
     return (*linked.values(), *([WEIGHT_FILE] if written else []))
 
 
-def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Progress) -> None:
+def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Advance) -> None:
     with (folder / WEIGHT_FILE).open("wb") as file:
         for value, tensor in items:
             dtype = TORCH_DTYPES[value.dtype]

@@ -67,8 +67,8 @@ class CudaDriver:
     def __init__(self, library: str = LIBRARY):
         try:
             self._library = ctypes.CDLL(library)
-        except OSError as error:
-            raise OSError(f"no NVIDIA driver: {error}") from None
+        except OSError:
+            raise OSError(f"no NVIDIA driver: {library} cannot be loaded") from None
         for name, types in _SIGNATURES.items():
             function = getattr(self._library, name)
             function.argtypes, function.restype = types, c_int
