@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <string>
+
+#include "xlstm/xlstm.hpp"
 
 namespace xlstm::internal {
 namespace {
@@ -11,7 +14,11 @@ namespace {
 unsigned long long address(const std::byte* data) { return reinterpret_cast<std::uintptr_t>(data); }
 
 std::byte* allocate(const CudaStream* stream, std::size_t bytes) {
-  if (!stream) return static_cast<std::byte*>(::operator new(aligned(bytes), std::align_val_t{kAlignment}));
+  if (!stream) {
+    void* const memory = ::operator new(aligned(bytes), std::align_val_t{kAlignment}, std::nothrow);
+    if (!memory) throw Error(ErrorCode::runtime, "There is no memory for another " + std::to_string(bytes) + " bytes.");
+    return static_cast<std::byte*>(memory);
+  }
   unsigned long long result = 0;
   XLSTM_CUDA(stream->device(), cuMemAlloc_v2, &result, std::max<std::size_t>(bytes, 1));
   return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(result));

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
+#include <vector>
+
+#include "xlstm/xlstm.hpp"
 
 namespace xlstm::internal {
 namespace {
@@ -44,6 +48,15 @@ void Sha256::update(const void* data, std::size_t size) {
     size_ += n, bytes += n, size -= n;
     if (size_ % 64 == 0) compress(block_);
   }
+}
+
+void Sha256::update(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<char> block(1 << 20);
+  while (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0) {
+    update(block.data(), static_cast<std::size_t>(file.gcount()));
+  }
+  if (!file.is_open() || file.bad()) throw Error(ErrorCode::bundle, path.string() + " cannot be read. Copy it again.");
 }
 
 std::array<std::uint8_t, 32> Sha256::digest() {

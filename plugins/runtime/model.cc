@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <mutex>
 
 #include "runtime/backend.h"
@@ -192,6 +193,13 @@ Session Model::session(int batch) const {
                                          ", not " + std::to_string(batch) + ". Export it with --batch dynamic or " +
                                          std::to_string(batch) + ".");
   }
+  const std::size_t most = std::numeric_limits<std::ptrdiff_t>::max() / sizeof(float) / static_cast<std::size_t>(batch);
+  const Manifest& manifest = impl_->manifest;
+  for (const std::size_t values :
+       {manifest.state_row_elements(), manifest.input.row_bytes(), manifest.output.row_elements()}) {
+    if (values <= most) continue;
+    throw Error(ErrorCode::runtime, "There is no memory for a batch of " + std::to_string(batch) + " of this model.");
+  }
   return Session(std::make_unique<Session::Impl>(impl_, batch));
 }
 
@@ -215,6 +223,10 @@ Logits Session::step(Span<const std::int64_t> tokens) {
 Span<const std::int64_t> Session::step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler) {
   impl_->check_tokens("step_vectors", tokens);
   impl_->check_size("step_and_sample", tokens.size(), impl_->rows());
+  if (!impl_->manifest().gives_logits()) {
+    throw Error(ErrorCode::argument,
+                "This model gives vectors, not logits, so that no token can be drawn. Take its outputs with step.");
+  }
   std::vector<std::int64_t>& drawn = impl_->drawn;
   if (impl_->batch->can_sample()) {
     if (sampler.sampling_.temperature != 0) {

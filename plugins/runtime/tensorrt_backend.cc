@@ -11,7 +11,7 @@
 
 #include "runtime/backend.h"
 #include "runtime/cuda_driver.h"
-#include "runtime/engine_file.h"
+#include "runtime/engine_choice.h"
 #include "runtime/shared_library.h"
 
 #if __has_include(<cuda.h>)
@@ -92,7 +92,7 @@ std::string text_of(const nvinfer1::Dims& dims) {
 struct Shared {
   Manifest manifest;
   CudaDevice device;
-  EngineFile file = {};
+  Engine file = {};
   Logger logger = {};
   std::unique_ptr<nvinfer1::IRuntime> runtime = nullptr;
   std::unique_ptr<nvinfer1::ICudaEngine> engine = nullptr;  // its contexts may be used from several threads, one each
@@ -144,7 +144,7 @@ class Context {
  private:
   using Allocation = nvinfer1::ExecutionContextAllocationStrategy;
 
-  std::string name() const { return profile_ == shared_.file.prefill_profile ? "prefill" : "decode"; }
+  std::string name() const { return profile_ == shared_.file.record.prefill_profile ? "prefill" : "decode"; }
 
   void set_shape(const std::string& tensor, const std::vector<std::int64_t>& shape) {
     const nvinfer1::Dims dims = dims_of(shape);
@@ -181,7 +181,7 @@ class TensorRTRunner : public Runner {
         batch_(batch),
         buffers_(buffers),
         stream_(stream),
-        decode_(shared, shared.file.decode_profile, batch, stream) {
+        decode_(shared, shared.file.record.decode_profile, batch, stream) {
     decode_.set_positions(1);
     if (!graphs) return;
     StateBuffers& states = buffers.states;
@@ -199,7 +199,7 @@ class TensorRTRunner : public Runner {
   }
 
   void prefill(std::size_t positions) override {
-    if (!prefill_) prefill_.emplace(shared_, shared_.file.prefill_profile, batch_, stream_);
+    if (!prefill_) prefill_.emplace(shared_, shared_.file.record.prefill_profile, batch_, stream_);
     prefill_->set_positions(positions);
     const ChunkBuffers& chunk = buffers_.chunk;
     prefill_->enqueue(buffers_.states, buffers_.states.current(), chunk.input(), chunk.lengths(), chunk.output());
@@ -256,18 +256,18 @@ class TensorRTBundle : public LoadedBundle {
         shared_{manifest, CudaDevice(device_index(options))},
         index_(options.device_id),
         graphs_(options.cuda_graph) {
-    const EngineFile& file = shared_.file = find_engine(bundle, options, NV_TENSORRT_MAJOR);
+    const Engine& file = shared_.file = choose_engine({bundle, manifest.batch, NV_TENSORRT_MAJOR}, options.engine);
     const auto create = library_.function<void*(void*, std::int32_t)>("createInferRuntime_INTERNAL");
     shared_.runtime.reset(static_cast<nvinfer1::IRuntime*>(create(&shared_.logger, NV_TENSORRT_VERSION)));
     if (!shared_.runtime) throw Error(ErrorCode::unavailable, "TensorRT cannot start: " + shared_.logger.last());
     shared_.runtime->setEngineHostCodeAllowed(true);  // version-compatible engines carry their runtime
-    if (!file.plugin_library.empty()) load_plugins(file);
-    std::ifstream stream(file.engine, std::ios::binary);
+    if (!file.record.plugins.empty() || !options.plugin_library.empty()) load_plugins(options.plugin_library);
+    std::ifstream stream(file.path, std::ios::binary);
     const std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
     shared_.engine.reset(shared_.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (!shared_.engine) {
       throw Error(ErrorCode::unavailable,
-                  "TensorRT cannot load " + file.engine.string() + ": " + shared_.logger.last() +
+                  "TensorRT cannot load " + file.path.string() + ": " + shared_.logger.last() +
                       ". Engines fit the GPU and the TensorRT version they were built for; build it "
                       "again on this machine.");
     }
@@ -275,8 +275,8 @@ class TensorRTBundle : public LoadedBundle {
     check_tensor(manifest.output.name, manifest.output.dtype, nvinfer1::TensorIOMode::kOUTPUT);
     if (!manifest.lengths.empty()) check_tensor(manifest.lengths, "int32", nvinfer1::TensorIOMode::kINPUT);
     if (const int profiles = shared_.engine->getNbOptimizationProfiles();
-        std::max(file.decode_profile, file.prefill_profile) >= profiles) {
-      throw Error(ErrorCode::bundle, file.engine.string() + " has " + std::to_string(profiles) +
+        std::max(file.record.decode_profile, file.record.prefill_profile) >= profiles) {
+      throw Error(ErrorCode::bundle, file.path.string() + " has " + std::to_string(profiles) +
                                          " optimisation profiles, not those that the file beside it names. Build the "
                                          "engine again from this bundle.");
     }
@@ -296,7 +296,7 @@ class TensorRTBundle : public LoadedBundle {
 
   std::string device() const override { return "cuda:" + std::to_string(index_); }
   bool cuda_graph() const override { return graphs_; }
-  int max_chunk() const override { return shared_.file.max_chunk; }
+  int max_chunk() const override { return shared_.file.record.max_chunk; }
 
  private:
   static SharedLibrary open_library(const Options& options) {
@@ -322,20 +322,22 @@ class TensorRTBundle : public LoadedBundle {
     return options.device_id;
   }
 
-  void load_plugins(const EngineFile& file) {
+  // `named`: by the user; empty: the library beside the engine.
+  void load_plugins(const std::filesystem::path& named) {
     nvinfer1::IPluginRegistry& registry = shared_.runtime->getPluginRegistry();
     if (registry.getCreator("MLSTMCell", "1", "ai.xlstm")) return;  // the application has loaded them
+    const Engine& file = shared_.file;
+    const auto path = named.empty() ? file.path.parent_path() / file.record.plugins : named;
     std::error_code ignored;
-    const std::string path = file.plugin_library.string();
-    if (!std::filesystem::is_regular_file(file.plugin_library, ignored)) {
+    if (!std::filesystem::is_regular_file(path, ignored)) {
       throw Error(ErrorCode::unavailable,
-                  file.engine.string() + " needs the plugin library " + path +
-                      ", which is not there. Copy libxlstm_tensorrt.so beside the engine, or name it "
-                      "in Options::plugin_library.");
+                  file.path.string() + " needs the plugin library " + path.string() +
+                      ", which is not there. Copy libxlstm_tensorrt.so beside the engine, or name it in "
+                      "Options::plugin_library.");
     }
-    if (!registry.loadLibrary(path.c_str())) {
+    if (!registry.loadLibrary(path.string().c_str())) {
       throw Error(ErrorCode::unavailable,
-                  "TensorRT cannot load the plugin library " + path + ": " + shared_.logger.last());
+                  "TensorRT cannot load the plugin library " + path.string() + ": " + shared_.logger.last());
     }
   }
 

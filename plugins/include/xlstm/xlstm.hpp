@@ -184,8 +184,9 @@ class XLSTM_API Session {
 
   /// As `step`, then choose a token for each row with `sampler`, in the order of the rows. On a GPU, where the library
   /// was built with XLSTM_CUDA, the choice is made there and only token ids leave it; it is that of the sampler, but
-  /// for draws within 1e-12 of the border between two tokens. The ids are valid until the next call. Errors: as `step`;
-  /// the sampler's random numbers may then have been drawn.
+  /// for draws within 1e-12 of the border between two tokens. The ids are valid until the next call.
+  /// Errors: as `step`, and argument for a model that gives vectors. The sampler's random numbers may then have been
+  /// drawn.
   Span<const std::int64_t> step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler);
 
   /// For block stacks: feed one vector a row, (batch, width).

@@ -34,7 +34,7 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
       R"(]}, "lengths": )" + (steps ? "null" : R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})") +
       R"(, "output": {"name": "logits", "dtype": "float32", "shape": ["batch", )" + (all_positions ? sequence : "1") +
       R"(, 5]}, "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]}],
-      "tokenizer": null, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": "00"},
+      "tokenizer": null, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": null},
       "weight_files": [], "producer": {}})";
   std::string engine = steps ? "" : "lengths ";
   if (all_positions) engine += "all_positions ";
@@ -42,8 +42,11 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
     if (profiles.find(name) != std::string::npos) engine += std::string(name) + " ";
   }
   const std::string record =
-      R"({"format": "xlstm-engine", "format_version": 2, "runtime": "tensorrt", "runtime_version": "11.0",
-      "options": {"version_compatible": false}, "plugins": null, )" +
+      R"({"format": "xlstm-engine", "format_version": 2, "engine": {"name": "a.engine", "sha256": ")" +
+      std::string(64, '0') + R"("}, "runtime": "tensorrt", "runtime_version": "11.0", "targets": [], "gpu": null,
+      "dtype": "float32", "batch": [1, 1, 4], "tensors": [], "plugins": null, "options": {"version_compatible": false,
+      "hardware_compatible": false, "tf32": false, "stripped_functions": false, "products_as_sums": false},
+      "seconds": 0, "producer": {}, )" +
       hash_line("model", "model.onnx", "graph") + hash_line("manifest", "manifest.json", manifest) +
       "\"engine_bytes\": " + std::to_string(engine.size()) + ", \"profiles\": " + profiles +
       ", \"max_chunk\": " + (steps ? "null" : "16") + "}";
