@@ -3,8 +3,8 @@
 The random numbers are those of MT19937 with 53 bits a draw (numpy's frozen `RandomState`), so that a C++ program
 with `std::mt19937` draws the same tokens from the same seed.
 
-Logits that are not finite come from a broken model. What is chosen is defined all the same: a NaN counts as the greatest
-logit, and where the greatest, divided by the temperature, is not finite, it is chosen.
+Logits that are not finite come from a broken model. What is chosen is defined all the same: a NaN counts as the
+greatest logit, and where the greatest, divided by the temperature, is not finite, it is chosen.
 """
 
 from __future__ import annotations
