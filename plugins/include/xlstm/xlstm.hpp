@@ -1,7 +1,7 @@
 // Run an xLSTM bundle from C++17.
 //
 //   auto model = xlstm::Model::load("bundles/kjv");      // immutable, shared
-//   auto session = model.session();                      // a stream of state on the shared weights
+//   auto session = model.session();                      // its own state on the shared weights
 //   xlstm::Sampler sampler({.8f, 40, .95f, 1});
 //   auto logits = session.prefill(xlstm::ByteTokenizer().encode("In the beginning "));
 //   for (int i = 0; i < 200; ++i) {
@@ -150,7 +150,7 @@ class XLSTM_API Model {
   /// Errors: bundle, unavailable.
   static Model load(const std::filesystem::path& bundle, const Options& options = {});
 
-  /// A stream of `batch` sequences with zero states, which advance together.
+  /// `batch` sequences with zero states, which advance together.
   /// Errors: argument (a batch that the bundle or engine was not made for), runtime (out of memory).
   Session session(int batch = 1) const;
 
