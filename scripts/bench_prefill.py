@@ -40,7 +40,7 @@ from xlstm_export.exporter import ExportOptions, export_bundle  # noqa: E402
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY  # noqa: E402
 from xlstm_export.operators.names import DOMAIN  # noqa: E402
 from xlstm_export.runtime import open_session  # noqa: E402
-from xlstm_export.validation.upstream import build_upstream  # noqa: E402
+from xlstm_export.validation.references import build_upstream  # noqa: E402
 
 MODELS = ["models/kjv", "models/configs/mlstm-165m.yaml", "models/configs/xlstm-125m-7-1.yaml"]
 PART = 64  # positions of one part of the chunkwise form

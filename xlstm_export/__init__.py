@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .api import export, generate, open_bundle, open_session
     from .bundle import Bundle
@@ -21,14 +23,13 @@ if TYPE_CHECKING:
     from .runtime import Session
     from .runtime.sampling import Sampling
 
-__version__ = "0.1.0"
-
 __all__ = [
     "Bundle",
     "ErrorKind",
     "Sampling",
     "Session",
     "UserError",
+    "__version__",
     "export",
     "generate",
     "open_bundle",

@@ -82,7 +82,8 @@ def open_session(
     Raises:
         UserError: a batch that the bundle was not made for, or a runtime that is not here.
     """
-    return _open_session(bundle, runtime, batch, custom_ops and Path(custom_ops), engine and Path(engine))
+    library = None if custom_ops is None else Path(custom_ops)
+    return _open_session(bundle, runtime, batch, library, None if engine is None else Path(engine))
 
 
 def generate(

@@ -49,7 +49,15 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at everything, side by side; a second or two."""
-    looks: list[Callable[[], Iterable[Finding]]] = [_onnxruntime, _tensorrt_rtx, _tensorrt, _gpus, _native, _packages]
+    looks: list[Callable[[], Iterable[Finding]]] = [
+        _onnxruntime,
+        _tensorrt_rtx,
+        _tensorrt,
+        _gpus,
+        _native,
+        _packages,
+        _upstream_packages,
+    ]
     with ThreadPoolExecutor(len(looks)) as pool:
         return [finding for found in pool.map(_safely, looks) for finding in found]
 
@@ -155,20 +163,25 @@ def _native() -> Iterable[Finding]:
 
 
 def _packages() -> Iterable[Finding]:
-    reference = "pip install 'xlstm-export[reference]'"
-    packages = (
-        ("torch", "reads checkpoints, traces the model", "pip install torch"),
-        ("polygraphy", "drives TensorRT and TensorRT-RTX", "pip install polygraphy"),
-        ("xlstm", "the upstream model of families xlstm and xlstm-large, for `validate`", reference),
-        ("mlstm_kernels", "what the upstream model of xlstm-large computes with, for `validate`", reference),
-        ("transformers", "the upstream model of family xlstm-hf, for `validate`", reference),
-    )
     yield Finding("Python", "Python", "here", f"{platform.python_version()} ({sys.executable})", "")
-    for name, gives, remedy in packages:
-        try:
-            yield Finding("Python", name, "here", metadata.version(name), gives)
-        except metadata.PackageNotFoundError:
-            yield Finding("Python", name, "absent", "", gives, remedy)
+    yield _package("torch", "reads checkpoints, traces the model", "pip install torch")
+    yield _package("polygraphy", "drives TensorRT and TensorRT-RTX", "pip install polygraphy")
+
+
+def _upstream_packages() -> Iterable[Finding]:
+    from .checkpoints.families import FAMILIES
+
+    for name in dict.fromkeys(package for family in FAMILIES for package in family.packages):
+        families = " and ".join(family.name for family in FAMILIES if name in family.packages)
+        gives = f"what the upstream model of {families} needs, for `validate`"
+        yield _package(name, gives, "pip install 'xlstm-export[reference]'")
+
+
+def _package(name: str, gives: str, remedy: str) -> Finding:
+    try:
+        return Finding("Python", name, "here", metadata.version(name), gives)
+    except metadata.PackageNotFoundError:
+        return Finding("Python", name, "absent", "", gives, remedy)
 
 
 # What runs in the probes' processes.

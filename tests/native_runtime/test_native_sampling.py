@@ -45,7 +45,7 @@ def test_the_same_seed_continues_a_prompt_with_the_tokens_that_python_draws(
 def make_logits(width: int) -> np.ndarray:
     """(rows, width) float32: usual ones, many ties, masked tokens, and those of broken models."""
     random = np.random.default_rng(width)
-    usual = random.normal(size=(600, width)) * 3
+    usual = random.normal(size=(200, width)) * 3
     kinds = [usual, np.round(usual), np.where(random.random(usual.shape) < 0.3, -np.inf, usual), np.zeros((3, width))]
     for value in (np.nan, -np.nan, np.inf, -np.inf):
         kinds += [np.where(random.random((20, width)) < 2 / width, value, usual[:20]), np.full((3, width), value)]

@@ -180,7 +180,7 @@ with open_session(Bundle.open(sys.argv[1])) as session:
 """
 
 
-def test_peak_memory_grows_with_the_prompt(export_variant):
+def test_peak_memory_does_not_grow_with_the_prompt(export_variant):
     bundle = export_variant("a-mixed")[2]
     done = subprocess.run([sys.executable, "-c", MEMORY, bundle], capture_output=True, text=True, check=True)
     short, long = map(int, done.stdout.split())

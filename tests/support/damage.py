@@ -16,19 +16,8 @@ _LISTS = [[], [1], ["batch"], ["batch", 1], ["decode"], ["prefill", "decode"], [
 _VALUES = [None, True, *_NUMBERS, *_TEXTS, *_LISTS, {}, {"name": "x", "sha256": "0" * 64}]
 _PIECES = rb"// /**/ , [ ] { } NaN -Infinity 1e999 1e-999 -0 01 1. +1 ' truE 18446744073709551616".split()
 _PIECES += rb'" \ud800 \ud83d\ude00 \u0000 \x \/'.split()
-_PIECES += [
-    b"\0",
-    b"\t",
-    b"\n",
-    b"\x0b",
-    b"\x1f",
-    b"\x7f",
-    b"\xff",
-    b"\xc3",
-    b"\xc2\xa0",
-    b"\xed\xa0\x80",
-    b"\xef\xbb\xbf",
-]
+_PIECES += [bytes([code]) for code in (0x00, 0x09, 0x0A, 0x0B, 0x1F, 0x7F, 0xC3, 0xFF)]
+_PIECES += [b"\xc2\xa0", b"\xed\xa0\x80", b"\xef\xbb\xbf"]
 
 
 def damaged_value(value: Any, random: Random) -> Any:

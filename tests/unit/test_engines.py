@@ -50,7 +50,7 @@ from xlstm_export.nvidia.flavours import INSTALL, import_flavour, load_plugins
         ((), ("sm86", "sm89", "sm120")),
     ],
 )
-def test_rtx_targets_in_every_spelling(given, expected):
+def test_rtx_targets_are_read_in_every_spelling(given, expected):
     assert parse_targets("tensorrt-rtx", given) == expected
 
 
@@ -81,7 +81,7 @@ def test_turing_takes_float16_only(dtype):
     check_dtype("tensorrt-rtx", ("sm80",), dtype)
 
 
-def test_batch_ranges():
+def test_batch_ranges_are_read_in_both_spellings():
     assert parse_batch("4") == BatchRange(4, 4, 4) and str(parse_batch("4")) == "4"
     assert parse_batch("1:2:16") == BatchRange(1, 2, 16) and str(parse_batch("1:2:16")) == "1-16"
 

@@ -204,7 +204,7 @@ def mlstm_conditioning(tensors, attributes, lengths):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_padding_reaches_what_is_before_it(name):
+def test_padding_leaves_what_is_before_it_alone(name):
     """NaN beyond a row's length: outputs there are zero, states and the other outputs as without."""
     tensors, attributes = CELLS[name][0](2, 6)
     function = schemas.sequence_functions()[name]
@@ -219,7 +219,7 @@ def test_padding_reaches_what_is_before_it(name):
             assert all((value[row, length:] == 0).all() for row, length in enumerate(lengths))
 
 
-def test_one_closed_forget_gate_costs_later_positions_their_precision():
+def test_one_closed_forget_gate_costs_later_positions_no_precision():
     """Differences of cumulative sums would: after lf = -1e4, sums have a spacing of 1e-3."""
     tensors, attributes = mlstm_inputs(4, 64)
     tensors["i"].clamp_(-1, 1), tensors["f"].clamp_(2, 4)

@@ -122,7 +122,7 @@ def _time_prompt(session: Session, prompts: np.ndarray) -> float:
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        session.prefill(prompts)
+        session.prefill(list(prompts))
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
 
@@ -157,8 +157,7 @@ def render(timing: StepTiming) -> RenderableType:
     table.add_row(
         "memory limit", f"{1e3 * timing.limit:.3f} ms: the step takes {timing.median / timing.limit:.2f} times it"
     )
-    if timing.prompt:
-        rate = timing.prompt_tokens_per_second
+    if (rate := timing.prompt_tokens_per_second) is not None:
         table.add_row(
             f"prompt of {timing.prompt}",
             f"{rate:,.0f} tokens per second: {rate / timing.tokens_per_second:.1f} times as fast as steps",

@@ -156,7 +156,7 @@ class Bundle:
         Raises:
             UserError: there is none that fits.
         """
-        return choose_engine(Wanted(self, runtime, batch, major_version), engine)
+        return choose_engine(Wanted(self.path, self.fits, runtime, batch, major_version), engine)
 
 
 def _canonical(value: Any) -> str:

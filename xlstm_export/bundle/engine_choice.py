@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import ErrorKind, UserError
 from .engine_record import FOLDER, EngineRecord, EngineRuntime, read_record
-
-if TYPE_CHECKING:
-    from .bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,9 @@ class Engine:
 class Wanted:
     """What an engine has to fit."""
 
-    bundle: Bundle
+    bundle: Path
+    fits_bundle: Callable[[EngineRecord], bool]
+    """Whether an engine was built from the bundle as it is now."""
     runtime: EngineRuntime
     batch: int | None
     """None: not known yet."""
@@ -45,16 +44,16 @@ class Wanted:
             return self._error(ErrorKind.unavailable, f"{name} {reason}")
         if self.batch is not None and not low <= self.batch <= high:
             return self._error(ErrorKind.argument, f"{name} takes batches {low} to {high}, not {self.batch}")
-        if not self.bundle.fits(record):
-            reason = f"was built from another export than the one in {self.bundle.path}"
+        if not self.fits_bundle(record):
+            reason = f"was built from another export than the one in {self.bundle}"
             return self._error(ErrorKind.bundle, f"{name} {reason}")
         return None
 
     def absent(self) -> UserError:
-        return self._error(ErrorKind.unavailable, f"{self.bundle.path} holds no engine for {self.runtime}")
+        return self._error(ErrorKind.unavailable, f"{self.bundle} holds no engine for {self.runtime}")
 
     def _error(self, kind: ErrorKind, what: str) -> UserError:
-        build = f"Build one with `xlstm-export build {self.bundle.path} --runtime {self.runtime}`."
+        build = f"Build one with `xlstm-export build {self.bundle} --runtime {self.runtime}`."
         return UserError(kind, f"{what}. {build}")
 
 
@@ -77,7 +76,7 @@ def choose_engine(wanted: Wanted, named: Path | None) -> Engine:
         return engine
     unreadable: list[UserError] = []
     misfits: list[UserError] = []
-    for path in engine_files(wanted.bundle.path):
+    for path in engine_files(wanted.bundle):
         try:
             engine = Engine(path, read_record(path))
         except UserError as error:

@@ -112,6 +112,16 @@ class Manifest:
         return sum(4 * math.prod(state.sized(batch)) for state in self.states)
 
     @property
+    def input_width(self) -> int:
+        """Values of an input's row at one position: 1 token, or the width of the vectors."""
+        return math.prod(self.input.sized(1))
+
+    @property
+    def output_width(self) -> int:
+        """Values of an output's row at one position."""
+        return math.prod(self.output.sized(1))
+
+    @property
     def gives_logits(self) -> bool:
         """Whether tokens can be drawn from the output."""
         return self.output.name == LOGITS

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, own_process
+from .. import own_process
 from ..bundle import Bundle, Engine, EngineRecord
 from ..bundle.engine_record import FOLDER, BuildOptions, EngineTensor, FileHash, sidecar_of
 from ..cache import cache_folder
@@ -20,6 +20,7 @@ from ..checksum import sha256
 from ..errors import ErrorKind, UserError
 from ..nvidia.flavours import require_installed
 from ..progress import Stage, no_progress
+from ..version import __version__
 from .request import EnginePlan, EngineRequest, plan_engine
 from .worker import BuildJob
 
@@ -73,7 +74,7 @@ def _job(bundle: Bundle, plan: EnginePlan, engine: Path) -> BuildJob:
 
 def _run_worker(job: BuildJob, stage: Stage) -> dict[str, Any]:
     """Run the builder's process and pass its progress on; return its `done` event."""
-    at, last = "starting", None
+    events = _Events(stage)
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as noise:
         with subprocess.Popen(
             own_process.command("xlstm_export.engines.worker:main"),
@@ -83,24 +84,12 @@ def _run_worker(job: BuildJob, stage: Stage) -> dict[str, Any]:
             text=True,
             encoding="utf-8",
         ) as process:
+            assert process.stdin is not None and process.stdout is not None  # pipes
             try:
                 process.stdin.write(json.dumps(asdict(job)))
                 process.stdin.close()
-                tick, ticked = None, 0
                 for line in process.stdout:
-                    last = json.loads(line)
-                    match last["event"]:
-                        case "stage":
-                            if tick:
-                                tick(_PERMILLE - ticked)
-                            at, ticked = last["title"].lower(), 0
-                            tick = stage(last["title"], _PERMILLE)
-                        case "progress":
-                            now = int(last["fraction"] * _PERMILLE)
-                            tick(now - ticked)
-                            ticked = now
-                if tick and last["event"] == "done":
-                    tick(_PERMILLE - ticked)
+                    events.take(json.loads(line))
             except BrokenPipeError:
                 pass  # it died before it read its request; its exit code tells
             except BaseException:
@@ -108,7 +97,8 @@ def _run_worker(job: BuildJob, stage: Stage) -> dict[str, Any]:
                 raise
         noise.seek(0)
         printed = noise.read()
-    match last["event"] if last else None:
+    at, last = events.at, events.last
+    match last.get("event"):
         case "done":
             return last
         case "failed":
@@ -116,6 +106,31 @@ def _run_worker(job: BuildJob, stage: Stage) -> dict[str, Any]:
         case "crashed":
             raise UserError(ErrorKind.runtime, f"building failed while {at}:\n{last['traceback'].rstrip()}")
     raise UserError(ErrorKind.runtime, _death_report(job.runtime, process.returncode, at, printed))
+
+
+class _Events:
+    """What the builder's process tells, one event after another; its progress goes to a `Stage`."""
+
+    def __init__(self, stage: Stage):
+        self._stage, self._advance, self._done = stage, no_progress("", None), _PERMILLE
+        self.at = "starting"
+        self.last: dict[str, Any] = {}
+
+    def take(self, event: dict[str, Any]) -> None:
+        self.last = event
+        match event["event"]:
+            case "stage":
+                self._reach(_PERMILLE)
+                self.at = event["title"].lower()
+                self._advance, self._done = self._stage(event["title"], _PERMILLE), 0
+            case "progress":
+                self._reach(int(event["fraction"] * _PERMILLE))
+            case "done":
+                self._reach(_PERMILLE)
+
+    def _reach(self, permille: int) -> None:
+        self._advance(permille - self._done)
+        self._done = permille
 
 
 def _death_report(runtime: str, code: int, at: str, printed: str) -> str:

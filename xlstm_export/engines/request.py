@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..bundle import Bundle
 from ..bundle.engine_record import EngineRuntime
+from ..bundle.manifest import Dtype
 from ..errors import ErrorKind, UserError
 from ..native.locate import TENSORRT_PLUGINS, choose_library
 from .targets import (
@@ -62,7 +63,7 @@ class EnginePlan:
         """Whether the cells' matrix products are written as sums: Turing has no float32 products in TensorRT-RTX."""
         return "sm75" in self.targets
 
-    def engine_name(self, version: str, targets: tuple[str, ...], dtype: str) -> str:
+    def engine_name(self, version: str, targets: tuple[str, ...], dtype: Dtype) -> str:
         """The file's name, once version and targets are known."""
         return engine_name(self.runtime, version, targets, dtype, self.batch, self.max_chunk)
 

@@ -170,7 +170,8 @@ def input_profiles(manifest: Manifest, batch: BatchRange, max_chunk: int | None)
     inputs = {manifest.input.name: manifest.input} | {s.input: s.spec for s in manifest.states}
     if manifest.lengths is not None:
         inputs[manifest.lengths.name] = manifest.lengths
-    positions = {"decode": (1, 1, 1), "prefill": (1, max_chunk, max_chunk)}
+    most = max_chunk or 1
+    positions = {"decode": (1, 1, 1), "prefill": (1, most, most)}
     return tuple(
         Profile(
             profile,

@@ -222,7 +222,7 @@ def _serialize(builder: Any, network: Any, config: Any, cache: Path | None) -> A
         return None
 
 
-def _monitor(trt: ModuleType, emit: Emit) -> Any:
+def _monitor(trt: Any, emit: Emit) -> Any:
     tree, told = PhaseTree(), [0.0]
 
     def tell(fraction: float) -> None:

@@ -51,9 +51,10 @@ def attach_weights(
     written: list[tuple[ir.Value, LazyTensor]] = []
     for name, value in pending.items():
         tensor = tensors[name]
-        if tuple(value.shape) != tensor.shape:
-            raise AssertionError(f"{name}: graph has {value.shape}, checkpoint {tensor.shape}")
-        if link and tensor.extent is not None and tensor.dtype == TORCH_DTYPES[value.dtype]:
+        _, dtype, shape = _described(value)
+        if tuple(shape) != tensor.shape:
+            raise AssertionError(f"{name}: graph has {shape}, checkpoint {tensor.shape}")
+        if link and tensor.extent is not None and tensor.dtype == TORCH_DTYPES[dtype]:
             for chunk in tensor.chunks():  # reading checks that every value is finite
                 progress(chunk.nbytes)
             value.const_value = _external(value, _link(tensor.extent.path, folder, linked), tensor.extent)
@@ -67,7 +68,8 @@ def attach_weights(
 def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Advance) -> None:
     with (folder / WEIGHT_FILE).open("wb") as file:
         for value, tensor in items:
-            dtype = TORCH_DTYPES[value.dtype]
+            name, onnx_dtype, _ = _described(value)
+            dtype = TORCH_DTYPES[onnx_dtype]
             size = tensor.numel * dtype.itemsize
             align = _PAGE if size >= _SMALL else 64
             file.write(b"\0" * (-file.tell() % align))
@@ -75,16 +77,22 @@ def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Adv
             for chunk in tensor.chunks():
                 cast = chunk.to(dtype)
                 if dtype != tensor.dtype:
-                    _check_no_overflow(cast, value.name, dtype)
+                    _check_no_overflow(cast, name, dtype)
                 file.write(cast.view(torch.uint8).numpy().data)
                 progress(chunk.nbytes)
             value.const_value = _external(value, WEIGHT_FILE, FileExtent(folder / WEIGHT_FILE, offset, size))
 
 
 def _external(value: ir.Value, location: str, extent: FileExtent) -> ir.ExternalTensor:
-    return ir.ExternalTensor(
-        location, extent.offset, extent.length, value.dtype, shape=value.shape, name=value.name, base_dir=""
-    )
+    name, dtype, shape = _described(value)
+    return ir.ExternalTensor(location, extent.offset, extent.length, dtype, shape=shape, name=name, base_dir="")
+
+
+def _described(value: ir.Value) -> tuple[str, ir.DataType, ir.Shape]:
+    """Name, dtype and shape, which the tracer gives to every initializer."""
+    if value.name is None or value.dtype is None or value.shape is None:
+        raise AssertionError(f"the tracer left an initializer without name, dtype or shape: {value}")
+    return value.name, value.dtype, value.shape
 
 
 def _check_no_overflow(values: torch.Tensor, name: str, dtype: torch.dtype) -> None:

@@ -11,7 +11,6 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from .. import __version__
 from ..bundle import Bundle, Manifest, StateTensor, TensorSpec
 from ..bundle.destination import check_destination, new_folder
 from ..bundle.manifest import (
@@ -30,6 +29,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..errors import ErrorKind, UserError
 from ..modeling.model import Model
 from ..progress import Stage, no_progress
+from ..version import __version__
 from .trace import trace_model
 from .weights import attach_weights
 

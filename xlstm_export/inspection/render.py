@@ -29,8 +29,9 @@ def to_json(inspection: Inspection) -> str:
 
 def render(inspection: Inspection) -> RenderableType:
     """Tables for a terminal."""
-    parts = _render_bundle if isinstance(inspection, BundleInspection) else _render_checkpoint
-    return Group(*parts(inspection))
+    if isinstance(inspection, BundleInspection):
+        return Group(*_render_bundle(inspection))
+    return Group(*_render_checkpoint(inspection))
 
 
 def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:

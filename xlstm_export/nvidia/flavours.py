@@ -69,7 +69,7 @@ def import_flavour(runtime: str) -> ModuleType:
         ) from None
 
 
-def make_logger(trt: ModuleType) -> Any:
+def make_logger(trt: Any) -> Any:
     """A logger of that flavour which keeps errors in `errors`, for a report, and prints nothing."""
 
     class Logger(trt.ILogger):

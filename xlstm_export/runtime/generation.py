@@ -41,13 +41,14 @@ class Generation:
     stats: GenerationStats = field(default_factory=GenerationStats)
 
     def __post_init__(self) -> None:
-        if not self.session.manifest.gives_logits:
+        manifest = self.session.manifest
+        vocabulary = manifest.vocab_size
+        if vocabulary is None or not manifest.gives_logits:
             raise UserError(
                 ErrorKind.argument, "This bundle gives vectors, not logits: there are no tokens to generate from it."
             )
         if not self.prompt:
             raise UserError(ErrorKind.argument, "The prompt is empty: give at least one token to start from.")
-        vocabulary = self.session.manifest.vocab_size
         if bad := [t for t in self.prompt if not 0 <= t < vocabulary]:
             raise UserError(
                 ErrorKind.argument, f"The prompt holds token {bad[0]}, beyond the model's vocabulary of {vocabulary}."

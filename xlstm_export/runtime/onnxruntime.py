@@ -90,7 +90,7 @@ class _BoundPass:
         manifest, binding = session.manifest, session._session.io_binding()
         binding.bind_ortvalue_input(manifest.input.name, self.inputs)
         binding.bind_ortvalue_output(manifest.output.name, self.output)
-        if self.lengths is not None:
+        if manifest.lengths is not None:
             binding.bind_ortvalue_input(manifest.lengths.name, self.lengths)
         before, after = session._buffers[turn], session._buffers[1 - turn]
         for state, value_in, value_out in zip(manifest.states, before, after, strict=True):

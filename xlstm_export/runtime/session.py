@@ -95,7 +95,7 @@ class Session(ABC):
         """
         rows = self._check_prompts(prompts)
         lengths = np.array([len(row) for row in rows])
-        outputs = np.zeros((self.batch, 1, self.manifest.output.shape[-1]), np.float32)
+        outputs = np.zeros((self.batch, 1, self.manifest.output_width), np.float32)
         size = self._chunk(chunk, lengths)
         for start in range(0, lengths.max(), size):
             here = np.clip(lengths - start, 0, size)

@@ -135,7 +135,7 @@ class DeviceSession(Session):
         profile: ProfileName = "decode" if sequence == 1 and "decode" in self._profiles else "prefill"
         if profile not in self._passes:
             index = self._profiles.index(profile) if len(self._profiles) > 1 else None
-            positions = 1 if profile == "decode" else self.max_chunk
+            positions = 1 if profile == "decode" else self.max_chunk or 1
             context = self._open_context()
             self._passes[profile] = _ProfilePass(self.manifest, self.batch, positions, context, index, self._driver)
         return self._passes[profile]
@@ -208,7 +208,7 @@ class TensorRTSession(DeviceSession):
         self._trt = import_flavour(runtime)
         self._logger = make_logger(self._trt)
         self._runtime, self._engine = _load(self._trt, self._logger, found)
-        self._cache = None
+        self._cache: Any = None
         self._cache_file = cache_folder() / "jit" / f"{record.engine.sha256[:32]}-{gpu.target}"
         super().__init__(
             bundle, batch, lambda: self._create_context(runtime), driver, record.profiles, record.max_chunk

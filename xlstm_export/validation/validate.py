@@ -13,18 +13,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import __version__
 from ..bundle import Bundle, Manifest
 from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, open_session
+from ..version import __version__
+from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
+from .references import UpstreamModel
 from .report import ValidationReport
 from .scenarios import Machines, Scenario, run_scenario
 from .texts import TextTokens, read_text
 from .tolerance import Tolerance
-from .upstream import UpstreamModel, UpstreamSession, load_upstream, perturbed
+from .upstream import UpstreamSession, load_upstream
 from .verdict import first_fault, judge
 
 ZERO_STEPS, WARM_STEPS, RESET_STEPS = 128, 64, 96
@@ -81,7 +83,7 @@ def validate(
     model = load_upstream(source)
     nudged = perturbed(model, getattr(torch, manifest.dtype), seed)
     tick(1)
-    shapes = {state.input: state.shape[1:] for state in manifest.states}
+    shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
     with open_session(bundle, options.runtime, rows, options.custom_ops) as session, _threads(model):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
         runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
@@ -118,7 +120,7 @@ def run_all(
 
     def inputs(count: int) -> np.ndarray:
         if manifest.vocab_size is None:
-            return generator.standard_normal((count, rows, manifest.input.shape[-1]), np.float32)
+            return generator.standard_normal((count, rows, manifest.input_width), np.float32)
         return generator.integers(0, manifest.vocab_size, (count, rows))
 
     zeros = run_scenario(machines, inputs(zero_steps), name="zeros", what="from zeros", tick=tick)
@@ -184,9 +186,9 @@ def check_pair(bundle: Bundle, checkpoint: Checkpoint) -> str:
             ErrorKind.argument,
             f"{bundle.path} was made from other weights "
             f"({manifest.source.path}, sha256 {manifest.source.sha256[:12]}...) than {checkpoint.path} holds "
-            f"(sha256 {digest[:12]}...). {again}",
+            f"(sha256 {str(digest)[:12]}...). {again}",
         )
-    return digest
+    return manifest.source.sha256
 
 
 def _plain(value: object) -> object:
