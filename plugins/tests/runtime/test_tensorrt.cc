@@ -1,11 +1,15 @@
-// The TensorRT back end on a stand-in of TensorRT and the CUDA driver: profiles, chunks, state sets, CUDA graphs.
+// The TensorRT back end on a stand-in of TensorRT and the CUDA driver: profiles, chunks, state sets, CUDA graphs; and
+// batches that share a stream.
 //   test_tensorrt STAND-IN-LIBRARY
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <random>
+#include <thread>
 
 #include "check.h"
+#include "runtime/batch.h"
 #include "runtime/checksum.h"
 
 namespace fs = std::filesystem;
@@ -131,6 +135,48 @@ void errors(const xlstm::Model& model) {
   CHECK(session.save() == good.save());
 }
 
+// Two batches that share a stream work in turn: no call of one falls into a call of the other, nor into its making and
+// unmaking.
+void turns() {
+  using namespace xlstm::internal;
+  Manifest manifest;
+  manifest.input = {"tokens", "int64", {0, 1}};
+  manifest.output = {"logits", "float32", {0, 1, kVocabulary}};
+  manifest.states = {{"s", "s.next", "float32", {0, 3}}};
+  const CudaDevice device(0);
+  const auto stream = std::make_shared<const CudaStream>(device);
+  std::mutex turn;
+  int inside = 0;  // unguarded but for the turn: the thread sanitizer looks on
+
+  struct Exclusive : Runner {
+    explicit Exclusive(int& counter) : inside(counter) { work(); }
+    ~Exclusive() override { work(); }
+    void step() override { work(); }
+    void prefill(std::size_t) override { work(); }
+    void work() const {
+      CHECK(++inside == 1);
+      std::this_thread::yield();
+      CHECK(--inside == 0);
+    }
+    int& inside;
+  };
+  const auto use = [&] {
+    for (int round = 0; round < 50; ++round) {
+      Batch batch(manifest, 1, {stream, &turn}, [&](BatchBuffers&) { return std::make_unique<Exclusive>(inside); });
+      std::vector<float> states(3);
+      for (int step = 0; step < 10; ++step) {
+        batch.step();
+        batch.write_states(states.data());
+        batch.read_states(states.data());
+        batch.reset(0);
+      }
+    }
+  };
+  std::thread other(use);
+  use();
+  other.join();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -164,4 +210,5 @@ int main(int argc, char** argv) {
   check_error(ErrorCode::argument, "The engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
               [&] { load(true, 0).session(4); });
   fs::remove_all(bundle);
+  turns();
 }
