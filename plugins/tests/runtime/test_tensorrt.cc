@@ -1,6 +1,7 @@
 // The TensorRT back end on a stand-in of TensorRT and the CUDA driver: profiles, chunks, state sets, CUDA graphs; and
 // batches that share a stream.
 //   test_tensorrt STAND-IN-LIBRARY
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -155,7 +156,7 @@ void turns() {
     void prefill(std::size_t) override { work(); }
     void work() const {
       CHECK(++inside == 1);
-      std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
       CHECK(--inside == 0);
     }
     int& inside;
