@@ -27,7 +27,7 @@ def onnxruntime_library() -> Path:
 
 
 @cache
-def custom_op_library() -> Path:
+def custom_ops_library() -> Path:
     """libxlstm_onnxruntime.so, from the build folder that its own tests use."""
     from support.cpu_harness import harness_options
     from support.native_build import build as build_plugins
