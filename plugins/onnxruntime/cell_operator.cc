@@ -279,7 +279,7 @@ void release_reuse(int* inputs, int* outputs) noexcept {
 }  // namespace
 
 CellOperator::CellOperator(Cell cell, Type type, Type recurrent_type, const Device& device, uint32_t api_version)
-    : OrtCustomOp{}, cell(cell), type(type), recurrent_type(recurrent_type), device(device) {
+    : CustomOp{}, cell(cell), type(type), recurrent_type(recurrent_type), device(device) {
   OrtCustomOp::version = api_version;
   GetName = [](const OrtCustomOp* op) { return contract(as_operator(op).cell).name; };
   GetExecutionProviderType = [](const OrtCustomOp* op) { return as_operator(op).device.execution_provider; };

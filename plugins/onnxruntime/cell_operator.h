@@ -11,7 +11,23 @@ namespace xlstm::ort {
 
 enum class Cell { kMlstm, kSlstm };
 
-class CellOperator : public OrtCustomOp {
+constexpr uint32_t kOldestApi = 18;  // the first with outputs that may reuse an input's buffer
+constexpr uint32_t kCustomOpApi = ORT_API_VERSION < kOldestApi ? kOldestApi : ORT_API_VERSION;  // of CustomOp
+
+#if ORT_API_VERSION < 18
+// The headers may be a version older than that: it appended these members, which ONNX Runtime reads where `version` says
+// that they are there.
+struct CustomOp : OrtCustomOp {
+  size_t(ORT_API_CALL* GetMayInplace)(int** inputs, int** outputs);
+  void(ORT_API_CALL* ReleaseMayInplace)(int* inputs, int* outputs);
+  size_t(ORT_API_CALL* GetAliasMap)(int** inputs, int** outputs);
+  void(ORT_API_CALL* ReleaseAliasMap)(int* inputs, int* outputs);
+};
+#else
+using CustomOp = OrtCustomOp;
+#endif
+
+class CellOperator : public CustomOp {
  public:
   // recurrent_type: of R; unused by the mLSTM. api_version: of the ONNX Runtime that loads the library.
   CellOperator(Cell cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,

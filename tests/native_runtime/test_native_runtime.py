@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runtime_build import (
-    ROOT,
+from support.native import (
     attempt,
-    custom_op_library,
+    build_runtime,
+    build_with_cuda,
     environment,
     onnxruntime_library,
-    release_build,
-    require_tensorrt_headers,
+    onnxruntime_operators,
     run,
 )
+from support.paths import ROOT
 
 from xlstm_export.bundle.manifest import read_manifest
 from xlstm_export.checkpoints import open_checkpoint
@@ -52,8 +52,8 @@ PREFILL_CASES = [  # rows of different lengths, some idle; a block stack; a batc
 
 @pytest.fixture(scope="module")
 def release() -> Path:
-    """The programs of an ordinary build, with the TensorRT back end where its headers are here."""
-    return release_build() / "bin"
+    """The programs of an ordinary build."""
+    return build_runtime() / "bin"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,7 +139,7 @@ def test_logits_are_pythons_to_the_last_bit_with_the_custom_op_library(
 ) -> None:
     bundle = export_variant(name, dtype, fixed)[2]
     inputs = make_inputs(bundle, STEPS, batch)
-    library = custom_op_library()
+    library = onnxruntime_operators()
     expected = python_steps(bundle, inputs, library)
     found = native_steps(release, bundle, inputs, tmp_path, f"ops={library}")
     assert expected.tobytes() == found.tobytes()
@@ -159,7 +159,7 @@ def test_prompts_give_the_logits_that_python_gives_to_the_last_bit(
     ops: bool,
     chunk: int | None,
 ) -> None:
-    library = custom_op_library() if ops else None
+    library = onnxruntime_operators() if ops else None
     named = [*([f"ops={library}"] if ops else []), *([f"chunk={chunk}"] if chunk else [])]
     for logits in ("last", "all"):
         bundle = export_variant(name, dtype, fixed, logits=logits)[2]
@@ -286,7 +286,7 @@ def test_a_state_moves_between_dtypes_of_a_model_and_not_to_another_model(
 
 def test_an_installed_package_is_found_by_cmake_and_pkg_config(export_variant: Export, tmp_path: Path) -> None:
     bundle, prefix = export_variant("c-single")[2], tmp_path / "prefix"
-    run("cmake", "--install", release_build(), "--prefix", prefix)
+    run("cmake", "--install", build_runtime(), "--component", "runtime", "--prefix", prefix)
     moved = prefix.rename(tmp_path / "moved")  # nothing in it may name the place of installation
     consumer = Path(__file__).parent / "consumer"
     run("cmake", "-S", consumer, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={moved}")
@@ -364,7 +364,7 @@ def test_missing_pieces_are_named_in_one_line(release: Path, export_variant: Exp
 
 
 def test_without_tensorrt_its_back_end_says_what_is_missing(release: Path, export_variant: Export) -> None:
-    require_tensorrt_headers()
+    build_with_cuda()  # skips the test where that cannot be, since then the back end is not compiled in
     bench = [release / "xlstm-bench", export_variant("a-mixed")[2], "--backend", "tensorrt"]
     for library, message in (
         ("/nowhere/libnvinfer.so", "TensorRT cannot be loaded (/nowhere/libnvinfer.so"),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from support.cases import mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
 from support.cell_runner import TYPES, Case
-from support.cpu_harness import STATES, CpuKernels, harness_options
-from support.native_build import build
+from support.cpu_harness import STATES, CpuKernels
+from support.native import build_without_cuda
 
 SWEEP = settings(
     max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -204,7 +204,7 @@ def test_padding_after_a_row_changes_its_state(kernels, cell, sequence, length):
 
 
 def test_kernel_reads_beyond_a_tensor_or_is_undefined(kernels):
-    folder = build("test_cpu_cells", *harness_options())
+    folder = build_without_cuda("test_cpu_cells")
     for name in kernels.instruction_sets():
         done = subprocess.run([folder / "bin" / "test_cpu_cells", name], capture_output=True, text=True)
         assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr[-4000:]}"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from support.cases import CHUNKS, GATES, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
 from support.cell_runner import KERNEL_FILES, TYPES, Case, CellRunner, RunnerDied
-from support.native_build import SOURCE, build
+from support.native import build_without_cuda
 
-from xlstm_export.native import toolchain
+from xlstm_export.native import cmake
 
 SCHEDULES = range(6)  # orders in which the simulated threads run
 SWEEP = settings(
@@ -19,36 +20,30 @@ SWEEP = settings(
 )
 
 
-def _build_folder(target: str):
-    headers = toolchain.tensorrt_headers().path
-    options = [f"-DTensorRT_INCLUDE_DIR={headers}"] if headers else []
-    return build(target, "-DXLSTM_CUDA=OFF", "-DXLSTM_ONNXRUNTIME=OFF", *options)
+def _program(name: str) -> Path:
+    return build_without_cuda(name) / "bin" / name
 
 
 @pytest.fixture(scope="module")
 def runner():
-    with CellRunner(_build_folder("cell_runner_on_cpu") / "bin" / "cell_runner_on_cpu") as started:
+    with CellRunner(_program("cell_runner_on_cpu")) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def runner_of_sm75():
-    program = _build_folder("cell_runner_on_cpu_sm75") / "bin" / "cell_runner_on_cpu_sm75"
-    with CellRunner(program, tensor_cores=False) as started:
+    with CellRunner(_program("cell_runner_on_cpu_sm75"), tensor_cores=False) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def plugin_runner():
-    tool = toolchain.tensorrt_headers()
-    if tool.path is None:
-        pytest.skip(f"{tool.name} are not here. {tool.remedy}")
-    with CellRunner(_build_folder("plugin_runner_on_cpu") / "bin" / "plugin_runner_on_cpu", plugin=True) as started:
+    with CellRunner(_program("plugin_runner_on_cpu"), plugin=True) as started:
         yield started
 
 
 def _barriers(file: str) -> list[int]:
-    lines = (SOURCE / "cells/cuda" / file).read_text().splitlines()
+    lines = (cmake.sources() / "cells/cuda" / file).read_text().splitlines()
     barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\()")
     return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto, helper
 from support.cases import mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
 from support.cell_runner import TYPES, Case, from_bytes, to_bytes
-from support.cpu_harness import STATES, harness_options
-from support.native_build import build
+from support.cpu_harness import STATES
+from support.native import onnxruntime_operators
 from support.upstream_models import VARIANTS, random_inputs
 
 from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
@@ -42,7 +42,7 @@ ELEMENTS = {
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    return build("xlstm_onnxruntime", *harness_options()) / "lib" / "libxlstm_onnxruntime.so"
+    return onnxruntime_operators()
 
 
 def _model(case: Case, dynamic: bool = False, **attributes: object) -> onnx.ModelProto:

@@ -9,25 +9,18 @@ import subprocess
 import sys
 
 import pytest
-from support.native_build import build
+from support.native import build_with_cuda
 
 from xlstm_export.errors import UserError
-from xlstm_export.native import fatbin, toolchain
+from xlstm_export.native import fatbin
 from xlstm_export.native.check import CREATORS, FLAVOURS, check_library, print_check
-
-ARCHITECTURES = "86-real;90"  # two, to be quick: machine code for one, and machine code and PTX for the other
 
 
 @pytest.fixture(scope="module")
 def build_folder():
-    tools = {"CMAKE_CUDA_COMPILER": toolchain.cuda_compiler(), "TensorRT_INCLUDE_DIR": toolchain.tensorrt_headers()}
-    for tool in tools.values():
-        if tool.path is None:
-            pytest.skip(f"{tool.name} is not here. {tool.remedy}")
-    options = [f"-D{key}={tool.path}" for key, tool in tools.items()]
     # The programs for a GPU are run by tests/gpu; here they must compile.
-    targets = "xlstm_tensorrt test_tensorrt_plugin cell_runner_gpu plugin_runner_gpu xlstm_launchers"
-    return build(targets, "-DXLSTM_ONNXRUNTIME=OFF", f"-DCMAKE_CUDA_ARCHITECTURES={ARCHITECTURES}", *options)
+    programs = ("test_tensorrt_plugin", "cell_runner_gpu", "plugin_runner_gpu", "xlstm_launchers")
+    return build_with_cuda("xlstm_tensorrt", *programs)
 
 
 @pytest.fixture(scope="module")
