@@ -21,9 +21,9 @@ uint32_t runtime_api(const OrtApiBase* base) {
 
 OrtCustomOpDomain* make_domain(uint32_t api_version) {
   OrtCustomOpDomain* domain = nullptr;
-  Ort::ThrowOnError(Ort::GetApi().CreateCustomOpDomain("ai.xlstm", &domain));
+  Ort::ThrowOnError(Ort::GetApi().CreateCustomOpDomain(kDomain, &domain));
   constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  const auto add = [&](Cell cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
+  const auto add = [&](const Cell& cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
                        const Device& device) {
     // Never freed: sessions refer to their operators until the very end of the process.
     auto* op = new CellOperator(cell, type, recurrent_type, device, api_version);
@@ -35,9 +35,9 @@ OrtCustomOpDomain* make_domain(uint32_t api_version) {
 #endif
   for (const Device* device : devices) {
     for (const auto type : {kFloat, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16}) {
-      add(Cell::kMlstm, type, type, *device);
-      add(Cell::kSlstm, type, type, *device);
-      if (type != kFloat) add(Cell::kSlstm, type, kFloat, *device);
+      add(kMlstmCell, type, type, *device);
+      add(kSlstmCell, type, type, *device);
+      if (type != kFloat) add(kSlstmCell, type, kFloat, *device);
     }
   }
   return domain;
