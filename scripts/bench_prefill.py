@@ -30,11 +30,11 @@ from onnx import TensorProto, helper, numpy_helper
 from xlstm_export.bundle.manifest import MODEL_FILE
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.checkpoints.random_weights import random_checkpoint
-from xlstm_export.exporter.write import export_bundle
+from xlstm_export.exporter import ExportOptions, export_bundle
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY
 from xlstm_export.operators.names import DOMAIN
 from xlstm_export.runtime import open_session
-from xlstm_export.validation.upstream import build_upstream
+from xlstm_export.validation.references import build_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ["models/kjv", "models/configs/mlstm-165m.yaml", "models/configs/xlstm-125m-7-1.yaml"]
@@ -61,14 +61,14 @@ def main() -> None:
 def bench(model: Path, folder: Path, library: Path, arguments: argparse.Namespace) -> None:
     source = random_checkpoint(model, 0) if model.suffix in (".yaml", ".json") else open_checkpoint(model)
     for mode in ("step", "both"):
-        export_bundle(source, folder / mode, mode=mode)
+        export_bundle(source, folder / mode, ExportOptions(mode=mode))
     architecture = source.architecture
     tokens = np.random.default_rng(0).integers(0, architecture.vocab_size, (1, arguments.tokens))
     sessions = {
-        "prefill, our kernels": open_session(folder / "both", ort_library=library),
+        "prefill, our kernels": open_session(folder / "both", custom_ops=library),
         "prefill, definitions": open_session(folder / "both"),
     }
-    steps = open_session(folder / "step", ort_library=library)
+    steps = open_session(folder / "step", custom_ops=library)
     variants: dict[str, Callable[[], object]] = {
         name: lambda session=session: session.prefill(tokens, arguments.chunk) for name, session in sessions.items()
     }

@@ -22,6 +22,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from . import own_process
+from .errors import UserError
+from .nvidia.flavours import INSTALL
+
 Status = Literal["here", "absent", "broken"]
 
 PROBE_SECONDS = 8.0
@@ -45,7 +49,15 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at everything, side by side; a second or two."""
-    looks: list[Callable[[], Iterable[Finding]]] = [_onnxruntime, _tensorrt_rtx, _tensorrt, _gpus, _native, _packages]
+    looks: list[Callable[[], Iterable[Finding]]] = [
+        _onnxruntime,
+        _tensorrt_rtx,
+        _tensorrt,
+        _gpus,
+        _native,
+        _packages,
+        _upstream_packages,
+    ]
     with ThreadPoolExecutor(len(looks)) as pool:
         return [finding for found in pool.map(_safely, looks) for finding in found]
 
@@ -92,8 +104,8 @@ def _tensorrt() -> Iterable[Finding]:
 
 def _flavour(name: str, runtime: str, gives: str) -> Finding:
     answer = ask(runtime)
-    if "missing" in answer:
-        return Finding("Runtimes", name, "absent", "", gives, answer["missing"])
+    if answer.get("installed") is False:
+        return Finding("Runtimes", name, "absent", "", gives, INSTALL[runtime])
     if "error" in answer:
         return Finding("Runtimes", name, "broken", answer["error"], gives)
     return Finding("Runtimes", name, "here", answer["version"], gives)
@@ -119,10 +131,14 @@ def _native() -> Iterable[Finding]:
     libraries = (
         (
             "ONNX Runtime custom ops",
-            locate.find_onnxruntime_library(),
+            locate.find_library(locate.ONNXRUNTIME_LIBRARY),
             "runs the cells as fused kernels in ONNX Runtime",
         ),
-        ("TensorRT plugins", locate.find_tensorrt_plugins(), "runs the cells as fused kernels in TensorRT engines"),
+        (
+            "TensorRT plugins",
+            locate.find_library(locate.TENSORRT_PLUGINS),
+            "runs the cells as fused kernels in TensorRT engines",
+        ),
     )
     for name, path, gives in libraries:
         if path is None:
@@ -147,20 +163,25 @@ def _native() -> Iterable[Finding]:
 
 
 def _packages() -> Iterable[Finding]:
-    reference = "pip install 'xlstm-export[reference]'"
-    packages = (
-        ("torch", "reads checkpoints, traces the model", "pip install torch"),
-        ("polygraphy", "drives TensorRT and TensorRT-RTX", "pip install polygraphy"),
-        ("xlstm", "the upstream model of families xlstm and xlstm-large, for `validate`", reference),
-        ("mlstm_kernels", "what the upstream model of xlstm-large computes with, for `validate`", reference),
-        ("transformers", "the upstream model of family xlstm-hf, for `validate`", reference),
-    )
     yield Finding("Python", "Python", "here", f"{platform.python_version()} ({sys.executable})", "")
-    for name, gives, remedy in packages:
-        try:
-            yield Finding("Python", name, "here", metadata.version(name), gives)
-        except metadata.PackageNotFoundError:
-            yield Finding("Python", name, "absent", "", gives, remedy)
+    yield _package("torch", "reads checkpoints, traces the model", "pip install torch")
+    yield _package("polygraphy", "drives TensorRT and TensorRT-RTX", "pip install polygraphy")
+
+
+def _upstream_packages() -> Iterable[Finding]:
+    from .checkpoints.families import FAMILIES
+
+    for name in dict.fromkeys(package for family in FAMILIES for package in family.packages):
+        families = " and ".join(family.name for family in FAMILIES if name in family.packages)
+        gives = f"what the upstream model of {families} needs, for `validate`"
+        yield _package(name, gives, "pip install 'xlstm-export[reference]'")
+
+
+def _package(name: str, gives: str, remedy: str) -> Finding:
+    try:
+        return Finding("Python", name, "here", metadata.version(name), gives)
+    except metadata.PackageNotFoundError:
+        return Finding("Python", name, "absent", "", gives, remedy)
 
 
 # What runs in the probes' processes.
@@ -168,13 +189,9 @@ def _packages() -> Iterable[Finding]:
 
 def ask(subject: str) -> dict[str, Any]:
     """Answer of `PROBES[subject]` from a process of its own; `{"error": ...}` when it has none."""
-    paths = json.dumps([path for path in sys.path if path])
-    program = (
-        "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from xlstm_export import doctor; doctor.answer()"
-    )
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program, subject, paths],
+            own_process.command("xlstm_export.doctor:answer", subject),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -192,10 +209,11 @@ def ask(subject: str) -> dict[str, Any]:
 
 def answer() -> None:
     """In the probe's process: print the answer to `sys.argv[1]` as JSON; whatever else is printed goes to stderr."""
-    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    out = own_process.take_stdout()
     try:
         result = PROBES[sys.argv[1]]()
+    except UserError as error:
+        result = {"error": str(error), "kind": error.kind.name}
     except Exception as error:
         result = {"error": " ".join(str(error).split()) or repr(error)}
     out.write(json.dumps(result))
@@ -231,13 +249,10 @@ def _probe_onnxruntime() -> dict[str, Any]:
 
 
 def _probe_flavour(runtime: str) -> dict[str, Any]:
-    from .errors import UserError
-    from .nvidia.flavours import import_flavour, require_installed
+    from .nvidia.flavours import import_flavour, is_installed
 
-    try:
-        require_installed(runtime)
-    except UserError as error:
-        return {"missing": str(error).partition(": ")[2].rstrip(".")}
+    if not is_installed(runtime):
+        return {"installed": False}
     return {"version": import_flavour(runtime).__version__}
 
 
@@ -247,7 +262,7 @@ def _probe_gpus() -> dict[str, Any]:
     try:
         driver = CudaDriver()
     except OSError as error:
-        return {"error": str(error).partition(": cannot")[0]}
+        return {"error": str(error)}
     gpus = [{"name": g.name, "target": g.target, "gigabytes": g.memory_bytes / 1e9} for g in driver.gpus()]
     return {"driver": driver.version(), "gpus": gpus}
 

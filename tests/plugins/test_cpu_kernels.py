@@ -37,13 +37,13 @@ def _check(kernels: CpuKernels, case: Case, threads: int = 1) -> None:
 
 @SWEEP
 @given(parameters=mlstm_parameters())
-def test_mlstm_kernel_stays_within_bounds_of_float64(kernels, parameters):
+def test_mlstm_kernel_keeps_to_float64(kernels, parameters):
     _check(kernels, mlstm_case(**parameters), threads=1 + parameters["seed"] % 3)
 
 
 @SWEEP
 @given(parameters=slstm_parameters())
-def test_slstm_kernel_stays_within_bounds_of_float64(kernels, parameters):
+def test_slstm_kernel_keeps_to_float64(kernels, parameters):
     _check(kernels, slstm_case(**parameters), threads=1 + parameters["seed"] % 3)
 
 
@@ -53,7 +53,7 @@ def test_slstm_kernel_stays_within_bounds_of_float64(kernels, parameters):
     [dict(heads=2, dim_qk=256, dim_v=512), dict(heads=4, dim_qk=256, dim_v=384), dict(heads=1, dim_qk=8, dim_v=2064)],
     ids=["7B", "stores past the caches", "wider than a task"],
 )
-def test_large_mlstm_stays_within_bounds_of_float64(kernels, sizes, in_place):
+def test_large_mlstm_keeps_to_float64(kernels, sizes, in_place):
     _check(kernels, mlstm_case(**sizes, in_place=in_place, cap=15.0), threads=2)
 
 
@@ -66,20 +66,20 @@ def _sequence_case(cell: str, sequence: int, **options: object) -> Case:
 
 @pytest.mark.parametrize("gates", ["usual", "wide", "extreme"])
 @pytest.mark.parametrize("sequence", SEQUENCES)
-def test_mlstm_sequence_stays_within_bounds_of_float64(kernels, sequence, gates):
+def test_mlstm_sequence_keeps_to_float64(kernels, sequence, gates):
     for seed, dtype in enumerate(TYPES):
         options = dict(zero_state=seed == 1, in_place=ALL_IN_PLACE["mlstm"] if seed == 2 else 0, seed=seed)
         case = _sequence_case("mlstm", sequence, dtype=dtype, gates=gates, cap=15.0 * (gates == "usual"), **options)
         _check(kernels, case, threads=1 + seed)
 
 
-def test_wide_mlstm_sequence_stays_within_bounds_of_float64(kernels):
+def test_wide_mlstm_sequence_keeps_to_float64(kernels):
     _check(kernels, mlstm_case(heads=2, sequence=70, dim_qk=200, dim_v=130), threads=2)
 
 
 @pytest.mark.parametrize("gates", ["usual", "wide", "extreme"])
 @pytest.mark.parametrize("threads", [1, 5])
-def test_slstm_sequence_stays_within_bounds_of_float64_at_every_position(kernels, threads, gates):
+def test_slstm_sequence_keeps_to_float64_at_every_position(kernels, threads, gates):
     """From the kernel's own states before a position, the position must follow as float64 says.
 
     Over many positions a bound would mean nothing: the network is chaotic, and multiplies what rounding does.
@@ -153,7 +153,7 @@ def test_mlstm_sequence_is_the_same_with_little_scratch_memory(kernels):
         np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
-def test_slstm_of_a_batch_larger_than_a_tile_stays_within_bounds_of_float64(kernels):
+def test_slstm_of_a_batch_larger_than_a_tile_keeps_to_float64(kernels):
     _check(kernels, slstm_case(batch=37, heads=2, dim=20, sequence=2, lengths=True), threads=2)
 
 

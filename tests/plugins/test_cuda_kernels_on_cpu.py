@@ -60,31 +60,31 @@ def _is_wrong_without_barriers(runner, file: str, make) -> bool:
 
 @SWEEP
 @given(parameters=mlstm_parameters())
-def test_mlstm_kernel_stays_within_bounds_of_float64(runner, parameters):
+def test_mlstm_kernel_keeps_to_float64(runner, parameters):
     runner.check(mlstm_case(**parameters))
 
 
 @SWEEP
 @given(parameters=slstm_parameters())
-def test_slstm_kernel_stays_within_bounds_of_float64(runner, parameters):
+def test_slstm_kernel_keeps_to_float64(runner, parameters):
     runner.check(slstm_case(**parameters))
 
 
 @settings(SWEEP, max_examples=40)
 @given(parameters=mlstm_parameters(max_size=33))
-def test_mlstm_plugin_stays_within_bounds_of_float64(plugin_runner, parameters):
+def test_mlstm_plugin_keeps_to_float64(plugin_runner, parameters):
     plugin_runner.check(mlstm_case(**parameters))
 
 
 @settings(SWEEP, max_examples=40)
 @given(parameters=slstm_parameters(max_size=33))
-def test_slstm_plugin_stays_within_bounds_of_float64(plugin_runner, parameters):
+def test_slstm_plugin_keeps_to_float64(plugin_runner, parameters):
     plugin_runner.check(slstm_case(**parameters))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("in_place", [0, 7])
-def test_mlstm_kernel_stays_within_bounds_of_float64_at_the_shape_of_7b(runner, dtype, in_place):
+def test_mlstm_kernel_keeps_to_float64_at_the_shape_of_7b(runner, dtype, in_place):
     runner.check(mlstm_case(heads=2, dim_qk=256, dim_v=512, dtype=dtype, in_place=in_place, cap=15.0))
 
 
@@ -95,13 +95,13 @@ def test_no_mlstm_block_overwrites_a_state_that_others_still_read(runner, tile, 
         runner.check(mlstm_case(heads=2, dim_v=160, sequence=sequence, in_place=in_place, tile=tile, lengths=True))
 
 
-def test_mlstm_too_wide_for_shared_memory_stays_within_bounds_of_float64(runner):
+def test_mlstm_too_wide_for_shared_memory_keeps_to_float64(runner):
     runner.check(mlstm_case(batch=2, dim_qk=10 * 1024 + 1, dim_v=3, sequence=2, lengths=True, in_place=7))
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_chunkwise_kernel_stays_within_bounds_of_float64(runner, runner_of_sm75, dtype, chunk):
+def test_chunkwise_kernel_keeps_to_float64(runner, runner_of_sm75, dtype, chunk):
     """Every shape: several slabs and tiles with odd edges, a row that ends inside a chunk, states in place or not."""
     for gates, in_place in (("usual", 0), ("wide", 7), ("extreme", 5)):
         sizes = {"batch": 2, "heads": 2, "dim_qk": 70, "dim_v": 2 * chunk[1] - 3, "sequence": chunk[0] + 9}

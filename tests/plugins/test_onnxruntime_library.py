@@ -22,6 +22,7 @@ from support.cpu_harness import STATES
 from support.native import onnxruntime_operators
 from support.upstream_models import VARIANTS, random_inputs
 
+from xlstm_export.bundle import Bundle
 from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
 from xlstm_export.operators.schemas import step_functions
 from xlstm_export.runtime import open_session
@@ -146,13 +147,13 @@ def test_shapes_behind_the_cell_are_known_to_onnxruntime(cell, library, tmp_path
 
 @SWEEP
 @given(parameters=mlstm_parameters(max_size=40))
-def test_mlstm_stays_within_bounds_of_float64(library, parameters):
+def test_mlstm_keeps_to_float64(library, parameters):
     _check(library, mlstm_case(**parameters))
 
 
 @SWEEP
 @given(parameters=slstm_parameters(max_size=40))
-def test_slstm_stays_within_bounds_of_float64(library, parameters):
+def test_slstm_keeps_to_float64(library, parameters):
     _check(library, slstm_case(**parameters))
 
 
@@ -164,7 +165,7 @@ def _check(library: Path, case: Case) -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_mlstm_sequence_stays_within_bounds_of_float64(dtype, dynamic, library):
+def test_mlstm_sequence_keeps_to_float64(dtype, dynamic, library):
     case = mlstm_case(
         batch=3,
         heads=2,
@@ -319,7 +320,7 @@ def test_bundle_gives_the_same_with_the_library_within_rounding(name, dtype, exp
     inputs = random_inputs(model, 2, 64, seed=4).numpy()
     runs = []
     for used in (None, library, library):
-        with open_session(bundle, batch=2, ort_library=used) as session:
+        with open_session(Bundle.open(bundle), batch=2, custom_ops=used) as session:
             runs.append(np.concatenate([session.step(inputs[:, t : t + 1]) for t in range(64)], 1))
     body, kernel, again = runs
     np.testing.assert_array_equal(kernel, again)
@@ -342,7 +343,7 @@ def with_library(name, library, monkeypatch):
     spec = importlib.util.spec_from_file_location("parity_with_library", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "open_session", functools.partial(open_session, ort_library=library))
+    monkeypatch.setattr(module, "open_session", functools.partial(open_session, custom_ops=library))
     return module
 
 

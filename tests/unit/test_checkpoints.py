@@ -250,6 +250,21 @@ def test_null_soft_cap_is_no_cap(tmp_path):
     assert checkpoint.config["output_logit_soft_cap"] is None
 
 
+@pytest.mark.parametrize(
+    ("block", "layer", "width"),
+    [("mlstm_block", "mlstm", "inner width 128"), ("slstm_block", "slstm", "embedding width 64")],
+)
+def test_heads_that_do_not_divide_a_width_are_named_in_the_section_that_says_them(
+    block: str, layer: str, width: str, tmp_path
+):
+    config = copy.deepcopy(MODEL.config)
+    config[block][layer]["num_heads"] = 7
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        read_config(tmp_path / "model.json")
+    assert f"has {block}.{layer}.num_heads = 7: the {width} is not a multiple of it" in str(caught.value)
+
+
 # --- tied head, tokenizer -------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from ..checksum import sha256
 from ..modeling.architecture import Architecture
 from .files.tensors import LazyTensor
+from .files.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,37 @@ class Checkpoint:
     tokenizer: Path | None = None
     """A Hugging Face `tokenizer.json` beside the weights."""
 
+    @classmethod
+    def of(
+        cls,
+        weights: Weights,
+        *,
+        family: str,
+        architecture: Architecture,
+        tensors: Mapping[str, LazyTensor],
+        config: Mapping[str, object],
+        upstream: Mapping[str, LazyTensor],
+    ) -> Checkpoint:
+        """What a family's reader has understood of `weights`; path, files, notes and tokenizer are theirs."""
+        return cls(
+            family=family,
+            path=weights.path,
+            files=tuple(dict.fromkeys(weights.files.values())),
+            architecture=architecture,
+            tensors=tensors,
+            config=config,
+            upstream=upstream,
+            notes=weights.notes,
+            tokenizer=_tokenizer(weights.path),
+        )
+
     def sha256(self) -> str | None:
         """Over the bytes of the weight files in their order; None for random weights, which have no files."""
         return sha256(*self.files) if self.files else None
+
+
+def _tokenizer(weights: Path) -> Path | None:
+    """`tokenizer.json` in the folder of the weights, or above a folder `checkpoint-500` of a training run."""
+    folder = weights if weights.is_dir() else weights.parent
+    folders = [folder, folder.absolute().parent] if re.fullmatch(r"checkpoint-\d+", folder.name) else [folder]
+    return next((file for place in folders if (file := place / "tokenizer.json").is_file()), None)

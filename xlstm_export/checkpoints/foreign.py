@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import ErrorKind, UserError
+from .families import FAMILIES
 
-_SUPPORTED = (
-    "Supported are models of the xlstm package (xLSTMLMModel, xLSTMBlockStack, xLSTMLarge) and transformers' "
-    "xLSTMForCausalLM."
-)
+_SUPPORTED = f"Supported are {', '.join(family.models for family in FAMILIES)}."
 _SAVE_AS = "Give a checkpoint: a safetensors file, a file of torch.save, or a folder that holds one."
 
 _SUFFIXES = {
@@ -105,46 +103,46 @@ _TIREX_2 = (
     f"{_SUPPORTED}"
 )
 
+_MODELS: tuple[tuple[tuple[str, ...], str], ...] = (
+    ((r"input_patch_embedding\.", r"slstm_layer\.slstm_cell\."), f"{{path}} is TiRex, {_TIREX}"),
+    ((r"input_patch_embedding\.", r"(fwd_cell|rev_cell|variate)"), f"{{path}} is TiRex-2, {_TIREX_2}"),
+    (
+        (r"(patch_embed\.|rowwise_from_)",),
+        f"{{path}} is Vision-LSTM, which runs over images in both directions: it has no step mode. {_SUPPORTED}",
+    ),
+    (
+        (r"exp_(input|forget)_gates\.",),
+        f"{{path}} is of PyxLSTM, whose cells have equations of their own. {_SUPPORTED}",
+    ),
+    (
+        (r"blocks_\d+\.",),
+        "{example} has the names of xlstm-jax. Convert it with xlstm-jax's own converter to a safetensors checkpoint "
+        "(plain or huggingface) and give that.",
+    ),
+    (
+        (r"^blocks\.\d+\.mlstm_layer\.",),
+        "{path} is an xLSTM backbone without its language-model head (tensor {first}, ...). Save the whole xLSTMLarge "
+        "or xLSTMForCausalLM.",
+    ),
+    (
+        (r"(?i)[ms]?lstm",),
+        "{example} has LSTM cells, but not those of a supported model: cells of other implementations differ in their "
+        f"equations even where they are called xLSTM. {_SUPPORTED}",
+    ),
+    ((), f"{{example}} is no xLSTM model. {_SUPPORTED}"),
+)
+"""Regular expressions, each found in the name of some tensor, and what such a checkpoint is; the first row decides."""
+
 
 def unknown_tensors(path: Path, tensor_names: Iterable[str]) -> UserError:
     """The error for tensors of no supported family, naming the model where it is known."""
     names = list(tensor_names)
     if not names:
         return UserError(ErrorKind.checkpoint, f"{path} holds no tensors. {_SAVE_AS}")
-
-    def some(pattern: str) -> bool:
-        return any(re.search(pattern, name) for name in names)
-
+    message = next(
+        message
+        for patterns, message in _MODELS
+        if all(any(re.search(pattern, name) for name in names) for pattern in patterns)
+    )
     example = f"{path} (tensor {names[0]}, ...)"
-    if some(r"input_patch_embedding\.") and some(r"slstm_layer\.slstm_cell\."):
-        return UserError(ErrorKind.checkpoint, f"{path} is TiRex, {_TIREX}")
-    if some(r"input_patch_embedding\.") and some(r"(fwd_cell|rev_cell|variate)"):
-        return UserError(ErrorKind.checkpoint, f"{path} is TiRex-2, {_TIREX_2}")
-    if some(r"patch_embed\.") or some(r"rowwise_from_"):
-        return UserError(
-            ErrorKind.checkpoint,
-            f"{path} is Vision-LSTM, which runs over images in both directions: it has no step mode. {_SUPPORTED}",
-        )
-    if some(r"exp_(input|forget)_gates\."):
-        return UserError(
-            ErrorKind.checkpoint, f"{path} is of PyxLSTM, whose cells have equations of their own. {_SUPPORTED}"
-        )
-    if some(r"blocks_\d+\."):
-        return UserError(
-            ErrorKind.checkpoint,
-            f"{example} has the names of xlstm-jax. Convert it with xlstm-jax's own converter to a safetensors "
-            "checkpoint (plain or huggingface) and give that.",
-        )
-    if some(r"^blocks\.\d+\.mlstm_layer\."):
-        return UserError(
-            ErrorKind.checkpoint,
-            f"{path} is an xLSTM backbone without its language-model head (tensor {names[0]}, ...). "
-            "Save the whole xLSTMLarge or xLSTMForCausalLM.",
-        )
-    if some(r"(?i)[ms]?lstm"):
-        return UserError(
-            ErrorKind.checkpoint,
-            f"{example} has LSTM cells, but not those of a supported model: cells of other implementations differ in "
-            f"their equations even where they are called xLSTM. {_SUPPORTED}",
-        )
-    return UserError(ErrorKind.checkpoint, f"{example} is no xLSTM model. {_SUPPORTED}")
+    return UserError(ErrorKind.checkpoint, message.format(path=path, first=names[0], example=example))

@@ -9,15 +9,13 @@ from ..errors import ErrorKind, UserError
 from ..modeling.architecture import Architecture
 from . import foreign
 from .checkpoint import Checkpoint
-from .families import xlstm, xlstm_hf, xlstm_large
+from .families import FAMILIES, MARKS, family_of_settings, family_of_tensors
 from .families.family import Family
 from .files import pickles as pickle_files
 from .files import safetensors as safetensors_files
 from .files import settings as settings_files
 from .files.settings import NO_SETTINGS, Settings
 from .files.weights import WRAPPERS, Weights
-
-FAMILIES: tuple[Family, ...] = (xlstm.FAMILY, xlstm_large.FAMILY, xlstm_hf.FAMILY)
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -34,7 +32,7 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Checkpoint:
     """
     path = Path(path)
     weights = _weights(path).unwrapped()
-    family = next((f for f in FAMILIES if f.owns_tensors(weights.tensors)), None)
+    family = family_of_tensors(weights.tensors)
     if family is None:
         raise foreign.unknown_tensors(path, weights.tensors)
     return family.read(weights, _settings(weights, family, config))
@@ -42,38 +40,39 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Checkpoint:
 
 def read_config(path: Path) -> tuple[str, Architecture, dict[str, object]]:
     """The family, the architecture and the complete upstream configuration that a YAML or JSON file describes."""
-    path = Path(path)
-    values = settings_files.read_file(path)
-    foreign.refuse_settings(path, values)
-    settings = settings_files.from_file(path)
-    family = _family_of(settings)
+    settings = _settings_of(Path(path))
+    family = family_of_settings(settings)
+    assert family is not None  # its marks are how the settings were found
     return family.name, *family.from_settings(settings)
-
-
-def _family_of(settings: Settings) -> Family:
-    family = next((f for f in FAMILIES if f.owns_settings(settings)), None)
-    if family is None:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{settings.source} describes no model of the families {', '.join(f.name for f in FAMILIES)}.",
-        )
-    return family
 
 
 def _settings(weights: Weights, family: Family, config: Path | None) -> Settings:
     """The configuration: as given, in the file, or beside it. It must be of the weights' family."""
     if config is not None:
-        foreign.refuse_settings(config, settings_files.read_file(config))
-        settings = settings_files.from_file(config)
+        settings = _settings_of(config)
     else:
-        inside = settings_files.locate(weights.extras, f"the configuration in {weights.path}")
-        settings = inside or settings_files.beside(weights.path) or NO_SETTINGS
-    if settings.given and not family.owns_settings(settings):
-        other = next((f.name for f in FAMILIES if f.owns_settings(settings)), "no family")
+        inside = settings_files.locate(weights.extras, f"the configuration in {weights.path}", MARKS)
+        settings = inside or settings_files.beside(weights.path, MARKS) or NO_SETTINGS
+    if settings.given and (other := family_of_settings(settings)) is not family:
         raise UserError(
             ErrorKind.checkpoint,
-            f"{settings.source} is a configuration of {other}, but the tensors of {weights.path} are of family "
+            f"{settings.source} is a configuration of {other.name}, but the tensors of {weights.path} are of family "
             f"{family.name}. Give the configuration that belongs to them with --config.",
+        )
+    return settings
+
+
+def _settings_of(path: Path) -> Settings:
+    """The description of a model in a file that the user named."""
+    values = settings_files.read_file(path)
+    foreign.refuse_settings(path, values)
+    settings = settings_files.locate(values, str(path), MARKS)
+    if settings is None:
+        fields = ", of ".join(family.configurations for family in FAMILIES)
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"{path} describes no xLSTM model: expected the fields of {fields}, at the top or under a key such as "
+            "`model`.",
         )
     return settings
 
@@ -118,4 +117,4 @@ def _folder(path: Path) -> Weights:
 
 def _recognises(state: Mapping[str, object]) -> bool:
     names = [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in state]
-    return any(family.owns_tensors(names) for family in FAMILIES)
+    return family_of_tensors(names) is not None

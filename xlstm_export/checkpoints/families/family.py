@@ -1,4 +1,4 @@
-"""What a model family supplies; `detect` holds the list. A family is one module and one registration."""
+"""What a model family supplies. A family is one module, one registration beside this one, and one upstream model."""
 
 from __future__ import annotations
 
@@ -10,24 +10,35 @@ import torch
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture
 from ..checkpoint import Checkpoint
-from ..files.settings import Settings
+from ..files.settings import Marks, Settings
 from ..files.tensors import LazyTensor
 from ..files.weights import Weights, missing
 
 
 @dataclass(frozen=True)
 class Family:
-    """How checkpoints of one upstream code base are told and read."""
+    """How checkpoints of one upstream code base are told and read; README.md says how to add one."""
 
     name: str
+    """`xlstm-large`. Its upstream model is the module of that name in `validation/references` (`xlstm_large`)."""
+    models: str
+    """The upstream classes that it reads, as messages name them."""
+    configurations: str
+    """The upstream classes that its configurations have the fields of, as messages name them."""
+    marks: Marks
+    """What tells its configurations."""
+    packages: tuple[str, ...]
+    """The distributions that its upstream model needs, for `validate`."""
     owns_tensors: Callable[[Iterable[str]], bool]
     """Whether tensors of these names (without wrappers) are of this family."""
-    owns_settings: Callable[[Settings], bool]
-    """Whether a configuration is of this family."""
     read: Callable[[Weights, Settings], Checkpoint]
     """The checkpoint; raises `UserError` unless every tensor is understood and the settings agree with them."""
     from_settings: Callable[[Settings], tuple[Architecture, dict[str, object]]]
     """The architecture and the complete upstream configuration from settings alone."""
+
+    def owns_settings(self, settings: Settings) -> bool:
+        """Whether a configuration is of this family, unless a family registered before it owns it."""
+        return self.marks.describe(settings.values) or self.marks.name(settings.values)
 
 
 def plain_factor(dim: int, width: int, candidates: list[tuple[float, float]], rounded: Callable) -> tuple[float, float]:

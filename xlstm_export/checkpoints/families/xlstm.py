@@ -16,7 +16,7 @@ import torch
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture, Block, FeedForward, MLSTMBlock, SLSTMBlock
 from ..checkpoint import Checkpoint
-from ..files.settings import Settings
+from ..files.settings import Marks, Settings
 from ..files.tensors import LazyTensor
 from ..files.weights import Weights, missing
 from .family import Family, join_tables
@@ -24,6 +24,7 @@ from .xlstm_settings import ACTIVATIONS, agree, check_settings, from_settings, u
 
 STACK = "xlstm_block_stack."
 TABLES = ("token_embedding.weight", "lm_head.weight")
+_CONSTANTS = ("mlstm_cell.causal_mask",)  # a buffer of early versions
 _ANCHOR = re.compile(r"(?P<prefix>.*?)blocks\.(?P<index>\d+)\.xlstm_norm\.weight")
 
 
@@ -31,14 +32,10 @@ def owns_tensors(names: Iterable[str]) -> bool:
     return any(_ANCHOR.fullmatch(name) for name in names)
 
 
-def owns_settings(settings: Settings) -> bool:
-    return "mlstm_block" in settings or "slstm_block" in settings or "slstm_at" in settings
-
-
 def read(weights: Weights, settings: Settings) -> Checkpoint:
     """Understand the tensors, hold the settings against them, and rename."""
     check_settings(settings)
-    weights, stack = _select(weights, settings.given)
+    weights, stack = _select(weights.without(_CONSTANTS), settings.given)
     if stack:
         weights, tied = join_tables(weights, *TABLES, settings, "tie_weights")
     else:
@@ -47,15 +44,13 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
     weights.require(_expected(architecture, stack, group_norm_weight))
     agree(settings, architecture, group_norm_weight)
     upstream = {name: _vanilla_layout(name, tensor, weights) for name, tensor in weights.tensors.items()}
-    return Checkpoint(
+    return Checkpoint.of(
+        weights,
         family=FAMILY.name,
-        path=weights.path,
-        files=tuple(dict.fromkeys(weights.files.values())),
         architecture=architecture,
         tensors=_canonical(upstream, architecture, stack),
         config=upstream_config(architecture, group_norm_weight, settings),
         upstream=upstream,
-        notes=weights.notes,
     )
 
 
@@ -342,4 +337,19 @@ def _conv_weight(stored: LazyTensor) -> LazyTensor:
     return stored.map(lambda w: w[:, 0].t().contiguous())
 
 
-FAMILY = Family("xlstm", owns_tensors, owns_settings, read, from_settings)
+FAMILY = Family(
+    name="xlstm",
+    models="xLSTMLMModel and xLSTMBlockStack of the xlstm package",
+    configurations="xLSTMLMModelConfig or xLSTMBlockStackConfig (mlstm_block, slstm_block, ...)",
+    marks=Marks(
+        keys=(
+            frozenset({"mlstm_block"}),
+            frozenset({"slstm_block"}),
+            frozenset({"slstm_at", "embedding_dim", "num_blocks"}),
+        )
+    ),
+    packages=("xlstm",),
+    owns_tensors=owns_tensors,
+    read=read,
+    from_settings=from_settings,
+)

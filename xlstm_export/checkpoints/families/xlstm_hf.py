@@ -1,4 +1,4 @@
-"""Family `xlstm-hf`: `transformers.xLSTMForCausalLM`, the architecture of `xlstm_large` under other names.
+"""Family `xlstm-hf`: `transformers.xLSTMForCausalLM`, the architecture of xLSTM-7B under other names.
 
 Two keys have two spellings each, of which converters write only one; an explicit key wins over a default. The
 model always has a final norm, without bias, whatever `add_out_norm` and `use_bias` say (`modeling_xlstm.py`).
@@ -12,25 +12,19 @@ from collections.abc import Iterable
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture
 from ..checkpoint import Checkpoint
-from ..files.settings import Settings
+from ..files.settings import Marks, Settings
 from ..files.weights import Weights, missing
+from . import mlstm_large as large
 from .family import Family, join_tables
-from .xlstm_large import ANCHOR, TABLES, agree, architecture_from, architecture_of, canonical, expected, select
-from .xlstm_large import upstream_config as large_config
 
-FFN_FACTOR = 2.667
-DEFAULTS = {"vocab_size": 50304, "embedding_dim": 4096, "num_blocks": 32, "num_heads": 8}
+DEFAULTS = {"vocab_size": 50304, "embedding_dim": 4096, "num_blocks": 32, "num_heads": 8, "ffn_proj_factor": 2.667}
 SPELLINGS = {"hidden_size": "embedding_dim", "num_hidden_layers": "num_blocks"}
 EMBEDDING = "backbone.embeddings.weight"
 
 
 def owns_tensors(names: Iterable[str]) -> bool:
     names = list(names)
-    return any(ANCHOR.fullmatch(n) for n in names) and any(n.endswith(EMBEDDING) for n in names)
-
-
-def owns_settings(settings: Settings) -> bool:
-    return settings.values.get("model_type") == "xlstm" or set(SPELLINGS) <= settings.values.keys()
+    return any(large.ANCHOR.fullmatch(n) for n in names) and any(n.endswith(EMBEDDING) for n in names)
 
 
 def read(weights: Weights, settings: Settings) -> Checkpoint:
@@ -40,31 +34,25 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
             f"{weights.path} has no configuration, and weights do not tell the soft caps and epsilons of an xLSTM "
             "model. Put its config.json beside the weights, or pass it with --config.",
         )
-    large = _respelled(settings)
-    weights = select(weights)
-    weights, tied = join_tables(weights, EMBEDDING, TABLES[1], settings, "tie_word_embeddings")
-    weights = weights.renamed({TABLES[0] if name == EMBEDDING else name: name for name in weights.tensors})
+    respelled = _respelled(settings)
+    weights, tied = join_tables(large.model_of(weights), EMBEDDING, large.TABLES[1], settings, "tie_word_embeddings")
+    weights = weights.renamed({large.TABLES[0] if name == EMBEDDING else name: name for name in weights.tensors})
     if "backbone.out_norm.weight" not in weights:
         raise missing(weights, ["backbone.out_norm.weight"])
-    architecture, fused = architecture_of(weights, large, tied, FFN_FACTOR)
-    shapes = expected(architecture, fused, weights)
+    architecture, fused = large.architecture_of(weights, respelled, tied)
+    shapes = large.expected(architecture, fused)
     shapes.pop("backbone.out_norm.bias", None)
     weights.require(shapes)
     settings.agree("hidden_size", architecture.embedding_dim, f"width of {EMBEDDING}")
     settings.agree("num_hidden_layers", len(architecture.blocks), "backbone.blocks with tensors")
-    agree(large, architecture, FFN_FACTOR)
-    upstream = {EMBEDDING if name == TABLES[0] else name: tensor for name, tensor in weights.tensors.items()}
-    tokenizer = (weights.path if weights.path.is_dir() else weights.path.parent) / "tokenizer.json"
-    return Checkpoint(
+    large.agree(respelled, architecture)
+    return Checkpoint.of(
+        weights,
         family=FAMILY.name,
-        path=weights.path,
-        files=tuple(dict.fromkeys(weights.files.values())),
         architecture=architecture,
-        tensors=canonical(weights.tensors, architecture, fused),
-        config=_hf_config(architecture, large, fused),
-        upstream=upstream,
-        notes=weights.notes,
-        tokenizer=tokenizer if tokenizer.is_file() else None,
+        tensors=large.canonical(weights.tensors, architecture, fused),
+        config=_hf_config(architecture, respelled, fused),
+        upstream={EMBEDDING if name == large.TABLES[0] else name: t for name, t in weights.tensors.items()},
     )
 
 
@@ -92,19 +80,27 @@ def _respelled(settings: Settings) -> Settings:
 
 def _hf_config(architecture: Architecture, settings: Settings, fused: bool) -> dict[str, object]:
     """Fields of `transformers.xLSTMConfig`."""
-    config = large_config(architecture, settings, fused, FFN_FACTOR)
+    config = large.upstream_config(architecture, settings, fused)
     spelled = {theirs: config[ours] for theirs, ours in SPELLINGS.items()}
     return {"model_type": "xlstm", **config, **spelled, "tie_word_embeddings": architecture.tied_head}
 
 
 def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
     """The architecture that transformers builds from a configuration, with its defaults."""
-    large = _respelled(settings)
-    large = dataclasses.replace(large, values=DEFAULTS | dict(large.values) | {"add_out_norm": True})
-    architecture, _ = architecture_from(large, FFN_FACTOR)
+    respelled = _respelled(settings)
+    respelled = dataclasses.replace(respelled, values=DEFAULTS | dict(respelled.values) | {"add_out_norm": True})
+    architecture, fused = large.architecture_from(respelled)
     architecture = dataclasses.replace(architecture, final_norm_bias=False)
-    fused = large.choice("weight_mode", "single", ("single", "fused")) == "fused"
-    return architecture, _hf_config(architecture, large, fused)
+    return architecture, _hf_config(architecture, respelled, fused)
 
 
-FAMILY = Family("xlstm-hf", owns_tensors, owns_settings, read, from_settings)
+FAMILY = Family(
+    name="xlstm-hf",
+    models="xLSTMForCausalLM of transformers",
+    configurations="transformers' xLSTMConfig",
+    marks=Marks(keys=(frozenset(SPELLINGS),), model_type="xlstm"),
+    packages=("transformers",),
+    owns_tensors=owns_tensors,
+    read=read,
+    from_settings=from_settings,
+)

@@ -227,24 +227,23 @@ def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
             ErrorKind.checkpoint,
             f"{settings.source} places sLSTM blocks at {at} but has no {settings.section}slstm_block. Add it.",
         )
-    outer = settings.below("mlstm_block").below("mlstm")
+    layer, slstm_block = settings.below("mlstm_block").below("mlstm"), settings.below("slstm_block")
     mlstm = MLSTMBlock(
-        inner_dim=_width(outer, 2.0, dim),
-        num_heads=outer.integer("num_heads", 4),
-        conv_kernel=outer.integer("conv1d_kernel_size", 4, minimum=2),
-        qkv_block_size=outer.integer("qkv_proj_blocksize", 4),
+        inner_dim=_width(layer, 2.0, dim),
+        num_heads=layer.integer("num_heads", 4),
+        conv_kernel=layer.integer("conv1d_kernel_size", 4, minimum=2),
+        qkv_block_size=layer.integer("qkv_proj_blocksize", 4),
         bias=settings.boolean("bias", False),
     )
-    outer = settings.below("slstm_block")
-    section, feed_forward = outer.below("feedforward"), None
-    if "feedforward" not in outer or outer.values["feedforward"] is not None:
+    section, feed_forward = slstm_block.below("feedforward"), None
+    if "feedforward" not in slstm_block or slstm_block.values["feedforward"] is not None:
         feed_forward = FeedForward(
             hidden_dim=_width(section, 1.3, dim),
             activation=section.choice("act_fn", "gelu", ACTIVATIONS),
             bias=section.boolean("bias", False),
             fused_gate_up=True,
         )
-    cell = outer.below("slstm")
+    cell = slstm_block.below("slstm")
     slstm = SLSTMBlock(
         num_heads=cell.integer("num_heads", 4),
         conv_kernel=cell.integer("conv1d_kernel_size", 4, minimum=0),
@@ -253,7 +252,7 @@ def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
     if slstm.conv_kernel == 1:
         raise cell.error("conv1d_kernel_size", "a convolution of width 1 is not supported; 0 leaves it out")
     if len(at) < depth and mlstm.inner_dim % mlstm.num_heads:
-        raise outer.error("num_heads", f"the inner width {mlstm.inner_dim} is not a multiple of it")
+        raise layer.error("num_heads", f"the inner width {mlstm.inner_dim} is not a multiple of it")
     if at and dim % slstm.num_heads:
         raise cell.error("num_heads", f"the embedding width {dim} is not a multiple of it")
     architecture = Architecture(

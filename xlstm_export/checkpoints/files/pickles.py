@@ -76,7 +76,7 @@ def read_file(path: Path, recognises: Callable[[Mapping[str, object]], bool]) ->
         ".".join(k) for k, _ in dictionaries if keys and len(k) == len(keys) and k[:-1] == keys[:-1] and k != keys
     )
     notes = (f"{', '.join(around)} beside {'.'.join(keys)} in {path.name} is not exported.",) if around else ()
-    return Weights(path, tensors, dict.fromkeys(tensors, path), _without_tensors(content), notes)
+    return Weights(path, tensors, dict.fromkeys(tensors, path), extras=_without_tensors(content), notes=notes)
 
 
 def _load(path: Path) -> object:

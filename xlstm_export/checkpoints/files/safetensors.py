@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def read_file(path: Path) -> Weights:
         if name in tensors and alias not in tensors:
             tensors[alias] = tensors[name]
     extras = {key: parsed for key, value in metadata.items() if (parsed := _parse_mapping(value)) is not None}
-    return Weights(path, tensors, dict.fromkeys(tensors, path), extras)
+    return Weights(path, tensors, dict.fromkeys(tensors, path), extras=extras)
 
 
 def read_shards(path: Path, files: list[Path]) -> Weights:
@@ -139,7 +140,7 @@ def _complete(folder: Path, found: list[int], expected: range, pattern: str) -> 
 
 
 def _at(path: Path, weights: Weights) -> Weights:
-    return Weights(path, weights.tensors, weights.files, weights.extras)
+    return replace(weights, path=path)
 
 
 def _read_header(path: Path) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,22 @@ import yaml
 from ...errors import ErrorKind, UserError
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_MARKS = ({"mlstm_block"}, {"slstm_block"}, {"embedding_dim", "num_blocks"}, {"hidden_size", "num_hidden_layers"})
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How the description of a model is told from other settings."""
+
+    keys: tuple[frozenset[str], ...]
+    """Any of these sets of keys, all of one."""
+    model_type: str | None = None
+    """Or this value of `model_type`, which may also stand beside a description that is nested."""
+
+    def describe(self, values: Mapping[str, object]) -> bool:
+        return any(keys <= values.keys() for keys in self.keys)
+
+    def name(self, values: Mapping[str, object]) -> bool:
+        return self.model_type is not None and values.get("model_type") == self.model_type
 
 
 @dataclass(frozen=True)
@@ -167,25 +182,25 @@ def _resolve(value: object, root: Mapping, depth: int = 0) -> object:
 _UNSET = object()
 
 
-def find_model(values: object, depth: int = 0) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Every description of an xLSTM model in nested mappings, with the keys that lead to it (dotted)."""
+def find_models(values: object, marks: Sequence[Marks], depth: int = 0) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Every description of a model in nested mappings, with the keys that lead to it (dotted)."""
     if not isinstance(values, Mapping) or depth > 4:
         return
-    if any(mark <= values.keys() for mark in _MARKS):
+    if any(mark.describe(values) for mark in marks):
         yield "", values
         return
     nested = False
     for key, value in values.items():
-        for path, found in find_model(value, depth + 1):
+        for path, found in find_models(value, marks, depth + 1):
             nested = True
             yield f"{key}.{path}" if path else str(key), found
-    if not nested and values.get("model_type") == "xlstm":
+    if not nested and any(mark.name(values) for mark in marks):
         yield "", values
 
 
-def locate(values: object, source: str) -> Settings | None:
-    """The one model description in `values`, or None."""
-    found = list(find_model(values))
+def locate(values: object, source: str, marks: Sequence[Marks]) -> Settings | None:
+    """The one description of a model in `values`, or None."""
+    found = list(find_models(values, marks))
     distinct = [item for index, item in enumerate(found) if item[1] not in [other for _, other in found[:index]]]
     if len(distinct) > 1:
         keys = ", ".join(path for path, _ in distinct)
@@ -196,26 +211,13 @@ def locate(values: object, source: str) -> Settings | None:
     return Settings(distinct[0][1], source) if distinct else None
 
 
-def from_file(path: Path) -> Settings:
-    """The model description in a file that the user named."""
-    settings = locate(read_file(path), str(path))
-    if settings is None:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{path} describes no xLSTM model: expected the fields of xLSTMLMModelConfig or xLSTMBlockStackConfig "
-            "(mlstm_block, slstm_block, embedding_dim, num_blocks, ...), of xLSTMLargeConfig, or of a Hugging Face "
-            "xLSTMConfig, at the top or under a key such as `model`.",
-        )
-    return settings
-
-
-def beside(weights: Path) -> Settings | None:
-    """The model description beside the weights: `<stem>.yaml` and the like first, then `config.yaml` and the like."""
+def beside(weights: Path, marks: Sequence[Marks]) -> Settings | None:
+    """The description beside the weights: in `<stem>.yaml` and the like first, then in `config.yaml` and the like."""
     folder = weights if weights.is_dir() else weights.parent
     stems = ["config"] if weights.is_dir() else [weights.stem, "config"]
     for stem in stems:
         paths = [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
-        found = [(path, settings) for path in paths if (settings := locate(read_file(path), str(path)))]
+        found = [(path, settings) for path in paths if (settings := locate(read_file(path), str(path), marks))]
         if len(found) > 1 and any(settings.values != found[0][1].values for _, settings in found):
             names = " and ".join(path.name for path, _ in found)
             raise UserError(

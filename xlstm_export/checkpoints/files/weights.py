@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,8 +16,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Parts of a name put there by data parallelism, `torch.compile` and activation checkpointing, at any depth."""
 
-CONSTANTS = ("n_averaged", "mlstm_cell.causal_mask")
-"""Buffers that are no weights: of `torch.optim.swa_utils.AveragedModel`, and of early mLSTM cells."""
+_COUNTER = "n_averaged"  # of `torch.optim.swa_utils.AveragedModel`
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Weights:
     tensors: Mapping[str, LazyTensor]
     files: Mapping[str, Path]
     """The file that holds each tensor."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The name that a tensor has in its file, where it is another."""
     extras: Mapping[str, object] = field(default_factory=dict)
     """Everything else in the file, as plain values: configurations are looked for here."""
     notes: tuple[str, ...] = ()
@@ -38,7 +39,7 @@ class Weights:
 
     def where(self, name: str) -> str:
         """The tensor as a message names it."""
-        return f"tensor {name} of {self.files[name]}"
+        return f"tensor {self.names.get(name, name)} of {self.files[name]}"
 
     def shape(self, name: str, rank: int) -> tuple[int, ...]:
         """Shape of a tensor that the model cannot be understood without."""
@@ -54,10 +55,10 @@ class Weights:
         return shape
 
     def unwrapped(self) -> Weights:
-        """The same tensors without wrappers in their names, and without constants."""
+        """The same tensors without wrappers in their names, and without what wrappers add."""
         renamed: dict[str, str] = {}
         for name in self.tensors:
-            if name.endswith(CONSTANTS):
+            if name.endswith(_COUNTER):
                 continue
             plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
             if plain in renamed:
@@ -73,11 +74,16 @@ class Weights:
         """The tensors whose names start with `prefix`, without it."""
         return self.renamed({name[len(prefix) :]: name for name in self.tensors if name.startswith(prefix)})
 
+    def without(self, constants: tuple[str, ...]) -> Weights:
+        """The tensors whose names do not end like that."""
+        return self.renamed({name: name for name in self.tensors if not name.endswith(constants)})
+
     def renamed(self, old_names: Mapping[str, str]) -> Weights:
         """The tensors under new names: new name → old name."""
         tensors = {new: self.tensors[old] for new, old in old_names.items()}
         files = {new: self.files[old] for new, old in old_names.items()}
-        return Weights(self.path, tensors, files, self.extras, self.notes)
+        names = {new: self.names.get(old, old) for new, old in old_names.items()}
+        return replace(self, tensors=tensors, files=files, names=names)
 
     def require(self, expected: Mapping[str, Sequence[tuple[int, ...]]]) -> None:
         """Every expected tensor is there with one of its shapes and a floating dtype, and there is no other.
