@@ -14,7 +14,6 @@ import pytest
 from support.native import (
     attempt,
     build_runtime,
-    build_with_cuda,
     environment,
     onnxruntime_library,
     onnxruntime_operators,
@@ -25,6 +24,7 @@ from support.paths import ROOT
 from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.exporter import ExportOptions, export_bundle
+from xlstm_export.native import toolchain
 from xlstm_export.runtime import open_session
 from xlstm_export.runtime.generation import Generation
 from xlstm_export.runtime.sampling import Sampler, Sampling
@@ -364,7 +364,8 @@ def test_missing_pieces_are_named_in_one_line(release: Path, export_variant: Exp
 
 
 def test_without_tensorrt_its_back_end_says_what_is_missing(release: Path, export_variant: Export) -> None:
-    build_with_cuda()  # skips the test where that cannot be, since then the back end is not compiled in
+    if (compiler := toolchain.cuda_compiler()).path is None:
+        pytest.skip(f"{compiler.name} is not here, so that the back end is not compiled in. {compiler.remedy}")
     bench = [release / "xlstm-bench", export_variant("a-mixed")[2], "--backend", "tensorrt"]
     for library, message in (
         ("/nowhere/libnvinfer.so", "TensorRT cannot be loaded (/nowhere/libnvinfer.so"),
