@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.runtime_build import release_build
+from support.native import build_runtime
 
 
 @pytest.fixture(scope="session")
 def release() -> Path:
     """The programs of an ordinary build, with the TensorRT back end where its headers are here."""
-    return release_build() / "bin"
+    return build_runtime() / "bin"
 
 
 @pytest.fixture(scope="module")

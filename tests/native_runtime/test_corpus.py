@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from support.corpus import BAD, GOOD, KINDS, STATE_BATCH, STATE_MANIFEST, check
 from support.damage import damaged_json
-from support.runtime_build import run
+from support.native import run
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.checksum import sha256

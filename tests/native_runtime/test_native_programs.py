@@ -8,15 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.runtime_build import (
-    ROOT,
-    attempt,
-    environment,
-    onnxruntime_library,
-    release_build,
-    require_tensorrt_headers,
-    run,
-)
+from support.native import attempt, build_runtime, environment, onnxruntime_library, run
+from support.paths import ROOT
+
+from xlstm_export.native import toolchain
 
 pytestmark = pytest.mark.usefixtures("cpu_and_one_thread")
 Export = Callable[..., tuple[object, Path, Path]]
@@ -24,7 +19,7 @@ Export = Callable[..., tuple[object, Path, Path]]
 
 def test_an_installed_package_is_found_by_cmake_and_pkg_config(export_variant: Export, tmp_path: Path) -> None:
     bundle, prefix = export_variant("c-single")[2], tmp_path / "prefix"
-    run("cmake", "--install", release_build(), "--prefix", prefix)
+    run("cmake", "--install", build_runtime(), "--component", "runtime", "--prefix", prefix)
     moved = prefix.rename(tmp_path / "moved")  # nothing in it may name the place of installation
     assert (moved / "share" / "doc" / "xlstm" / "FORMAT.md").is_file()
     consumer = Path(__file__).parent / "consumer"
@@ -103,7 +98,8 @@ def test_missing_pieces_are_named_in_one_line(release: Path, export_variant: Exp
 
 
 def test_without_tensorrt_its_back_end_says_what_is_missing(release: Path, export_variant: Export) -> None:
-    require_tensorrt_headers()
+    if (compiler := toolchain.cuda_compiler()).path is None:
+        pytest.skip(f"{compiler.name} is not here, so that the back end is not compiled in. {compiler.remedy}")
     bench = [release / "xlstm-bench", export_variant("a-mixed")[2], "--backend", "tensorrt"]
     for library, message in (
         ("/nowhere/libnvinfer.so", "TensorRT cannot be loaded (/nowhere/libnvinfer.so"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.native import attempt, onnxruntime_operators
 from support.native_sessions import (
     make_inputs,
     make_prompts,
@@ -15,7 +16,6 @@ from support.native_sessions import (
     python_prefill,
     python_steps,
 )
-from support.runtime_build import attempt, custom_ops_library
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.runtime import open_session
@@ -64,7 +64,7 @@ def test_logits_are_pythons_to_the_last_bit_with_the_custom_operators(
 ) -> None:
     bundle = export_variant(name, dtype, fixed)[2]
     inputs = make_inputs(bundle, STEPS, batch)
-    library = custom_ops_library()
+    library = onnxruntime_operators()
     expected = python_steps(bundle, inputs, library)
     found = native_steps(release, bundle, inputs, tmp_path, f"custom_ops={library}")
     assert expected.tobytes() == found.tobytes()
@@ -84,7 +84,7 @@ def test_prompts_give_the_logits_that_python_gives_to_the_last_bit(
     with_custom_ops: bool,
     chunk: int | None,
 ) -> None:
-    library = custom_ops_library() if with_custom_ops else None
+    library = onnxruntime_operators() if with_custom_ops else None
     named = [*([f"custom_ops={library}"] if with_custom_ops else []), *([f"chunk={chunk}"] if chunk else [])]
     for logits in ("last", "all"):
         bundle = export_variant(name, dtype, fixed, logits=logits)[2]

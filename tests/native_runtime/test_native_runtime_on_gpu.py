@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runtime_build import release_build, run
+from support.native import build_runtime, run
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.native.locate import find_onnxruntime_library
@@ -21,7 +21,7 @@ STEPS = 200
 def steps(bundle: Path, inputs: np.ndarray, folder: Path, *named: str) -> tuple[str, np.ndarray]:
     """What it ran on, and the logits (steps, batch, V)."""
     inputs.tofile(folder / "inputs")
-    driver = release_build() / "bin" / "runtime_driver"
+    driver = build_runtime() / "bin" / "runtime_driver"
     place = run(driver, "steps", bundle, inputs.shape[1], folder / "inputs", folder / "outputs", *named).strip()
     width = Bundle.open(bundle).manifest.output.shape[-1]
     return place, np.fromfile(folder / "outputs", np.float32).reshape(*inputs.shape, width)
@@ -30,7 +30,7 @@ def steps(bundle: Path, inputs: np.ndarray, folder: Path, *named: str) -> tuple[
 def prefill(bundle: Path, prompts: list[np.ndarray], folder: Path, *named: str) -> np.ndarray:
     """Logits (2, batch, V) after the prompts, and after one more step."""
     np.concatenate(prompts).tofile(folder / "inputs")
-    driver, lengths = release_build() / "bin" / "runtime_driver", ",".join(str(len(prompt)) for prompt in prompts)
+    driver, lengths = build_runtime() / "bin" / "runtime_driver", ",".join(str(len(prompt)) for prompt in prompts)
     run(driver, "prefill", bundle, lengths, folder / "inputs", folder / "outputs", *named)
     return np.fromfile(folder / "outputs", np.float32).reshape(2, len(prompts), -1)
 
@@ -61,7 +61,7 @@ def test_onnxruntime_on_cuda_agrees_with_the_cpu_on_the_trained_model(
 @pytest.mark.parametrize("settings", ["0 0 1 0", "0.8 0 1 1", "1.0 40 0.9 2"])
 def test_the_gpu_draws_the_tokens_that_the_host_draws_from_the_same_logits(demo_bundle: Path, settings: str) -> None:
     ids = run(
-        release_build() / "bin" / "runtime_driver", "tokens", demo_bundle, "73,110,32", STEPS, *settings.split(), "cuda"
+        build_runtime() / "bin" / "runtime_driver", "tokens", demo_bundle, "73,110,32", STEPS, *settings.split(), "cuda"
     )
     assert len(ids.split()) == STEPS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runtime_build import run
+from support.native import run
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.runtime import open_session

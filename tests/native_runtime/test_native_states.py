@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.native import attempt, environment, run
 from support.native_sessions import make_inputs, native_steps
-from support.runtime_build import attempt, environment, run
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import open_checkpoint

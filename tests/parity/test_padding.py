@@ -83,7 +83,9 @@ else:
 """
 
 
-@pytest.mark.parametrize(("mode", "rows", "positions"), [("both", 0, 3), ("both", 2, 0), ("both", 0, 0), ("step", 0, 1)])
+@pytest.mark.parametrize(
+    ("mode", "rows", "positions"), [("both", 0, 3), ("both", 2, 0), ("both", 0, 0), ("step", 0, 1)]
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pass_without_rows_or_positions_is_an_error_of_the_runtime(name, mode, rows, positions, export_variant):
     """In a process of its own, since without care it dies of SIGFPE (a batched product of no rows)."""
