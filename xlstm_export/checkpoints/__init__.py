@@ -3,6 +3,6 @@
 from ..modeling.architecture import Architecture
 from .checkpoint import Checkpoint
 from .files.tensors import FileExtent, LazyTensor
-from .open import open_checkpoint, read_config
+from .open import find_models, open_checkpoint, read_config
 
-__all__ = ["Architecture", "Checkpoint", "FileExtent", "LazyTensor", "open_checkpoint", "read_config"]
+__all__ = ["Architecture", "Checkpoint", "FileExtent", "LazyTensor", "find_models", "open_checkpoint", "read_config"]

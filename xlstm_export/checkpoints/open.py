@@ -9,33 +9,36 @@ from ..errors import ErrorKind, UserError
 from ..modeling.architecture import Architecture
 from . import foreign
 from .checkpoint import Checkpoint
-from .families import FAMILIES, MARKS, family_of_settings, family_of_tensors
-from .families.family import Family
+from .families import FAMILIES, MARKS, family_of_settings
 from .files import pickles as pickle_files
 from .files import safetensors as safetensors_files
 from .files import settings as settings_files
 from .files.settings import NO_SETTINGS, Settings
-from .files.weights import WRAPPERS, Weights
+from .files.weights import Weights
+from .parts import Part, choose_part, find_parts
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 
-def open_checkpoint(path: Path, config: Path | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, config: Path | None = None, *, select: str | None = None) -> Checkpoint:
     """Read a checkpoint of any family: its headers now, its values when they are asked for.
 
     Args:
         path: a file of weights (`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`) or a folder that holds one checkpoint.
         config: the configuration, YAML or JSON, instead of one found in or beside the weights.
+        select: the keys that lead to the model, dotted, where the checkpoint holds several.
 
     Raises:
         UserError: the checkpoint is not understood completely; one message, naming the tensor or setting.
     """
     path = Path(path)
-    weights = _weights(path).unwrapped()
-    family = family_of_tensors(weights.tensors)
-    if family is None:
-        raise foreign.unknown_tensors(path, weights.tensors)
-    return family.read(weights, _settings(weights, family, config))
+    part = choose_part(path, _weights(path).unwrapped(), select)
+    return part.family.read(part.weights, _settings(part, config))
+
+
+def find_models(path: Path) -> list[Part]:
+    """The models that a checkpoint holds, each as `select` takes it."""
+    return find_parts(_weights(Path(path)).unwrapped())
 
 
 def read_config(path: Path) -> tuple[str, Architecture, dict[str, object]]:
@@ -46,13 +49,14 @@ def read_config(path: Path) -> tuple[str, Architecture, dict[str, object]]:
     return family.name, *family.from_settings(settings)
 
 
-def _settings(weights: Weights, family: Family, config: Path | None) -> Settings:
+def _settings(part: Part, config: Path | None) -> Settings:
     """The configuration: as given, in the file, or beside it. It must be of the weights' family."""
+    weights, family = part.weights, part.family
     if config is not None:
-        settings = _settings_of(config)
+        settings = _settings_of(config, part)
     else:
-        inside = settings_files.locate(weights.extras, f"the configuration in {weights.path}", MARKS)
-        settings = inside or settings_files.beside(weights.path, MARKS) or NO_SETTINGS
+        inside = settings_files.find_settings(weights.extras, f"the configuration in {weights.path}", MARKS)
+        settings = _meant(inside, part) or _meant(settings_files.beside(weights.path, MARKS), part) or NO_SETTINGS
     if settings.given and (other := family_of_settings(settings)) is not family:
         raise UserError(
             ErrorKind.checkpoint,
@@ -62,11 +66,11 @@ def _settings(weights: Weights, family: Family, config: Path | None) -> Settings
     return settings
 
 
-def _settings_of(path: Path) -> Settings:
+def _settings_of(path: Path, part: Part | None = None) -> Settings:
     """The description of a model in a file that the user named."""
     values = settings_files.read_file(path)
     foreign.refuse_settings(path, values)
-    settings = settings_files.locate(values, str(path), MARKS)
+    settings = _meant(settings_files.find_settings(values, str(path), MARKS), part)
     if settings is None:
         fields = ", of ".join(family.configurations for family in FAMILIES)
         raise UserError(
@@ -75,6 +79,25 @@ def _settings_of(path: Path) -> Settings:
             "`model`.",
         )
     return settings
+
+
+def _meant(found: Mapping[str, Settings], part: Part | None) -> Settings | None:
+    """Of several descriptions, by the keys that lead to them, the one that is of the model's family and place."""
+    if part is not None and len(found) > 1:
+        same_family = {keys: s for keys, s in found.items() if family_of_settings(s) is part.family}
+        found = same_family or found
+    if part is not None and len(found) > 1:
+        place = set(part.name.split("."))
+        same_place = {keys: s for keys, s in found.items() if place.intersection(keys.split("."))}
+        found = same_place or found
+    if len(found) > 1:
+        source = next(iter(found.values())).source
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"{source} describes several models ({', '.join(list(found)[:4])}). Give the right one in a file of its "
+            "own: --config.",
+        )
+    return next(iter(found.values()), None)
 
 
 def _weights(path: Path) -> Weights:
@@ -92,7 +115,7 @@ def _weights(path: Path) -> Weights:
             ErrorKind.checkpoint,
             f"{path} is a configuration, not weights. Name the weights, or the folder that holds both.",
         )
-    return pickle_files.read_file(path, _recognises)
+    return pickle_files.read_file(path)
 
 
 def _folder(path: Path) -> Weights:
@@ -113,8 +136,3 @@ def _folder(path: Path) -> Weights:
             f"{path} holds several files of weights ({', '.join(f.name for f in files[:4])}). Name the one to export.",
         )
     return _weights(files[0])
-
-
-def _recognises(state: Mapping[str, object]) -> bool:
-    names = [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in state]
-    return family_of_tensors(names) is not None

@@ -104,8 +104,8 @@ def torchscript_archive(folder: Path):
     return folder / "ckpt.pt"
 
 
-@bad("instead of the whole model")
-def whole_pickled_model(folder: Path):
+@bad("is no xLSTM model")
+def whole_pickled_model_of_another_kind(folder: Path):
     torch.save(nn.Sequential(nn.Linear(2, 2)), folder / "ckpt.pt")
     return folder / "ckpt.pt"
 
@@ -115,17 +115,9 @@ class _RunsCode:
         return os.system, ("touch code-was-run",)
 
 
-@bad("objects are not unpickled: that could run code")
-def pickle_that_runs_code(folder: Path):
+@bad("weights do not tell its activation")
+def pickle_that_would_run_code_in_place_of_a_configuration(folder: Path):
     torch.save({"state_dict": weights_of(), "config": _RunsCode()}, folder / "ckpt.pt")
-    return folder / "ckpt.pt"
-
-
-@bad("holds a pickled omegaconf.")
-def pickled_omegaconf_configuration(folder: Path):
-    from omegaconf import OmegaConf
-
-    torch.save({"state_dict": weights_of(), "config": OmegaConf.create(config_of())}, folder / "ckpt.pt")
     return folder / "ckpt.pt"
 
 
@@ -141,7 +133,7 @@ def no_state_dictionary(folder: Path):
     return folder / "ckpt.pt"
 
 
-@bad("holds several models: model and ema_model")
+@bad("Say which one is meant: --select model")
 def two_models_in_one_file(folder: Path):
     torch.save({"model": weights_of(), "ema_model": weights_of()}, folder / "ckpt.pt")
     return folder / "ckpt.pt"

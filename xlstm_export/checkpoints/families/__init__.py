@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..files.settings import Settings
 from . import xlstm, xlstm_hf, xlstm_large
 from .family import Family
@@ -12,12 +10,6 @@ FAMILIES: tuple[Family, ...] = (xlstm.FAMILY, xlstm_hf.FAMILY, xlstm_large.FAMIL
 """A configuration is of the first family whose marks it has: marks that others may share come last."""
 
 MARKS = tuple(family.marks for family in FAMILIES)
-
-
-def family_of_tensors(names: Iterable[str]) -> Family | None:
-    """The family that tensors of these names (without wrappers) are of."""
-    names = list(names)
-    return next((family for family in FAMILIES if family.owns_tensors(names)), None)
 
 
 def family_of_settings(settings: Settings) -> Family | None:

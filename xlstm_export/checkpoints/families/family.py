@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,13 @@ class Family:
     """What tells its configurations."""
     packages: tuple[str, ...]
     """The distributions that its upstream model needs, for `validate`."""
-    owns_tensors: Callable[[Iterable[str]], bool]
-    """Whether tensors of these names (without wrappers) are of this family."""
+    roots: Callable[[Collection[str]], list[str]]
+    """What the names of tensors (without wrappers) of each model of this family among them start with.
+
+    Empty for a model at the top, else ending in a dot. `read` is given the tensors below a root, without it.
+    """
+    outline: Callable[[Weights], str]
+    """A model in a few words, from the tensors below its root: "3 blocks of width 64, vocabulary 97"."""
     read: Callable[[Weights, Settings], Checkpoint]
     """The checkpoint; raises `UserError` unless every tensor is understood and the settings agree with them."""
     from_settings: Callable[[Settings], tuple[Architecture, dict[str, object]]]
@@ -39,6 +45,17 @@ class Family:
     def owns_settings(self, settings: Settings) -> bool:
         """Whether a configuration is of this family, unless a family registered before it owns it."""
         return self.marks.describe(settings.values) or self.marks.name(settings.values)
+
+
+def outline_of(weights: Weights, norm: str, embedding: str) -> str:
+    """`Family.outline`, from the names of a norm as wide as the model and of the embedding, where there is one."""
+    blocks = {match[1] for name in weights.tensors if (match := re.search(r"\bblocks\.(\d+)\.", name))}
+    words = f"{len(blocks)} block{'s' if len(blocks) > 1 else ''}"
+    if norm in weights and len(weights.tensors[norm].shape) == 1:
+        words += f" of width {weights.tensors[norm].shape[0]}"
+    if embedding in weights and len(weights.tensors[embedding].shape) == 2:
+        words += f", vocabulary {weights.tensors[embedding].shape[0]}"
+    return words
 
 
 def plain_factor(dim: int, width: int, candidates: list[tuple[float, float]], rounded: Callable) -> tuple[float, float]:
@@ -83,7 +100,7 @@ def join_tables(weights: Weights, embedding: str, head: str, settings: Settings,
 
 def same_values(a: LazyTensor, b: LazyTensor) -> bool:
     """Whether two tensors are equal; stops reading at the first difference."""
-    if a is b or (a.extent is not None and a.extent == b.extent):
+    if a.is_same(b):
         return True
     if a.shape != b.shape or a.dtype != b.dtype:
         return False

@@ -7,16 +7,17 @@ projection) or `fused`; fused ones are taken apart by rows, so that every tensor
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture, FeedForward, MLSTMLargeBlock
 from ..files.settings import MAX_BLOCKS, Settings
 from ..files.tensors import LazyTensor
 from ..files.weights import Weights, missing
-from .family import plain_factor
+from .family import outline_of, plain_factor
 
 TABLES = ("embedding.weight", "lm_head.weight")
-ANCHOR = re.compile(r"(?P<prefix>.*?)backbone\.blocks\.\d+\.mlstm_layer\..*")
+_ANCHOR = re.compile(r"(?P<root>(?:.*?\.)?)backbone\.blocks\.\d+\.mlstm_layer\..*")
 NATIVE_KERNELS = {
     "chunkwise_kernel": "chunkwise--native_autograd",
     "sequence_kernel": "native_sequence__native",
@@ -27,23 +28,15 @@ FFN_FACTOR = 2.6667
 """`ffn_proj_factor` of `xLSTMLargeConfig` where nothing else is said."""
 
 
-def model_of(weights: Weights) -> Weights:
-    """The model without whatever prefix its tensors have."""
-    prefixes = {match["prefix"] for name in weights.tensors if (match := ANCHOR.fullmatch(name))}
-    if len(prefixes) > 1:
-        names = " and ".join(repr(prefix) for prefix in sorted(prefixes))
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{weights.path} holds several xLSTM models, under {names}. Save the one to export by itself.",
-        )
-    prefix = prefixes.pop()
-    if outside := [name for name in weights.tensors if not name.startswith(prefix)]:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{weights.where(outside[0])} lies outside the xLSTM model, whose tensors start with {prefix!r}. "
-            "Save the model's own state_dict().",
-        )
-    return weights.below(prefix)
+def roots(names: Collection[str], hugging_face: bool) -> list[str]:
+    """Of models with the names of transformers, or of the others."""
+    found = dict.fromkeys(match["root"] for name in names if (match := _ANCHOR.fullmatch(name)))
+    return [root for root in found if (f"{root}backbone.embeddings.weight" in names) == hugging_face]
+
+
+def outline(weights: Weights) -> str:
+    embedding = next((name for name in weights.tensors if name.endswith(("embedding.weight", "embeddings.weight"))), "")
+    return outline_of(weights, "backbone.blocks.0.norm_mlstm.weight", embedding)
 
 
 def architecture_of(weights: Weights, settings: Settings, tied: bool) -> tuple[Architecture, bool]:

@@ -8,7 +8,7 @@ kernels and biases have one layout for each sLSTM backend (`blocks/slstm/cell.py
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 
 import torch
@@ -19,23 +19,42 @@ from ..checkpoint import Checkpoint
 from ..files.settings import Marks, Settings
 from ..files.tensors import LazyTensor
 from ..files.weights import Weights, missing
-from .family import Family, join_tables
+from .family import Family, join_tables, outline_of
 from .xlstm_settings import ACTIVATIONS, agree, check_settings, from_settings, upstream_config
 
 STACK = "xlstm_block_stack."
 TABLES = ("token_embedding.weight", "lm_head.weight")
 _CONSTANTS = ("mlstm_cell.causal_mask",)  # a buffer of early versions
-_ANCHOR = re.compile(r"(?P<prefix>.*?)blocks\.(?P<index>\d+)\.xlstm_norm\.weight")
+_ANCHOR = re.compile(r"(?P<root>(?:.*?\.)?)blocks\.(?P<index>\d+)\.xlstm_norm\.weight")
 
 
-def owns_tensors(names: Iterable[str]) -> bool:
-    return any(_ANCHOR.fullmatch(name) for name in names)
+def roots(names: Collection[str]) -> list[str]:
+    """Of language models, and of block stacks alone."""
+    found: dict[str, None] = {}
+    for name in names:
+        if match := _ANCHOR.fullmatch(name):
+            root = outer = match["root"]
+            if root.endswith(STACK):
+                outer = root.removesuffix(STACK)
+            found[outer if any(f"{outer}{table}" in names for table in TABLES) else root] = None
+    return list(found)
+
+
+def outline(weights: Weights) -> str:
+    return outline_of(weights, f"{_stack(weights)}blocks.0.xlstm_norm.weight", TABLES[0])
 
 
 def read(weights: Weights, settings: Settings) -> Checkpoint:
     """Understand the tensors, hold the settings against them, and rename."""
     check_settings(settings)
-    weights, stack = _select(weights.without(_CONSTANTS), settings.given)
+    if weights.root.endswith("backbone.") and not settings.given:
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"{weights.path} has no configuration and the tensor names of Prot-xLSTM, whose models may turn keys by "
+            "position (position_embeddings): weights do not tell. Pass the configuration with --config.",
+        )
+    weights = weights.without(_CONSTANTS)
+    stack = _stack(weights)
     if stack:
         weights, tied = join_tables(weights, *TABLES, settings, "tie_weights")
     else:
@@ -57,36 +76,9 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
 # --- from weights ---------------------------------------------------------------------------------------------------
 
 
-def _select(weights: Weights, given: bool) -> tuple[Weights, str]:
-    """The language model or block stack without whatever prefix its tensors have, and the stack's own prefix in it."""
-    prefixes = {match["prefix"] for name in weights.tensors if (match := _ANCHOR.fullmatch(name))}
-    if len(prefixes) > 1:
-        names = " and ".join(repr(prefix) for prefix in sorted(prefixes))
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{weights.path} holds several block stacks, under {names}. Save the one to export by itself.",
-        )
-    prefix = prefixes.pop()
-    stack = ""
-    if prefix.endswith(STACK):
-        outer = prefix.removesuffix(STACK)
-        if any(f"{outer}{name}" in weights for name in TABLES):
-            prefix, stack = outer, STACK
-    outside = [name for name in weights.tensors if not name.startswith(prefix)]
-    if outside:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{weights.where(outside[0])} lies outside the xLSTM model, whose tensors start with {prefix!r} "
-            f"({len(outside)} such). This is a network that contains an xLSTM model; save that alone: "
-            f"torch.save(network.{prefix.rstrip('.') or 'xlstm'}.state_dict(), ...).",
-        )
-    if prefix == "backbone." and not given:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{weights.path} has no configuration and the tensor names of Prot-xLSTM, whose models may turn keys by "
-            "position (position_embeddings): weights do not tell. Pass the configuration with --config.",
-        )
-    return weights.below(prefix), stack
+def _stack(weights: Weights) -> str:
+    """What the names of the block stack's tensors start with: nothing, where there is no language model around it."""
+    return STACK if any(name.startswith(f"{STACK}blocks.") for name in weights.tensors) else ""
 
 
 def _architecture(weights: Weights, stack: str, tied: bool, settings: Settings) -> tuple[Architecture, bool]:
@@ -349,7 +341,8 @@ FAMILY = Family(
         )
     ),
     packages=("xlstm",),
-    owns_tensors=owns_tensors,
+    roots=roots,
+    outline=outline,
     read=read,
     from_settings=from_settings,
 )

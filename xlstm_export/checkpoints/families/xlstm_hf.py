@@ -7,7 +7,7 @@ model always has a final norm, without bias, whatever `add_out_norm` and `use_bi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture
@@ -22,9 +22,8 @@ SPELLINGS = {"hidden_size": "embedding_dim", "num_hidden_layers": "num_blocks"}
 EMBEDDING = "backbone.embeddings.weight"
 
 
-def owns_tensors(names: Iterable[str]) -> bool:
-    names = list(names)
-    return any(large.ANCHOR.fullmatch(n) for n in names) and any(n.endswith(EMBEDDING) for n in names)
+def roots(names: Collection[str]) -> list[str]:
+    return large.roots(names, hugging_face=True)
 
 
 def read(weights: Weights, settings: Settings) -> Checkpoint:
@@ -35,7 +34,7 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
             "model. Put its config.json beside the weights, or pass it with --config.",
         )
     respelled = _respelled(settings)
-    weights, tied = join_tables(large.model_of(weights), EMBEDDING, large.TABLES[1], settings, "tie_word_embeddings")
+    weights, tied = join_tables(weights, EMBEDDING, large.TABLES[1], settings, "tie_word_embeddings")
     weights = weights.renamed({large.TABLES[0] if name == EMBEDDING else name: name for name in weights.tensors})
     if "backbone.out_norm.weight" not in weights:
         raise missing(weights, ["backbone.out_norm.weight"])
@@ -100,7 +99,8 @@ FAMILY = Family(
     configurations="transformers' xLSTMConfig",
     marks=Marks(keys=(frozenset(SPELLINGS),), model_type="xlstm"),
     packages=("transformers",),
-    owns_tensors=owns_tensors,
+    roots=roots,
+    outline=large.outline,
     read=read,
     from_settings=from_settings,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture
@@ -43,11 +43,8 @@ _KEYS = frozenset(
 )
 
 
-def owns_tensors(names: Iterable[str]) -> bool:
-    names = list(names)
-    return any(large.ANCHOR.fullmatch(n) for n in names) and not any(
-        n.endswith("backbone.embeddings.weight") for n in names
-    )
+def roots(names: Collection[str]) -> list[str]:
+    return large.roots(names, hugging_face=False)
 
 
 def read(weights: Weights, settings: Settings) -> Checkpoint:
@@ -58,7 +55,7 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
             "model. Put its config.yaml beside the weights, or pass it with --config.",
         )
     settings.only(_KEYS, FAMILY.configurations)
-    weights, tied = join_tables(large.model_of(weights), *large.TABLES, settings, "tie_word_embeddings")
+    weights, tied = join_tables(weights, *large.TABLES, settings, "tie_word_embeddings")
     architecture, fused = large.architecture_of(weights, settings, tied)
     weights.require(large.expected(architecture, fused))
     large.agree(settings, architecture)
@@ -86,7 +83,8 @@ FAMILY = Family(
     configurations="xLSTMLargeConfig",
     marks=Marks(keys=(frozenset({"embedding_dim", "num_blocks"}),)),
     packages=("xlstm", "mlstm_kernels"),
-    owns_tensors=owns_tensors,
+    roots=roots,
+    outline=large.outline,
     read=read,
     from_settings=from_settings,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -14,6 +15,8 @@ import yaml
 from ...errors import ErrorKind, UserError
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+_DEEP = 8  # levels of nesting that a description is looked for in
+_MANY = 100  # descriptions, of which no file has so many that is meant
 
 
 @dataclass(frozen=True)
@@ -182,47 +185,43 @@ def _resolve(value: object, root: Mapping, depth: int = 0) -> object:
 _UNSET = object()
 
 
-def find_models(values: object, marks: Sequence[Marks], depth: int = 0) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Every description of a model in nested mappings, with the keys that lead to it (dotted)."""
-    if not isinstance(values, Mapping) or depth > 4:
+def find_settings(values: object, source: str, marks: Sequence[Marks]) -> dict[str, Settings]:
+    """Every description of a model in nested mappings, by the keys that lead to it (dotted); equal ones once."""
+    found: dict[str, Settings] = {}
+    for keys, described in itertools.islice(_described(values, marks, 0), _MANY):
+        if all(settings.values != described for settings in found.values()):
+            found[keys] = Settings(described, source)
+    return found
+
+
+def _described(values: object, marks: Sequence[Marks], depth: int) -> Iterator[tuple[str, Mapping[str, object]]]:
+    if not isinstance(values, Mapping) or depth > _DEEP:
         return
     if any(mark.describe(values) for mark in marks):
         yield "", values
         return
     nested = False
     for key, value in values.items():
-        for path, found in find_models(value, marks, depth + 1):
+        for path, found in _described(value, marks, depth + 1):
             nested = True
             yield f"{key}.{path}" if path else str(key), found
     if not nested and any(mark.name(values) for mark in marks):
         yield "", values
 
 
-def locate(values: object, source: str, marks: Sequence[Marks]) -> Settings | None:
-    """The one description of a model in `values`, or None."""
-    found = list(find_models(values, marks))
-    distinct = [item for index, item in enumerate(found) if item[1] not in [other for _, other in found[:index]]]
-    if len(distinct) > 1:
-        keys = ", ".join(path for path, _ in distinct)
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{source} describes several models ({keys}). Give the right one in a file of its own: --config.",
-        )
-    return Settings(distinct[0][1], source) if distinct else None
-
-
-def beside(weights: Path, marks: Sequence[Marks]) -> Settings | None:
-    """The description beside the weights: in `<stem>.yaml` and the like first, then in `config.yaml` and the like."""
+def beside(weights: Path, marks: Sequence[Marks]) -> dict[str, Settings]:
+    """The descriptions beside the weights: in `<stem>.yaml` and the like first, then in `config.yaml` and the like."""
     folder = weights if weights.is_dir() else weights.parent
     stems = ["config"] if weights.is_dir() else [weights.stem, "config"]
     for stem in stems:
         paths = [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
-        found = [(path, settings) for path in paths if (settings := locate(read_file(path), str(path), marks))]
-        if len(found) > 1 and any(settings.values != found[0][1].values for _, settings in found):
+        found = [(path, there) for path in paths if (there := find_settings(read_file(path), str(path), marks))]
+        values = [[settings.values for settings in there.values()] for _, there in found]
+        if any(other != values[0] for other in values):
             names = " and ".join(path.name for path, _ in found)
             raise UserError(
                 ErrorKind.checkpoint, f"{folder} holds {names}, which differ. Say which one is right: --config."
             )
         if found:
             return found[0][1]
-    return None
+    return {}

@@ -30,6 +30,8 @@ class Weights:
     """The file that holds each tensor."""
     names: Mapping[str, str] = field(default_factory=dict)
     """The name that a tensor has in its file, where it is another."""
+    root: str = ""
+    """What the names of the tensors started with before it was taken off: empty, or ending in a dot."""
     extras: Mapping[str, object] = field(default_factory=dict)
     """Everything else in the file, as plain values: configurations are looked for here."""
     notes: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ class Weights:
         """Shape of a tensor that the model cannot be understood without."""
         if name not in self.tensors:
             raise missing(self, [name])
+        self._readable(name)
         shape = self.tensors[name].shape
         if len(shape) != rank or 0 in shape:
             raise UserError(
@@ -62,6 +65,8 @@ class Weights:
                 continue
             plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
             if plain in renamed:
+                if self.tensors[name].is_same(self.tensors[renamed[plain]]):
+                    continue
                 raise UserError(
                     ErrorKind.checkpoint,
                     f"{self.path}: {renamed[plain]} and {name} are the same tensor under two names. "
@@ -72,7 +77,8 @@ class Weights:
 
     def below(self, prefix: str) -> Weights:
         """The tensors whose names start with `prefix`, without it."""
-        return self.renamed({name[len(prefix) :]: name for name in self.tensors if name.startswith(prefix)})
+        names = {name[len(prefix) :]: name for name in self.tensors if name.startswith(prefix)}
+        return replace(self.renamed(names), root=self.root + prefix)
 
     def without(self, constants: tuple[str, ...]) -> Weights:
         """The tensors whose names do not end like that."""
@@ -101,6 +107,7 @@ class Weights:
                 "save the xLSTM model's own state_dict().",
             )
         for name, shapes in expected.items():
+            self._readable(name)
             tensor = self.tensors[name]
             if tensor.shape not in shapes:
                 wanted = " or ".join(str(list(shape)) for shape in shapes)
@@ -115,6 +122,10 @@ class Weights:
                     f"{self.where(name)} has dtype {str(tensor.dtype).removeprefix('torch.')}; expected float32, "
                     "float16, bfloat16 or float64. Quantised checkpoints are not supported: give the original.",
                 )
+
+    def _readable(self, name: str) -> None:
+        if (reason := self.tensors[name].reason) is not None:
+            raise UserError(ErrorKind.checkpoint, f"{self.where(name)} is {reason}; expected a plain dense tensor.")
 
 
 def missing(weights: Weights, names: list[str]) -> UserError:
