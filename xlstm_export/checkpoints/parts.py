@@ -76,7 +76,7 @@ def choose_part(path: Path, weights: Weights, select: str | None) -> Part:
 
 def _prefix(path: Path, weights: Weights, select: str) -> str:
     """What the names of the selected tensors start with: these keys at the top, or in the one other place."""
-    pattern = re.compile(rf"(?:.*?\.)?{re.escape(select)}\.")
+    pattern = re.compile(rf"(?:.*?\.)??{re.escape(select)}\.")
     prefixes = {match[0] for name in weights.tensors if (match := pattern.match(name))}
     if f"{select}." in prefixes:
         return f"{select}."

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 MAX_BYTES = 1 << 27
 """Of a pickle. Tensors are not in it; a model's names and configuration are some megabytes at most."""
-MAX_OPCODES = 4_000_000
+MAX_OPCODES = 3_000_000
 
 
 class BadPickle(Exception):
@@ -106,22 +106,23 @@ def take_apart(stream: BinaryIO | BoundedStream, note: Callable[[Persistent], No
     """
     machine = _Machine(note)
     try:
-        for opcode, argument, _ in _opcodes(stream):
+        for opcode, argument in _opcodes(stream):
             action = _ACTIONS.get(opcode)
             if action is None:
                 raise BadPickle(f"it has the opcode {opcode}, which no checkpoint needs")
             action(machine, argument)
         return machine.stack.pop()
-    except (ValueError, OverflowError, struct.error, LookupError, TypeError, AttributeError) as error:
-        # genops raises ValueError; an action, LookupError or TypeError where the stack does not hold what it takes.
-        raise BadPickle(" ".join(str(error).split())[:120] or type(error).__name__) from None
+    except (LookupError, TypeError, AttributeError):  # of an action: the stack does not hold what it takes
+        raise BadPickle("its opcodes do not fit together") from None
+    except (ValueError, OverflowError, struct.error) as error:  # of genops
+        raise BadPickle(" ".join(str(error).split())[:120]) from None
 
 
-def _opcodes(stream: BinaryIO | BoundedStream) -> Iterator[tuple[str, Any, int | None]]:
-    for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+def _opcodes(stream: BinaryIO | BoundedStream) -> Iterator[tuple[str, Any]]:
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count >= MAX_OPCODES:
             raise BadPickle(f"it has more than {MAX_OPCODES:,} opcodes")
-        yield opcode.name, argument, position
+        yield opcode.name, argument
 
 
 class _Machine:
@@ -230,7 +231,8 @@ def _new_with_keywords(machine: _Machine, _: object) -> None:
 
 
 def _instance(machine: _Machine, argument: str) -> None:
-    machine.stack.append(Record(_named(*argument.split(" ", 1)), tuple(machine.to_mark())))
+    args = tuple(machine.to_mark())
+    machine.stack.append(Record(_named(*argument.split(" ", 1)), args))
 
 
 def _object(machine: _Machine, _: object) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from ...errors import ErrorKind, UserError
+from .interpolation import resolve
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _DEEP = 8  # levels of nesting that a description is looked for in
@@ -69,7 +68,7 @@ class Settings:
                 value = float(value)
             except ValueError:
                 raise self.error(key, "expected a number") from None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
             raise self.error(key, "expected a number")
         return value
 
@@ -157,32 +156,12 @@ def read_file(path: Path) -> Mapping[str, object]:
         raise UserError(ErrorKind.checkpoint, f"{path} cannot be read as text: {error}.") from None
     try:
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # of YAML's constructors, any: of dates, numbers, nesting
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise UserError(ErrorKind.checkpoint, f"{path} is not valid {kind}: {' '.join(str(error).split())}.") from None
     if not isinstance(values, Mapping):
         raise UserError(ErrorKind.checkpoint, f"{path} holds no mapping of settings to values.")
-    return _resolve(values, values)
-
-
-def _resolve(value: object, root: Mapping, depth: int = 0) -> object:
-    if isinstance(value, Mapping):
-        items = {str(k): _resolve(v, root, depth) for k, v in value.items()}
-        return {k: v for k, v in items.items() if v is not _UNSET}
-    if isinstance(value, list):
-        return [_resolve(v, root, depth) for v in value]
-    if isinstance(value, str):
-        if value == "???":
-            return _UNSET
-        if (match := re.fullmatch(r"\$\{([\w.]+)\}", value)) and depth < 10:
-            target: object = root
-            for key in match[1].split("."):
-                target = target.get(key, _UNSET) if isinstance(target, Mapping) else _UNSET
-            return _resolve(target, root, depth + 1)
-    return value
-
-
-_UNSET = object()
+    return resolve(values)
 
 
 def find_settings(values: object, source: str, marks: Sequence[Marks]) -> dict[str, Settings]:
