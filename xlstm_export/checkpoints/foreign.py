@@ -70,12 +70,6 @@ def refuse_folder(path: Path) -> None:
             f"{path} is a distributed checkpoint. Convert it: "
             "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER ckpt.pt",
         )
-    if (path / "pytorch_model.bin.index.json").is_file() and not any(path.glob("*.safetensors")):
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{path} holds a sharded pickle checkpoint. Save it as safetensors: model.save_pretrained(..., "
-            "safe_serialization=True).",
-        )
     if (path / "adapter_config.json").is_file():
         raise UserError(
             ErrorKind.checkpoint,

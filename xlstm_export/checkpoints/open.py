@@ -13,11 +13,10 @@ from .families import FAMILIES, MARKS, family_of_settings
 from .files import pickles as pickle_files
 from .files import safetensors as safetensors_files
 from .files import settings as settings_files
+from .files.folder import INDEX_ENDING, read_folder, read_index
 from .files.settings import NO_SETTINGS, Settings
 from .files.weights import Weights
 from .parts import Part, choose_part, find_parts
-
-_PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 def open_checkpoint(path: Path, config: Path | None = None, *, select: str | None = None) -> Checkpoint:
@@ -104,10 +103,15 @@ def _weights(path: Path) -> Weights:
     if not path.exists():
         raise UserError(ErrorKind.checkpoint, f"{path} does not exist.")
     if path.is_dir():
-        return _folder(path)
+        foreign.refuse_folder(path)
+        return read_folder(path, _file)
+    if path.name.endswith(INDEX_ENDING):
+        return read_index(path, _file)
+    return _file(path)
+
+
+def _file(path: Path) -> Weights:
     foreign.refuse_file(path)
-    if path.name.endswith(".safetensors.index.json"):
-        return safetensors_files.read_indexed(path)
     if foreign.is_safetensors(path):
         return safetensors_files.read_file(path)
     if path.suffix in (".yaml", ".yml", ".json"):
@@ -116,23 +120,3 @@ def _weights(path: Path) -> Weights:
             f"{path} is a configuration, not weights. Name the weights, or the folder that holds both.",
         )
     return pickle_files.read_file(path)
-
-
-def _folder(path: Path) -> Weights:
-    foreign.refuse_folder(path)
-    for file in path.glob("*.safetensors"):
-        foreign.refuse_file(file)
-    weights = safetensors_files.read_folder(path)
-    if weights is not None:
-        return weights
-    files = sorted(file for file in path.iterdir() if file.suffix in _PICKLES and file.is_file())
-    if not files:
-        raise UserError(
-            ErrorKind.checkpoint, f"{path} holds no weights (no .safetensors, .pt, .pth, .ckpt or .bin file)."
-        )
-    if len(files) > 1:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{path} holds several files of weights ({', '.join(f.name for f in files[:4])}). Name the one to export.",
-        )
-    return _weights(files[0])

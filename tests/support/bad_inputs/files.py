@@ -189,7 +189,7 @@ def index_that_leaves_its_folder(folder: Path):
     return folder
 
 
-@bad("is not a safetensors index")
+@bad("is not an index of shards")
 def damaged_index(folder: Path):
     save_shards(folder)
     write(folder / "model.safetensors.index.json", '{"weight_map": ')
@@ -200,6 +200,33 @@ def damaged_index(folder: Path):
 def index_beside_a_whole_file(folder: Path):
     save_shards(folder)
     save_file(weights_of("c-single"), str(folder / "model.safetensors"))
+    return folder
+
+
+@bad("holds model.safetensors.index.json and model_1.safetensors, which it does not list: two checkpoints in one")
+def numbered_shard_that_the_index_does_not_list(folder: Path):
+    weights = sorted(weights_of("c-single"))
+    save_folder(folder, "c-single")
+    (folder / "model.safetensors").rename(folder / "model_0.safetensors")
+    write_index(folder, dict.fromkeys(weights, "model_0.safetensors"))
+    save_file({"more": torch.zeros(2)}, str(folder / "model_1.safetensors"))
+    return folder
+
+
+@bad("model_1.safetensors is missing (1 of the 2 shards")
+def numbered_shard_that_only_the_index_knows(folder: Path):
+    weights = sorted(weights_of("c-single"))
+    save_folder(folder, "c-single")
+    (folder / "model.safetensors").rename(folder / "model_0.safetensors")
+    write_index(folder, dict.fromkeys(weights, "model_0.safetensors") | {"lm_head.weight": "model_1.safetensors"})
+    return folder
+
+
+@bad("holds no weights itself, but checkpoint-500, checkpoint-1000 do. Name the one to export: ")
+def output_folder_of_a_training_run(folder: Path):
+    for steps in (1000, 500):
+        (folder / f"checkpoint-{steps}").mkdir()
+        save_folder(folder / f"checkpoint-{steps}", "c-single")
     return folder
 
 
