@@ -216,27 +216,24 @@ class Memory:
 
 def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -> None:
     """Whole steps: function bodies, kernels with states in two sets of buffers, and with the cells' states in place."""
-    from xlstm_export.bundle.manifest import MODEL_FILE, read_manifest
-    from xlstm_export.inspection import inspect_bundle
+    from xlstm_export.bundle import Bundle
 
-    manifest = read_manifest(bundle)
-    memory, weight_bytes = Memory(native, threads), inspect_bundle(bundle).read_bytes
+    opened = Bundle.open(bundle)
+    manifest, of_cells = opened.manifest, opened.cell_states
+    memory, weight_bytes = Memory(native, threads), opened.step_bytes
     weights = [aligned((min(weight_bytes, 64 << 20) // 4,)) for _ in range(-(-weight_bytes // (64 << 20)))]
     for part in weights:
         part[:] = 1  # pages of its own: untouched ones would all be the same page of zeros
-    graph = onnx.load(bundle / MODEL_FILE, load_external_data=False).graph
-    # States that go from the graph's input through a cell straight to its output; others may not share a buffer.
-    of_cells = {name for node in graph.node if node.domain == DOMAIN for name in node.input}
     sessions = []
     for library in (None, native / ONNXRUNTIME_LIBRARY):
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         if library is not None:
             options.register_custom_ops_library(str(library))
-        sessions.append(ort.InferenceSession(str(bundle / MODEL_FILE), options, providers=["CPUExecutionProvider"]))
+        sessions.append(ort.InferenceSession(str(opened.model_file), options, providers=["CPUExecutionProvider"]))
     print(
-        f"{bundle.name}: {len(graph.node)} nodes, {weight_bytes / 1e6:.1f} MB of weights; {threads} threads; "
-        "milliseconds a step, and times the limit"
+        f"{bundle.name}: {len(opened.graph.graph.node)} nodes, {weight_bytes / 1e6:.1f} MB of weights; "
+        f"{threads} threads; milliseconds a step, and times the limit"
     )
     print(f"{'batch':>5} {'states MB':>10} {'bodies':>16} {'kernels':>16} {'in place':>16} {'limit':>8}")
     for batch in batches:

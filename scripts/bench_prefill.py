@@ -36,7 +36,7 @@ from bench_cells import build, take_turns  # noqa: E402
 from xlstm_export.bundle.manifest import MODEL_FILE  # noqa: E402
 from xlstm_export.checkpoints import open_checkpoint  # noqa: E402
 from xlstm_export.checkpoints.random_weights import random_checkpoint  # noqa: E402
-from xlstm_export.exporter.write import export_bundle  # noqa: E402
+from xlstm_export.exporter import ExportOptions, export_bundle  # noqa: E402
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY  # noqa: E402
 from xlstm_export.operators.names import DOMAIN  # noqa: E402
 from xlstm_export.runtime import open_session  # noqa: E402
@@ -66,14 +66,14 @@ def main() -> None:
 def bench(model: Path, folder: Path, library: Path, arguments: argparse.Namespace) -> None:
     source = random_checkpoint(model, 0) if model.suffix in (".yaml", ".json") else open_checkpoint(model)
     for mode in ("step", "both"):
-        export_bundle(source, folder / mode, mode=mode)
+        export_bundle(source, folder / mode, ExportOptions(mode=mode))
     architecture = source.architecture
     tokens = np.random.default_rng(0).integers(0, architecture.vocab_size, (1, arguments.tokens))
     sessions = {
-        "prefill, our kernels": open_session(folder / "both", ort_library=library),
+        "prefill, our kernels": open_session(folder / "both", custom_ops=library),
         "prefill, definitions": open_session(folder / "both"),
     }
-    steps = open_session(folder / "step", ort_library=library)
+    steps = open_session(folder / "step", custom_ops=library)
     variants: dict[str, Callable[[], object]] = {
         name: lambda session=session: session.prefill(tokens, arguments.chunk) for name, session in sessions.items()
     }

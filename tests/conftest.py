@@ -36,7 +36,7 @@ def export_variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tu
     from support.upstream_models import VARIANTS
 
     from xlstm_export.checkpoints import open_checkpoint
-    from xlstm_export.exporter.write import export_bundle
+    from xlstm_export.exporter import ExportOptions, export_bundle
 
     made: dict[tuple, tuple[torch.nn.Module, Path, Path]] = {}
 
@@ -46,7 +46,7 @@ def export_variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tu
             folder = tmp_path_factory.mktemp(name)
             model = VARIANTS[name].build(seed=0)
             checkpoint = VARIANTS[name].save(model, folder / "checkpoint")
-            export_bundle(open_checkpoint(checkpoint), folder / "bundle", dtype, batch, **options)
+            export_bundle(open_checkpoint(checkpoint), folder / "bundle", ExportOptions(dtype, batch, **options))
             made[key] = (model, checkpoint, folder / "bundle")
         return made[key]
 

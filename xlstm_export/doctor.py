@@ -22,6 +22,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from . import own_process
+from .errors import UserError
+from .nvidia.flavours import INSTALL
+
 Status = Literal["here", "absent", "broken"]
 
 PROBE_SECONDS = 8.0
@@ -100,8 +104,8 @@ def _tensorrt() -> Iterable[Finding]:
 
 def _flavour(name: str, runtime: str, gives: str) -> Finding:
     answer = ask(runtime)
-    if "missing" in answer:
-        return Finding("Runtimes", name, "absent", "", gives, answer["missing"])
+    if answer.get("installed") is False:
+        return Finding("Runtimes", name, "absent", "", gives, INSTALL[runtime])
     if "error" in answer:
         return Finding("Runtimes", name, "broken", answer["error"], gives)
     return Finding("Runtimes", name, "here", answer["version"], gives)
@@ -127,10 +131,14 @@ def _native() -> Iterable[Finding]:
     libraries = (
         (
             "ONNX Runtime custom ops",
-            locate.find_onnxruntime_library(),
+            locate.find_library(locate.ONNXRUNTIME_LIBRARY),
             "runs the cells as fused kernels in ONNX Runtime",
         ),
-        ("TensorRT plugins", locate.find_tensorrt_plugins(), "runs the cells as fused kernels in TensorRT engines"),
+        (
+            "TensorRT plugins",
+            locate.find_library(locate.TENSORRT_PLUGINS),
+            "runs the cells as fused kernels in TensorRT engines",
+        ),
     )
     for name, path, gives in libraries:
         if path is None:
@@ -181,13 +189,9 @@ def _package(name: str, gives: str, remedy: str) -> Finding:
 
 def ask(subject: str) -> dict[str, Any]:
     """Answer of `PROBES[subject]` from a process of its own; `{"error": ...}` when it has none."""
-    paths = json.dumps([path for path in sys.path if path])
-    program = (
-        "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from xlstm_export import doctor; doctor.answer()"
-    )
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program, subject, paths],
+            own_process.command("xlstm_export.doctor:answer", subject),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -205,10 +209,11 @@ def ask(subject: str) -> dict[str, Any]:
 
 def answer() -> None:
     """In the probe's process: print the answer to `sys.argv[1]` as JSON; whatever else is printed goes to stderr."""
-    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    out = own_process.take_stdout()
     try:
         result = PROBES[sys.argv[1]]()
+    except UserError as error:
+        result = {"error": str(error), "kind": error.kind.name}
     except Exception as error:
         result = {"error": " ".join(str(error).split()) or repr(error)}
     out.write(json.dumps(result))
@@ -244,13 +249,10 @@ def _probe_onnxruntime() -> dict[str, Any]:
 
 
 def _probe_flavour(runtime: str) -> dict[str, Any]:
-    from .errors import UserError
-    from .nvidia.flavours import import_flavour, require_installed
+    from .nvidia.flavours import import_flavour, is_installed
 
-    try:
-        require_installed(runtime)
-    except UserError as error:
-        return {"missing": str(error).partition(": ")[2].rstrip(".")}
+    if not is_installed(runtime):
+        return {"installed": False}
     return {"version": import_flavour(runtime).__version__}
 
 
@@ -260,7 +262,7 @@ def _probe_gpus() -> dict[str, Any]:
     try:
         driver = CudaDriver()
     except OSError as error:
-        return {"error": str(error).partition(": cannot")[0]}
+        return {"error": str(error)}
     gpus = [{"name": g.name, "target": g.target, "gigabytes": g.memory_bytes / 1e9} for g in driver.gpus()]
     return {"driver": driver.version(), "gpus": gpus}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from support.bad_inputs import BAD_INPUTS
@@ -17,6 +20,7 @@ from support.paths import DEMO
 from typer.testing import CliRunner
 
 from xlstm_export import cli
+from xlstm_export.nvidia.driver import list_gpus
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -65,7 +69,7 @@ def test_generate_streams_text_and_repeats_itself_with_the_same_seed(demo_bundle
         ("--top-p", "1.5", "top-p"),
         ("--seed", "-1", "seed"),
         ("--prompt", "", "prompt is empty"),
-        ("--ort-library", "nowhere.so", "nowhere.so"),
+        ("--custom-ops", "nowhere.so", "nowhere.so"),
     ],
 )
 def test_generate_refuses_impossible_options(option, value, says, demo_bundle, capsys, monkeypatch):
@@ -73,10 +77,15 @@ def test_generate_refuses_impossible_options(option, value, says, demo_bundle, c
     assert code == 2 and says in error and "Traceback" not in error
 
 
-def test_inspect_prints_json(demo_bundle, capsys, monkeypatch):
-    for path in (demo_bundle, DEMO):
-        code, text, _ = call(capsys, monkeypatch, "inspect", path, "--json")
-        assert code == 0 and "192" in json.dumps(json.loads(text))
+@pytest.mark.parametrize("kind", ["bundle", "checkpoint"])
+def test_inspect_prints_the_trained_model_as_json(kind, demo_bundle, capsys, monkeypatch):
+    code, text, _ = call(capsys, monkeypatch, "inspect", {"bundle": demo_bundle, "checkpoint": DEMO}[kind], "--json")
+    found = json.loads(text)
+    assert code == 0 and (found["kind"], found["family"], found["tokenizer"]) == (kind, "xlstm", "bytes")
+    dimensions = found["dimensions"]
+    assert (dimensions["embedding_dim"], dimensions["vocab_size"]) == (192, 256)
+    assert [(group["kind"], len(group["indices"])) for group in dimensions["blocks"]] == [("mlstm", 5), ("slstm", 1)]
+    assert found["parameters"] == sum(t.numel() for t in torch.load(DEMO / "ckpt.pt")["state_dict"].values())
 
 
 def test_bench_prints_json(demo_bundle, capsys, monkeypatch):
@@ -98,9 +107,12 @@ def test_generate_writes_the_same_whatever_the_chunk(demo_bundle, capsys, monkey
     assert len(texts) == 1
 
 
-def test_doctor_answers(capsys, monkeypatch):
+def test_doctor_shows_what_runs_here_with_its_version(capsys, monkeypatch):
     code, text, _ = call(capsys, monkeypatch, "doctor")
-    assert code == 0 and "ONNX Runtime" in text
+    rows = dict(re.findall(r"^[✓–✗]\s+(\S.*?)\s{2,}(\S+)", text, re.MULTILINE))
+    assert code == 0 and rows["ONNX Runtime, CPU"] == onnxruntime.__version__ and rows["torch"] == torch.__version__
+    assert re.search(r"^[✓–]\s+TensorRT-RTX", text, re.MULTILINE)
+    assert ("NVIDIA GPU" in rows) == (not list_gpus())
 
 
 @pytest.mark.parametrize("bad", BAD_INPUTS, ids=lambda bad: bad.name)
@@ -155,9 +167,12 @@ def test_link_across_file_systems_says_what_to_do(tmp_path, monkeypatch, capsys,
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(fcntl, "ioctl", refuse)  # nor does the file system copy on write
     code, _, error = call(capsys, monkeypatch, "onnx", checkpoint, "-o", tmp_path / "b", "--link-weights")
-    if code:  # a file system with copy on write makes a reflink instead
-        assert code == 2 and "--link-weights" in error and list(tmp_path.iterdir()) == []
+    assert code == 2 and list(tmp_path.iterdir()) == []
+    assert "--link-weights: cannot link" in error and "leave --link-weights out to copy the weights" in " ".join(
+        error.split()
+    )
 
 
 def test_float16_overflow_is_refused_by_name(tmp_path, capsys, monkeypatch):

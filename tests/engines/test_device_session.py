@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from xlstm_export.bundle.manifest import read_manifest
+from xlstm_export.bundle import Bundle
 from xlstm_export.engines.targets import PROFILES
 from xlstm_export.errors import UserError
 from xlstm_export.nvidia.driver import CudaDriver, DeviceMemory, list_gpus
@@ -81,8 +81,14 @@ def bundle(request, export_variant):
 
 
 def open_device(bundle, batch, driver, mode="both"):
-    manifest, context = read_manifest(bundle), lambda: OnnxRuntimeContext(bundle, mode)
-    return DeviceSession(manifest, batch, context, driver, PROFILES[mode], None if mode == "step" else MAX_CHUNK)
+    context = lambda: OnnxRuntimeContext(bundle, mode)  # noqa: E731
+    return DeviceSession(
+        Bundle.open(bundle), batch, context, driver, PROFILES[mode], None if mode == "step" else MAX_CHUNK
+    )
+
+
+def open_onnx(bundle, batch):
+    return open_session(Bundle.open(bundle), batch=batch)
 
 
 def prompts(manifest, lengths):
@@ -98,10 +104,10 @@ def draw(manifest, batch, steps):
 
 
 def test_steps_resets_and_states_equal_the_onnx_runtime_session(bundle, library):
-    manifest, batch = read_manifest(bundle), 3
+    manifest, batch = Bundle.open(bundle).manifest, 3
     inputs = draw(manifest, batch, 12)
     driver = CudaDriver(library)
-    with open_device(bundle, batch, driver) as session, open_session(bundle, batch=batch) as reference:
+    with open_device(bundle, batch, driver) as session, open_onnx(bundle, batch) as reference:
         for t in range(5):
             np.testing.assert_allclose(session.step(inputs[t]), reference.step(inputs[t]), rtol=1e-5, atol=1e-5)
         for s in (session, reference):
@@ -121,9 +127,12 @@ def test_steps_resets_and_states_equal_the_onnx_runtime_session(bundle, library)
 
 @pytest.mark.parametrize("mode", ["prefill", "both"])
 def test_prompts_in_chunks_of_the_engine_equal_the_onnx_runtime_session(mode, bundle, library):
-    manifest, lengths = read_manifest(bundle), [13, 1, 0, 5]
+    manifest, lengths = Bundle.open(bundle).manifest, [13, 1, 0, 5]
     texts, inputs = prompts(manifest, lengths), draw(manifest, 4, 3)
-    with open_device(bundle, 4, CudaDriver(library), mode) as session, open_session(bundle, batch=4) as reference:
+    with (
+        open_device(bundle, 4, CudaDriver(library), mode) as session,
+        open_session(Bundle.open(bundle), batch=4) as reference,
+    ):
         for feed in (lambda s: s.prefill(texts), lambda s: s.step(inputs[0]), lambda s: s.prefill(texts, 2)):
             np.testing.assert_allclose(feed(session), feed(reference), rtol=1e-4, atol=1e-5)
         for name, value in reference.read_states().items():
@@ -134,8 +143,11 @@ def test_prompts_in_chunks_of_the_engine_equal_the_onnx_runtime_session(mode, bu
 
 def test_engine_for_single_steps_takes_prompts_step_by_step(export_variant, library):
     bundle = export_variant("a-mixed", mode="step")[2]
-    texts = prompts(read_manifest(bundle), [7, 7])
-    with open_device(bundle, 2, CudaDriver(library), "step") as session, open_session(bundle, batch=2) as reference:
+    texts = prompts(Bundle.open(bundle).manifest, [7, 7])
+    with (
+        open_device(bundle, 2, CudaDriver(library), "step") as session,
+        open_session(Bundle.open(bundle), batch=2) as reference,
+    ):
         np.testing.assert_allclose(session.prefill(texts), reference.prefill(texts), rtol=1e-5, atol=1e-5)
         with pytest.raises(UserError, match="Export it with --mode both"):
             session.prefill([texts[0], texts[1][:3]])
@@ -145,21 +157,21 @@ def test_closing_gives_memory_stream_and_context_back(bundle, library):
     live = ctypes.CDLL(library).fake_live
     with open_device(bundle, 2, CudaDriver(library)) as session:
         assert live() == 6  # a context, a stream and memory each, for the states and for single steps
-        session.prefill(prompts(read_manifest(bundle), [3, 2]))
+        session.prefill(prompts(Bundle.open(bundle).manifest, [3, 2]))
         assert live() == 9
     assert live() == 0
 
 
 def test_engine_without_one_of_the_tensors_is_refused_and_leaks_nothing(bundle, library):
     context = OnnxRuntimeContext(bundle)
-    del context.types[read_manifest(bundle).output.name]
+    del context.types[Bundle.open(bundle).manifest.output.name]
     with pytest.raises(UserError, match="has no tensor"):
-        DeviceSession(read_manifest(bundle), 2, lambda: context, CudaDriver(library), PROFILES["both"], MAX_CHUNK)
+        DeviceSession(Bundle.open(bundle), 2, lambda: context, CudaDriver(library), PROFILES["both"], MAX_CHUNK)
     assert ctypes.CDLL(library).fake_live() == 0
 
 
 def test_inputs_and_states_of_another_shape_are_refused(bundle, library):
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     with open_device(bundle, 2, CudaDriver(library)) as session:
         with pytest.raises(ValueError, match="expected"):
             session.step(draw(manifest, 3, 1)[0])
@@ -179,5 +191,5 @@ def test_driver_reports_devices_and_its_own_errors(library):
 
 
 def test_machine_without_a_driver_has_no_gpus(monkeypatch):
-    monkeypatch.setattr("xlstm_export.engines.cuda_driver.CudaDriver.__init__.__defaults__", ("libno-such-driver.so",))
+    monkeypatch.setattr("xlstm_export.nvidia.driver.CudaDriver.__init__.__defaults__", ("libno-such-driver.so",))
     assert list_gpus() == []

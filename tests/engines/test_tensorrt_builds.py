@@ -13,8 +13,8 @@ from dataclasses import asdict
 
 import pytest
 
-from xlstm_export.bundle.manifest import read_manifest
-from xlstm_export.engines import build_engine
+from xlstm_export.bundle import Bundle
+from xlstm_export.engines import EngineRequest, build_engine
 from xlstm_export.engines.targets import input_profiles, parse_batch
 from xlstm_export.errors import UserError
 
@@ -47,7 +47,7 @@ def configure_ahead_of_time(request, trt, *rest):
 
 
 worker._configure = configure_ahead_of_time
-request = worker.BuildRequest.parse(json.dumps(arguments["request"]))
+request = worker.BuildJob.parse(json.dumps(arguments["request"]))
 try:
     worker.build(request, lambda event, **values: print(json.dumps({"event": event} | values)))
 except worker.UserError as error:
@@ -57,7 +57,7 @@ except worker.UserError as error:
 
 def run_builder(bundle, folder, version, plugins=None):
     """The builder's lines, as `tensorrt` of that version."""
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     profiles = [asdict(p) for p in input_profiles(manifest, parse_batch("1:1:4"), 32)]
     request = {
         "runtime": "tensorrt",
@@ -111,7 +111,7 @@ def test_definitions_are_stripped_only_where_the_parser_would_prefer_them_to_the
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
 def test_machine_without_tensorrt_is_told_what_to_install(export_variant):
     with pytest.raises(UserError, match=r"tensorrt is not installed here: pip install 'xlstm-export\[tensorrt\]'"):
-        build_engine(export_variant("b-single")[2], "tensorrt")
+        build_engine(Bundle.open(export_variant("b-single")[2]), EngineRequest("tensorrt"))
 
 
 NAMES = {

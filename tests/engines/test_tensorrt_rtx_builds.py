@@ -15,14 +15,15 @@ import onnx
 import pytest
 import yaml
 
-from xlstm_export.bundle.engine_record import sidecar_of
-from xlstm_export.bundle.manifest import read_manifest
+from xlstm_export.bundle import Bundle, Engine
+from xlstm_export.bundle.engine_record import read_record, sidecar_of
 from xlstm_export.checkpoints.random_weights import random_checkpoint
 from xlstm_export.checksum import sha256
-from xlstm_export.engines import build, build_engine, list_engines, read_record
+from xlstm_export.engines import EngineRequest, build, build_engine
 from xlstm_export.engines.rewrite import without_functions
 from xlstm_export.errors import UserError
-from xlstm_export.exporter.write import export_bundle
+from xlstm_export.exporter import export_bundle
+from xlstm_export.progress import no_progress
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install tensorrt-rtx"
@@ -41,28 +42,29 @@ def copy_bundle(export_variant, tmp_path):
     return copy
 
 
-def build_in(bundle, **options):
-    record = build_engine(bundle, "tensorrt-rtx", **options)
-    return bundle / "engines" / record.engine.name, record
+def build_in(bundle, stage=no_progress, **options):
+    engine = build_engine(Bundle.open(bundle), EngineRequest("tensorrt-rtx", **options), stage)
+    return engine.path, engine.record
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_engine_is_built_ahead_of_time_with_a_true_sidecar(name, dtype, copy_bundle):
     bundle = copy_bundle(name, dtype)
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     engine, record = build_in(bundle, targets=("sm86", "sm120"), batch="1:2:4", max_chunk=64)
     assert engine.stat().st_size == record.engine_bytes > (bundle / "model.weights").stat().st_size
     assert read_record(engine) == record
     assert sorted(p.name for p in engine.parent.iterdir()) == [engine.name, sidecar_of(engine).name]
-    assert record.engine.sha256 == sha256(engine) and record.fits(bundle)
+    assert record.engine.sha256 == sha256(engine) and Bundle.open(bundle).fits(record)
     assert (record.runtime, record.targets, record.gpu) == ("tensorrt-rtx", ("sm86", "sm120"), None)
     assert record.dtype == dtype
     assert record.batch == (1, 2, 4) and record.plugins is None
     assert not record.options.tf32, "TF32 would round the factors of float32 products to ten bits"
     tensors = {t.name: t for t in record.tensors}
     expected = {manifest.input.name: ("input", manifest.input), manifest.output.name: ("output", manifest.output)}
-    expected |= {s.input: ("input", s) for s in manifest.states} | {s.output: ("output", s) for s in manifest.states}
+    expected |= {s.input: ("input", s.spec) for s in manifest.states}
+    expected |= {s.output: ("output", s.spec) for s in manifest.states}
     expected |= {"lengths": ("input", manifest.lengths)}
     assert tensors.keys() == expected.keys()
     for tensor_name, (mode, spec) in expected.items():
@@ -127,11 +129,11 @@ def test_build_shows_its_progress_loads_no_tensorrt_here_and_is_found_again(copy
         assert sum(amounts) == total and all(amount >= 0 for amount in amounts)
     assert len(stages["Building the engine", 1000]) > 5, "the build reports no progress of its own"
     assert not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys(), "the builder belongs into a process of its own"
-    assert list_engines(bundle) == [(engine, record)]
+    assert Bundle.open(bundle).engines() == [Engine(engine, record)]
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert record.fits(bundle)
-    (bundle / "manifest.json").write_text(json.dumps(manifest | {"source": {"path": "other", "sha256": "0"}}))
-    assert not record.fits(bundle), "an engine of other weights would be run"
+    assert Bundle.open(bundle).fits(record)
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"source": {"path": "other", "sha256": "0" * 64}}))
+    assert not Bundle.open(bundle).fits(record), "an engine of other weights would be run"
 
 
 def harm_graph(bundle):
@@ -197,7 +199,7 @@ def test_failed_build_keeps_the_engine_of_before(copy_bundle):
 )
 def test_builder_that_dies_is_a_message_not_a_crash(program, message, copy_bundle, monkeypatch):
     bundle = copy_bundle("b-single")
-    monkeypatch.setattr(build, "_worker_command", lambda: [sys.executable, "-c", program])
+    monkeypatch.setattr(build.own_process, "command", lambda function: [sys.executable, "-c", program])
     with pytest.raises(UserError, match=message):
         build_in(bundle, targets=("sm89",))
     assert not (bundle / "engines").exists()

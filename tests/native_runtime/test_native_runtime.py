@@ -22,9 +22,9 @@ from support.runtime_build import (
     run,
 )
 
-from xlstm_export.bundle.manifest import read_manifest
+from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import open_checkpoint
-from xlstm_export.exporter.write import export_bundle
+from xlstm_export.exporter import ExportOptions, export_bundle
 from xlstm_export.runtime import open_session
 from xlstm_export.runtime.generation import Generation
 from xlstm_export.runtime.sampling import Sampler, Sampling
@@ -67,14 +67,14 @@ def _cpu_and_one_thread() -> Iterator[None]:
 
 def make_inputs(bundle: Path, steps: int, batch: int, seed: int = 0) -> np.ndarray:
     """(steps, batch, 1) int64 or (steps, batch, 1, D) float32."""
-    manifest, random = read_manifest(bundle), np.random.default_rng(seed)
+    manifest, random = Bundle.open(bundle).manifest, np.random.default_rng(seed)
     if manifest.vocab_size:
         return random.integers(0, manifest.vocab_size, (steps, batch, 1))
     return random.standard_normal((steps, *manifest.input.sized(batch)), dtype=np.float32)
 
 
 def python_steps(bundle: Path, inputs: np.ndarray, library: Path | None = None) -> np.ndarray:
-    with open_session(bundle, batch=inputs.shape[1], ort_library=library) as session:
+    with open_session(Bundle.open(bundle), batch=inputs.shape[1], custom_ops=library) as session:
         return np.stack([session.step(step) for step in inputs])
 
 
@@ -82,14 +82,14 @@ def native_steps(release: Path, bundle: Path, inputs: np.ndarray, folder: Path, 
     inputs.tofile(folder / "inputs")
     arguments = ["steps", bundle, inputs.shape[1], folder / "inputs", folder / "outputs", "threads=1", *named]
     run(release / "runtime_driver", *arguments)
-    shape = read_manifest(bundle).output.sized(inputs.shape[1])
+    shape = Bundle.open(bundle).manifest.output.sized(inputs.shape[1])
     return np.fromfile(folder / "outputs", np.float32).reshape(len(inputs), *shape)
 
 
 def make_prompts(bundle: Path, lengths: Sequence[int]) -> list[np.ndarray]:
     """A prompt a row, (T) int64 or (T, D) float32."""
     inputs = make_inputs(bundle, max(lengths), len(lengths), seed=1)
-    rows = inputs[..., 0] if read_manifest(bundle).vocab_size else inputs[:, :, 0]
+    rows = inputs[..., 0] if Bundle.open(bundle).manifest.vocab_size else inputs[:, :, 0]
     return [rows[:length, row] for row, length in enumerate(lengths)]
 
 
@@ -97,7 +97,7 @@ def python_prefill(
     bundle: Path, prompts: list[np.ndarray], chunk: int | None = None, library: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Outputs after the prompts, outputs after one more step, of zeros, and the states then."""
-    with open_session(bundle, batch=len(prompts), ort_library=library) as session:
+    with open_session(Bundle.open(bundle), batch=len(prompts), custom_ops=library) as session:
         spec = session.manifest.input
         after = session.prefill(prompts, chunk)
         following = session.step(np.zeros(spec.sized(len(prompts)), spec.dtype))
@@ -111,7 +111,7 @@ def native_prefill(
     lengths = ",".join(str(len(prompt)) for prompt in prompts)
     files = (folder / "inputs", folder / "outputs")
     run(release / "runtime_driver", "prefill", bundle, lengths, *files, "threads=1", *named)
-    shape = read_manifest(bundle).output.sized(len(prompts))
+    shape = Bundle.open(bundle).manifest.output.sized(len(prompts))
     after, following = np.fromfile(folder / "outputs", np.float32).reshape(2, *shape)
     return after, following
 
@@ -175,7 +175,7 @@ def test_a_block_stack_can_be_fed_its_own_outputs(release: Path, export_variant:
     bundle = export_variant("a-stack")[2]
     prompts = make_prompts(bundle, (9, 9))
     after, found = native_prefill(release, bundle, prompts, tmp_path, "feedback=1")
-    with open_session(bundle, batch=2) as session:
+    with open_session(Bundle.open(bundle), batch=2) as session:
         assert session.prefill(prompts).tobytes() == after.tobytes()
         assert session.prefill(list(after)).tobytes() == found.tobytes()
 
@@ -186,7 +186,7 @@ def test_prompts_go_step_by_step_where_the_bundle_takes_only_steps(
 ) -> None:
     bundle = export_variant(name, mode="step")[2]
     prompts = make_prompts(bundle, (9, 9))
-    inputs = np.stack(prompts, 1).reshape(9, *read_manifest(bundle).input.sized(2))
+    inputs = np.stack(prompts, 1).reshape(9, *Bundle.open(bundle).manifest.input.sized(2))
     expected = native_steps(release, bundle, np.concatenate([inputs, np.zeros_like(inputs[:1])]), tmp_path)
     found = native_prefill(release, bundle, prompts, tmp_path)
     assert np.stack(found).tobytes() == expected[-2:].tobytes()
@@ -220,7 +220,7 @@ def test_the_same_seed_draws_the_tokens_that_python_draws(
 ) -> None:
     bundle = export_variant("a-mixed")[2]
     prompt = [1, 5, 9, 96]
-    with open_session(bundle) as session:
+    with open_session(Bundle.open(bundle)) as session:
         expected = list(Generation(session, prompt, STEPS, Sampler(sampling)))
     s = sampling
     ids = run(
@@ -276,7 +276,7 @@ def test_a_state_moves_between_dtypes_of_a_model_and_not_to_another_model(
     _, checkpoint, bundle = export_variant("a-mixed")
     state = save_one(release, bundle, tmp_path)
     load = ("--ids", "1", "--max-new-tokens", "1", "--load", state)
-    export_bundle(open_checkpoint(checkpoint), tmp_path / "half", "float16", batch=1)
+    export_bundle(open_checkpoint(checkpoint), tmp_path / "half", ExportOptions("float16", batch=1))
     run(release / "xlstm-generate", tmp_path / "half", *load)
     # The same architecture with other weights.
     refused = attempt(release / "xlstm-generate", export_variant("a-yaml")[2], *load)

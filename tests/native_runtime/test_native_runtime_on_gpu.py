@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from support.runtime_build import release_build, run
 
-from xlstm_export.bundle.manifest import read_manifest
+from xlstm_export.bundle import Bundle
 from xlstm_export.native.locate import find_onnxruntime_library
-from xlstm_export.runtime.onnxruntime import cuda_device_count
+from xlstm_export.runtime.onnxruntime import list_gpus
 
-pytestmark = pytest.mark.skipif(cuda_device_count() == 0, reason="needs a GPU")
+pytestmark = pytest.mark.skipif(list_gpus() == 0, reason="needs a GPU")
 STEPS = 200
 
 
@@ -23,7 +23,7 @@ def steps(bundle: Path, inputs: np.ndarray, folder: Path, *named: str) -> tuple[
     inputs.tofile(folder / "inputs")
     driver = release_build() / "bin" / "runtime_driver"
     place = run(driver, "steps", bundle, inputs.shape[1], folder / "inputs", folder / "outputs", *named).strip()
-    width = read_manifest(bundle).output.shape[-1]
+    width = Bundle.open(bundle).manifest.output.shape[-1]
     return place, np.fromfile(folder / "outputs", np.float32).reshape(*inputs.shape, width)
 
 

@@ -25,6 +25,7 @@ from support.upstream_models import (
     upstream_step,
 )
 
+from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.runtime import open_session
 
@@ -47,7 +48,7 @@ def run_upstream(model, inputs):
 
 def run_bundle(bundle, inputs):
     """The same of a bundle, float32."""
-    with open_session(bundle, batch=len(inputs)) as session:
+    with open_session(Bundle.open(bundle), batch=len(inputs)) as session:
         outputs = [session.step(inputs[:, t : t + 1].numpy()) for t in range(inputs.shape[1])]
         return np.concatenate(outputs, 1), session.read_states()
 
@@ -99,7 +100,7 @@ def test_rows_of_a_batch_do_not_touch_each_other(name, export_variant):
     """A row gives the same whatever its neighbours hold, and a reset row starts like a fresh one."""
     model, _, bundle = export_variant(name)
     tokens = random_inputs(model, 3, 40, seed=2).numpy()
-    with open_session(bundle, batch=3) as together, open_session(bundle, batch=1) as alone:
+    with open_session(Bundle.open(bundle), batch=3) as together, open_session(Bundle.open(bundle), batch=1) as alone:
         for t in range(20):
             last = together.step(tokens[:, t : t + 1])
             single = alone.step(tokens[2:, t : t + 1])

@@ -10,18 +10,23 @@ import pytest
 from support.paths import DEMO
 from support.upstream_models import VARIANTS
 
+from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import Checkpoint, open_checkpoint
 from xlstm_export.checkpoints.random_weights import random_tensors
 from xlstm_export.errors import UserError
 from xlstm_export.exporter.write import export_bundle
 from xlstm_export.runtime.onnxruntime import OnnxRuntimeSession
-from xlstm_export.validation import validate
+from xlstm_export.validation import ValidationOptions, validate
+
+
+def compare(bundle, checkpoint, **options):
+    return validate(Bundle.open(bundle), open_checkpoint(checkpoint), ValidationOptions(**options))
 
 
 @pytest.mark.parametrize("name", ["a-mixed", "b-single", "c-single"])
 def test_float32_bundle_of_every_family_passes_after_512_steps(name, export_variant):
     _, checkpoint, bundle = export_variant(name)
-    report = validate(bundle, checkpoint, steps=512, batch=2)
+    report = compare(bundle, checkpoint, steps=512, batch=2)
     assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
     assert [run.name for run in report.runs] == ["zeros", "warm", "reset", "prefill", "forward", "drift"]
     assert report.runs[-1].steps == 512
@@ -33,13 +38,13 @@ def test_float32_bundle_of_every_family_passes_after_512_steps(name, export_vari
 @pytest.mark.parametrize("name", ["a-mixed", "b-single", "c-single"])
 def test_half_precision_bundle_of_every_family_passes(name, dtype, export_variant):
     _, checkpoint, bundle = export_variant(name, dtype)
-    report = validate(bundle, checkpoint, steps=64, batch=2)
+    report = compare(bundle, checkpoint, steps=64, batch=2)
     assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
 
 
 def test_block_stack_and_fixed_batch_pass(export_variant):
     _, checkpoint, bundle = export_variant("a-stack", batch=2)
-    report = validate(bundle, checkpoint, steps=24)
+    report = compare(bundle, checkpoint, steps=24)
     assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
     assert {run.rows for run in report.runs} == {2}
     assert report.runs[0].kl == []
@@ -47,7 +52,11 @@ def test_block_stack_and_fixed_batch_pass(export_variant):
 
 @pytest.mark.slow
 def test_trained_model_predicts_held_out_text_as_upstream_does(demo_bundle):
-    report = validate(demo_bundle, DEMO, text=DEMO / "heldout.txt", steps=500, batch=4)
+    report = validate(
+        Bundle.open(demo_bundle),
+        open_checkpoint(DEMO),
+        ValidationOptions(text=DEMO / "heldout.txt", steps=500, batch=4),
+    )
     assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
     drift = report.runs[-1]
     assert drift.text.bytes == 2000
@@ -136,7 +145,9 @@ def test_a_faulty_bundle_fails_and_the_fault_is_placed(fault, export_variant, tm
     _, checkpoint, bundle = export_variant(name)
     shutil.copytree(bundle, tmp_path / "bundle")
     break_(tmp_path / "bundle")
-    report = validate(tmp_path / "bundle", checkpoint, steps=12, batch=2)
+    report = validate(
+        Bundle.open(tmp_path / "bundle"), open_checkpoint(checkpoint), ValidationOptions(steps=12, batch=2)
+    )
     assert not report.passed
     assert report.fault.block == block, report.fault
     assert place in report.fault.explanation
@@ -147,7 +158,9 @@ def test_swapped_gates_are_caught_in_float16(export_variant, tmp_path):
     _, checkpoint, bundle = export_variant("a-mixed", "float16")
     shutil.copytree(bundle, tmp_path / "bundle")
     swap("blocks.1.slstm.igate.weight", "blocks.1.slstm.fgate.weight")(tmp_path / "bundle")
-    report = validate(tmp_path / "bundle", checkpoint, steps=12, batch=2)
+    report = validate(
+        Bundle.open(tmp_path / "bundle"), open_checkpoint(checkpoint), ValidationOptions(steps=12, batch=2)
+    )
     assert report.fault is not None and report.fault.block == 1
 
 
@@ -155,7 +168,7 @@ def test_a_runtime_that_does_not_reset_a_row_is_caught(export_variant, monkeypat
     _, checkpoint, bundle = export_variant("a-mixed")
     reset = OnnxRuntimeSession.reset
     monkeypatch.setattr(OnnxRuntimeSession, "reset", lambda self, row=None: reset(self) if row is None else None)
-    report = validate(bundle, checkpoint, steps=12, batch=2)
+    report = compare(bundle, checkpoint, steps=12, batch=2)
     assert (report.fault.run, report.fault.step, report.fault.block) == ("reset", 4, 0)
 
 
@@ -167,7 +180,7 @@ def test_a_bundle_of_other_weights_is_refused(export_variant, tmp_path):
     variant = VARIANTS["a-mixed"]
     other = variant.save(variant.build(seed=1), tmp_path)
     with pytest.raises(UserError, match=r"made from other weights \(ckpt.pt, sha256 \w{12}.*Export it again"):
-        validate(bundle, other, steps=1)
+        compare(bundle, other, steps=1)
 
 
 def test_a_bundle_of_another_architecture_is_refused_and_the_difference_named(export_variant, tmp_path):
@@ -175,14 +188,14 @@ def test_a_bundle_of_another_architecture_is_refused_and_the_difference_named(ex
     variant = VARIANTS["a-no-conv"]
     other = variant.save(variant.build(), tmp_path)
     with pytest.raises(UserError, match=r"different models \(blocks\[1\]\.conv_kernel: bundle 4, checkpoint 0\)"):
-        validate(bundle, other, steps=1)
+        compare(bundle, other, steps=1)
 
 
 def test_a_bundle_of_another_family_is_refused(export_variant):
     _, _, bundle = export_variant("a-mixed")
     _, other, _ = export_variant("b-single")
     with pytest.raises(UserError, match="is of family xlstm, .* of family xlstm-large"):
-        validate(bundle, other, steps=1)
+        compare(bundle, other, steps=1)
 
 
 def test_a_bundle_of_random_weights_is_refused(export_variant, tmp_path):
@@ -191,4 +204,4 @@ def test_a_bundle_of_random_weights_is_refused(export_variant, tmp_path):
     tensors = random_tensors(real.architecture, seed=0)
     export_bundle(Checkpoint(real.family, path, (), real.architecture, tensors, real.config, {}), tmp_path / "random")
     with pytest.raises(UserError, match="random weights, without a checkpoint"):
-        validate(tmp_path / "random", path, steps=1)
+        compare(tmp_path / "random", path, steps=1)

@@ -22,6 +22,7 @@ from support.cpu_harness import STATES, harness_options
 from support.native_build import build
 from support.upstream_models import VARIANTS, random_inputs
 
+from xlstm_export.bundle import Bundle
 from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
 from xlstm_export.operators.schemas import step_functions
 from xlstm_export.runtime import open_session
@@ -317,7 +318,7 @@ def test_bundle_changes_with_the_library(name, dtype, export_variant, library):
     inputs = random_inputs(model, 2, 64, seed=4).numpy()
     runs = []
     for used in (None, library, library):
-        with open_session(bundle, batch=2, ort_library=used) as session:
+        with open_session(Bundle.open(bundle), batch=2, custom_ops=used) as session:
             runs.append(np.concatenate([session.step(inputs[:, t : t + 1]) for t in range(64)], 1))
     body, kernel, again = runs
     np.testing.assert_array_equal(kernel, again)
@@ -340,7 +341,7 @@ def with_library(name, library, monkeypatch):
     spec = importlib.util.spec_from_file_location("parity_with_library", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "open_session", functools.partial(open_session, ort_library=library))
+    monkeypatch.setattr(module, "open_session", functools.partial(open_session, custom_ops=library))
     return module
 
 

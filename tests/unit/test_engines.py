@@ -8,16 +8,16 @@ import onnx
 import onnxruntime
 import pytest
 
+from xlstm_export.bundle import Bundle
 from xlstm_export.bundle.engine_record import (
     BuildOptions,
     EngineRecord,
     EngineTensor,
     FileHash,
-    hash_bundle,
+    read_record,
     sidecar_of,
 )
-from xlstm_export.bundle.manifest import read_manifest
-from xlstm_export.engines import build_engine, find_engine, read_record
+from xlstm_export.engines import EngineRequest, build_engine
 from xlstm_export.engines.progress import PhaseTree
 from xlstm_export.engines.report import render
 from xlstm_export.engines.rewrite import plugin_needs_stripping, with_products_as_sums, without_functions
@@ -33,7 +33,7 @@ from xlstm_export.engines.targets import (
     parse_targets,
     parse_version,
 )
-from xlstm_export.engines.worker import BuildRequest, read_graph
+from xlstm_export.engines.worker import BuildJob, read_graph
 from xlstm_export.errors import UserError
 from xlstm_export.nvidia.flavours import INSTALL, import_flavour, load_plugins
 
@@ -50,7 +50,7 @@ from xlstm_export.nvidia.flavours import INSTALL, import_flavour, load_plugins
         ((), ("sm86", "sm89", "sm120")),
     ],
 )
-def test_rtx_targets_in_every_spelling(given, expected):
+def test_rtx_targets_are_read_in_every_spelling(given, expected):
     assert parse_targets("tensorrt-rtx", given) == expected
 
 
@@ -81,7 +81,7 @@ def test_turing_takes_float16_only(dtype):
     check_dtype("tensorrt-rtx", ("sm80",), dtype)
 
 
-def test_batch_ranges():
+def test_batch_ranges_are_read_in_both_spellings():
     assert parse_batch("4") == BatchRange(4, 4, 4) and str(parse_batch("4")) == "4"
     assert parse_batch("1:2:16") == BatchRange(1, 2, 16) and str(parse_batch("1:2:16")) == "1-16"
 
@@ -93,7 +93,7 @@ def test_impossible_batches_are_refused(text):
 
 
 def test_profile_covers_every_input_of_a_dynamic_bundle_and_nothing_of_a_fixed_one(export_variant):
-    dynamic = read_manifest(export_variant("a-mixed")[2])
+    dynamic = Bundle.open(export_variant("a-mixed")[2]).manifest
     decode, prefill = input_profiles(dynamic, batch_range(dynamic, "1:2:4"), 64)
     assert (decode.name, prefill.name) == ("decode", "prefill")
     inputs = {dynamic.input.name: dynamic.input, **{s.input: s for s in dynamic.states}, "lengths": dynamic.lengths}
@@ -105,7 +105,7 @@ def test_profile_covers_every_input_of_a_dynamic_bundle_and_nothing_of_a_fixed_o
                 for b, s in zip((1, 2, 4), positions, strict=True)
             ]
             assert [tensor.min, tensor.opt, tensor.max] == shapes
-    fixed = read_manifest(export_variant("a-mixed", batch=3)[2])
+    fixed = Bundle.open(export_variant("a-mixed", batch=3)[2]).manifest
     assert batch_range(fixed, None) == batch_range(fixed, "3") == BatchRange(3, 3, 3)
     for profile, positions in zip(input_profiles(fixed, batch_range(fixed, None), 64), (1, 64), strict=True):
         assert [(t.name, t.max) for t in profile.tensors] == [("tokens", (3, positions))]
@@ -114,12 +114,12 @@ def test_profile_covers_every_input_of_a_dynamic_bundle_and_nothing_of_a_fixed_o
 
 
 def test_profiles_follow_the_mode(export_variant):
-    step = read_manifest(export_variant("a-mixed", mode="step", batch=2)[2])
+    step = Bundle.open(export_variant("a-mixed", mode="step", batch=2)[2]).manifest
     assert max_chunk_of(step, ("sm89",), None) is None
     assert input_profiles(step, batch_range(step, None), None) == (Profile("decode", ()),)
     with pytest.raises(UserError, match="mode `step`, one position a pass"):
         max_chunk_of(step, ("sm89",), 64)
-    prefill = read_manifest(export_variant("a-mixed", mode="prefill", logits="all")[2])
+    prefill = Bundle.open(export_variant("a-mixed", mode="prefill", logits="all")[2]).manifest
     assert [p.name for p in input_profiles(prefill, batch_range(prefill, None), 64)] == ["prefill"]
     assert max_chunk_of(prefill, ("sm89",), None) == 256 and max_chunk_of(prefill, ("sm89",), 64) == 64
     assert max_chunk_of(prefill, ("sm75", "sm89"), None) == 32
@@ -147,7 +147,7 @@ def test_versions_compare_as_numbers():
 )
 def test_options_that_tensorrt_rtx_lacks_are_refused(options, message, export_variant):
     with pytest.raises(UserError, match=message):
-        build_engine(export_variant("b-single")[2], "tensorrt-rtx", targets=("sm89",), **options)
+        build_engine(Bundle.open(export_variant("b-single")[2]), EngineRequest("tensorrt-rtx", ("sm89",), **options))
 
 
 # Changes to the graph
@@ -193,7 +193,7 @@ def test_products_as_sums_are_the_same_numbers_without_matrix_products(name, mod
     assert products(model) and not products(summed)
     onnx.external_data_helper.load_external_data_for_model(summed, str(bundle))
     onnx.checker.check_model(summed, full_check=True)
-    manifest, random = read_manifest(bundle), np.random.default_rng(0)
+    manifest, random = Bundle.open(bundle).manifest, np.random.default_rng(0)
     positions = 1 if mode == "step" else 5
     feeds = {manifest.input.name: random.integers(0, manifest.vocab_size, (3, positions))}
     feeds |= {} if mode == "step" else {"lengths": np.array([5, 0, 3], np.int32)}
@@ -234,8 +234,8 @@ def test_progress_survives_what_it_was_not_told():
 
 
 def record_for(bundle, name="x.engine", runtime="tensorrt", batch=(1, 2, 8), **changes):
-    manifest = read_manifest(bundle)
-    model, manifest_hash = hash_bundle(bundle)
+    manifest = Bundle.open(bundle).manifest
+    model, manifest_hash = Bundle.open(bundle).hashes
     profiles = input_profiles(manifest, BatchRange(*batch), 64)
     record = EngineRecord(
         engine=FileHash(name, "0" * 64),
@@ -289,15 +289,15 @@ def test_sidecar_reads_back_as_it_was_written(bundle):
     [
         (lambda engine: engine.unlink(), "no engine at"),
         (lambda engine: sidecar_of(engine).unlink(), "has no x.engine.json beside it"),
-        (lambda engine: sidecar_of(engine).write_text("{"), "is damaged"),
-        (lambda engine: sidecar_of(engine).write_text("[]"), "is damaged"),
-        (lambda engine: sidecar_of(engine).write_text('{"format": "other"}'), "is not a version 2 xlstm-engine file"),
-        (lambda engine: edit(engine, engine_bytes="many"), "is damaged"),
-        (lambda engine: edit(engine, options={}), "is damaged"),
-        (lambda engine: edit(engine, batch=[1]), "is damaged"),
-        (lambda engine: edit(engine, format_version=1), "is not a version 2"),
-        (lambda engine: edit(engine, profiles=["prefill", "decode"]), "is damaged"),
-        (lambda engine: edit(engine, max_chunk=None), "is damaged"),
+        (lambda engine: sidecar_of(engine).write_text("{"), "is not valid JSON"),
+        (lambda engine: sidecar_of(engine).write_text("[]"), "is no sidecar of an engine"),
+        (lambda engine: sidecar_of(engine).write_text('{"format": "other"}'), "is no sidecar of an engine"),
+        (lambda engine: edit(engine, engine_bytes="many"), 'engine_bytes is "many", not an integer'),
+        (lambda engine: edit(engine, options={}), "options.version_compatible missing"),
+        (lambda engine: edit(engine, batch=[1]), "batch is .1., not a list of 3 positive numbers"),
+        (lambda engine: edit(engine, format_version=1), "has format version 1"),
+        (lambda engine: edit(engine, profiles=["prefill", "decode"]), "profiles is"),
+        (lambda engine: edit(engine, max_chunk=None), "max_chunk and the profile `prefill` go together"),
         (lambda engine: engine.write_bytes(b"pla"), "has 3 bytes, not 4"),
     ],
 )
@@ -320,9 +320,9 @@ def test_the_newest_engine_that_fits_is_taken(bundle):
     new = place(bundle, record_for(bundle, "new.engine", batch=(1, 1, 2)))
     place(bundle, record_for(bundle, "other.engine", runtime="tensorrt-rtx"))
     os.utime(old, (1, 1))
-    assert find_engine(bundle, "tensorrt", 2)[0] == new
-    assert find_engine(bundle, "tensorrt", 4)[0] == old
-    assert find_engine(bundle, "tensorrt", 4, engine=old)[0] == old
+    assert Bundle.open(bundle).find_engine("tensorrt", 2).path == new
+    assert Bundle.open(bundle).find_engine("tensorrt", 4).path == old
+    assert Bundle.open(bundle).find_engine("tensorrt", 4, engine=old).path == old
 
 
 @pytest.mark.parametrize(
@@ -336,13 +336,13 @@ def test_the_newest_engine_that_fits_is_taken(bundle):
 def test_engine_that_does_not_fit_is_not_run(changes, batch, message, bundle):
     place(bundle, record_for(bundle, **changes))
     with pytest.raises(UserError, match=message):
-        find_engine(bundle, "tensorrt", batch)
+        Bundle.open(bundle).find_engine("tensorrt", batch)
 
 
 def test_named_engine_of_another_runtime_is_refused(bundle):
     engine = place(bundle, record_for(bundle))
     with pytest.raises(UserError, match="is an engine for tensorrt, not for tensorrt-rtx"):
-        find_engine(bundle, "tensorrt-rtx", 1, engine)
+        Bundle.open(bundle).find_engine("tensorrt-rtx", 1, engine=engine)
 
 
 def test_rendered_record_names_engine_targets_and_plugins(bundle):
@@ -356,10 +356,10 @@ def test_rendered_record_names_engine_targets_and_plugins(bundle):
 
 
 def test_request_reaches_the_builder_unchanged(export_variant):
-    manifest = read_manifest(export_variant("a-mixed")[2])
+    manifest = Bundle.open(export_variant("a-mixed")[2]).manifest
     profiles = input_profiles(manifest, BatchRange(1, 2, 4), 64)
-    request = BuildRequest("tensorrt", "/m", "/e", ("current",), profiles, "/p", True, False, False, None)
-    assert BuildRequest.parse(json.dumps(asdict(request))) == request
+    request = BuildJob("tensorrt", "/m", "/e", ("current",), profiles, "/p", True, False, False, None)
+    assert BuildJob.parse(json.dumps(asdict(request))) == request
 
 
 # What is missing here
@@ -369,7 +369,7 @@ def test_missing_runtime_says_what_to_install(export_variant, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for runtime in ("tensorrt", "tensorrt-rtx"):
         with pytest.raises(UserError) as error:
-            build_engine(export_variant("b-single")[2], runtime)
+            build_engine(Bundle.open(export_variant("b-single")[2]), EngineRequest(runtime))
         assert INSTALL[runtime] in str(error.value)
 
 

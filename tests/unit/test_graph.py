@@ -9,7 +9,8 @@ import pytest
 import torch
 from support.cell_inputs import mlstm_inputs, slstm_inputs
 
-from xlstm_export.bundle.manifest import METADATA_KEY, parse_manifest, read_manifest
+from xlstm_export.bundle import Bundle
+from xlstm_export.bundle.manifest import METADATA_KEY, parse_manifest
 from xlstm_export.errors import UserError
 from xlstm_export.operators import eager, names, schemas
 
@@ -34,7 +35,7 @@ def test_graph_passes_the_full_check_with_its_weights(bundle):
 def test_every_cell_is_one_node_with_its_definition_in_the_file(bundle):
     model = load(bundle)
     cells = [n for n in model.graph.node if n.domain == names.DOMAIN]
-    blocks = read_manifest(bundle).architecture["blocks"]
+    blocks = Bundle.open(bundle).manifest.architecture["blocks"]
     assert [n.op_type for n in cells] == ["SLSTMCell" if b["kind"] == "slstm" else "MLSTMCell" for b in blocks]
     assert {f.name for f in model.functions} == {n.op_type for n in cells}
     for node in cells:
@@ -63,7 +64,7 @@ def test_names_show_the_block_they_come_from(bundle):
 
 
 def test_states_are_named_pairs_in_the_order_of_the_manifest(bundle):
-    model, manifest = load(bundle), read_manifest(bundle)
+    model, manifest = load(bundle), Bundle.open(bundle).manifest
     lengths = [manifest.lengths.name] if manifest.lengths else []
     assert [v.name for v in model.graph.input] == [manifest.input.name, *(s.input for s in manifest.states), *lengths]
     assert [v.name for v in model.graph.output] == [manifest.output.name, *(s.output for s in manifest.states)]
@@ -76,13 +77,13 @@ def test_states_are_named_pairs_in_the_order_of_the_manifest(bundle):
 
 
 def test_modes_differ_in_the_sequence_axis_and_lengths_alone(export_variant):
-    step, both = (read_manifest(export_variant("a-mixed", mode=mode)[2]) for mode in ("step", "both"))
+    step, both = (Bundle.open(export_variant("a-mixed", mode=mode)[2]).manifest for mode in ("step", "both"))
     assert (step.input.shape, step.lengths, step.output.shape[:2]) == (("batch", 1), None, ("batch", 1))
     assert (both.input.shape, both.output.shape[:2]) == (("batch", "sequence"), ("batch", 1))
     assert both.lengths.shape == ("batch",) and both.lengths.dtype == "int32"
     prefill = export_variant("a-mixed", mode="prefill", logits="all")[2]
-    assert read_manifest(prefill).output.shape[:2] == ("batch", "sequence")
-    assert step.states == both.states == read_manifest(prefill).states
+    assert Bundle.open(prefill).manifest.output.shape[:2] == ("batch", "sequence")
+    assert step.states == both.states == Bundle.open(prefill).manifest.states
 
 
 def test_logits_of_all_positions_of_a_step_are_refused(export_variant):
@@ -92,7 +93,7 @@ def test_logits_of_all_positions_of_a_step_are_refused(export_variant):
 
 def test_manifest_in_the_metadata_is_the_file(bundle):
     props = {p.key: p.value for p in load(bundle).metadata_props}
-    assert parse_manifest(json.loads(props[METADATA_KEY]), "metadata") == read_manifest(bundle)
+    assert parse_manifest(json.loads(props[METADATA_KEY]), "metadata") == Bundle.open(bundle).manifest
 
 
 def test_tied_head_is_stored_once(export_variant):
@@ -124,60 +125,6 @@ def test_half_precision_keeps_cells_norms_and_states_in_float32(dtype, export_va
     for function in model.functions:
         casts = [onnx.helper.get_attribute_value(n.attribute[0]) for n in function.node if n.op_type == "Cast"]
         assert set(casts) == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT32}  # positions are held against lengths
-
-
-GOOD = {
-    "format": "xlstm-bundle",
-    "format_version": 2,
-    "family": "xlstm",
-    "dtype": "float32",
-    "mode": "both",
-    "batch": None,
-    "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", "sequence"]},
-    "lengths": {"name": "lengths", "dtype": "int32", "shape": ["batch"]},
-    "output": {"name": "logits", "dtype": "float32", "shape": ["batch", 1, 5]},
-    "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 2]}],
-    "tokenizer": None,
-    "vocab_size": 5,
-    "architecture": {},
-    "source": {"path": "x", "sha256": None},
-    "weight_files": ["model.weights"],
-    "producer": {},
-}
-
-
-@pytest.mark.parametrize(
-    "change, says",
-    [
-        ({"format": "other"}, "not a manifest"),
-        ({"format_version": 1}, "format version 1"),
-        ({"mode": "decode"}, "mode"),
-        ({"mode": "step"}, "input.shape"),
-        ({"lengths": None}, "lengths is null in mode both"),
-        ({"mode": "step", "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", 1]}}, "in mode step"),
-        ({"output": {"name": "logits", "dtype": "float32", "shape": ["batch", 1, "sequence"]}}, "output.shape"),
-        ({"dtype": "int8"}, "dtype"),
-        ({"batch": "many"}, "batch"),
-        ({"batch": True}, "batch"),
-        ({"states": {}}, "states"),
-        ({"states": [3]}, "states[0]"),
-        ({"states": [{"input": "s", "output": 1, "dtype": "float32", "shape": [1]}]}, "states[0].output"),
-        ({"states": [{"input": "s", "output": "t", "dtype": "float32", "shape": [0]}]}, "shape"),
-        ({"input": {"name": "tokens", "dtype": "int64", "shape": ["rows", 1]}}, "input.shape"),
-        ({"weight_files": ["../../etc/passwd"]}, "plain file name"),
-        ({"source": "here"}, "source"),
-    ],
-)
-def test_damaged_manifest_is_one_clear_error(change, says):
-    parse_manifest(GOOD, "manifest.json")
-    with pytest.raises(UserError, match="manifest.json") as error:
-        parse_manifest(GOOD | change, "manifest.json")
-    assert says in str(error.value)
-
-
-def test_manifest_with_a_missing_key_names_it():
-    with pytest.raises(UserError, match="lacks states"):
-        parse_manifest({k: v for k, v in GOOD.items() if k != "states"}, "manifest.json")
 
 
 CELLS = {
@@ -257,7 +204,7 @@ def mlstm_conditioning(tensors, attributes, lengths):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_padding_reaches_what_is_before_it(name):
+def test_padding_leaves_what_is_before_it_alone(name):
     """NaN beyond a row's length: outputs there are zero, states and the other outputs as without."""
     tensors, attributes = CELLS[name][0](2, 6)
     function = schemas.sequence_functions()[name]
@@ -272,7 +219,7 @@ def test_padding_reaches_what_is_before_it(name):
             assert all((value[row, length:] == 0).all() for row, length in enumerate(lengths))
 
 
-def test_one_closed_forget_gate_costs_later_positions_their_precision():
+def test_one_closed_forget_gate_costs_later_positions_no_precision():
     """Differences of cumulative sums would: after lf = -1e4, sums have a spacing of 1e-3."""
     tensors, attributes = mlstm_inputs(4, 64)
     tensors["i"].clamp_(-1, 1), tensors["f"].clamp_(2, 4)

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from rich.console import Console
 
-from xlstm_export.bundle.manifest import read_manifest
+from xlstm_export.bundle import Bundle
 from xlstm_export.errors import UserError
-from xlstm_export.inspection import inspect_bundle, inspect_checkpoint, inspect_path, render, to_json
+from xlstm_export.inspection import inspect_bundle, inspect_path, render, to_json
+from xlstm_export.inspection.checkpoint import inspect_checkpoint
 from xlstm_export.operators.schemas import sequence_functions
 
 
@@ -25,7 +26,7 @@ def text_of(inspection, width=200):
 @pytest.mark.parametrize("name", ["a-mixed", "a-tied", "b-single", "c-single", "a-stack"])
 def test_bundle_numbers_are_those_of_the_upstream_model(name, export_variant):
     model, _, bundle = export_variant(name)
-    found, manifest = inspect_bundle(bundle), read_manifest(bundle)
+    found, manifest = inspect_bundle(Bundle.open(bundle)), Bundle.open(bundle).manifest
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.weight_bytes == 4 * found.parameters
     assert found.state_bytes == 4 * sum(math.prod(s.shape[1:]) for s in manifest.states)
@@ -36,14 +37,14 @@ def test_bundle_numbers_are_those_of_the_upstream_model(name, export_variant):
 
 def test_step_reads_an_embedding_only_where_the_head_is_tied_to_it(export_variant):
     for name, table in (("a-mixed", True), ("a-tied", False), ("a-stack", False)):
-        found = inspect_bundle(export_variant(name)[2])
+        found = inspect_bundle(Bundle.open(export_variant(name)[2]))
         spared = 4 * found.dimensions.vocab_size * found.dimensions.embedding_dim if table else 0
         assert found.weight_bytes - found.read_bytes == spared
 
 
 def test_half_precision_bundle_counts_its_bytes_by_dtype(export_variant):
     bundle = export_variant("a-mixed", "float16")[2]
-    found = inspect_bundle(bundle)
+    found = inspect_bundle(Bundle.open(bundle))
     graph = onnx.load(bundle / "model.onnx", load_external_data=False).graph
     lengths = [int(e.value) for t in graph.initializer for e in t.external_data if e.key == "length"]
     assert found.weight_bytes == sum(lengths) < 4 * found.parameters
@@ -52,7 +53,7 @@ def test_half_precision_bundle_counts_its_bytes_by_dtype(export_variant):
 
 def test_operators_functions_and_tensors_are_those_of_the_graph(export_variant):
     bundle = export_variant("a-mixed")[2]
-    found, manifest = inspect_bundle(bundle), read_manifest(bundle)
+    found, manifest = inspect_bundle(Bundle.open(bundle)), Bundle.open(bundle).manifest
     model = onnx.load(bundle / "model.onnx", load_external_data=False)
     kinds = [b["kind"] for b in manifest.architecture["blocks"]]
     assert sum(found.operators.values()) == len(model.graph.node)
@@ -67,11 +68,11 @@ def test_operators_functions_and_tensors_are_those_of_the_graph(export_variant):
 
 def test_weights_are_not_read(export_variant, tmp_path):
     bundle = shutil.copytree(export_variant("b-single")[2], tmp_path / "bundle")
-    expected = inspect_bundle(bundle).weight_bytes
+    expected = inspect_bundle(Bundle.open(bundle)).weight_bytes
     os.truncate(bundle / "model.weights", 0)
-    assert inspect_bundle(bundle).weight_bytes == expected
+    assert inspect_bundle(Bundle.open(bundle)).weight_bytes == expected
     (bundle / "model.weights").unlink()
-    found = inspect_bundle(bundle)
+    found = inspect_bundle(Bundle.open(bundle))
     assert found.missing_files == ("model.weights",)
     assert "model.weights: the bundle was not copied whole" in text_of(found)
 
@@ -81,16 +82,19 @@ def test_checkpoint_numbers_are_those_of_the_upstream_model(name, export_variant
     model, checkpoint, bundle = export_variant(name)
     found = inspect_checkpoint(checkpoint)
     assert found.parameters == sum(found.parameters_by_part.values()) == sum(p.numel() for p in model.parameters())
-    assert found.state_bytes == read_manifest(bundle).state_bytes()
-    assert found.plans[0].dtype == "float32" and found.plans[0].weight_bytes == inspect_bundle(bundle).weight_bytes
-    assert found.family == read_manifest(bundle).family
+    assert found.state_bytes == Bundle.open(bundle).manifest.state_bytes()
+    assert (
+        found.plans[0].dtype == "float32"
+        and found.plans[0].weight_bytes == inspect_bundle(Bundle.open(bundle)).weight_bytes
+    )
+    assert found.family == Bundle.open(bundle).manifest.family
 
 
 def test_plan_is_what_the_export_makes(export_variant):
     _, checkpoint, bundle = export_variant("c-bfloat16", "bfloat16", link_weights=True)
     found = inspect_checkpoint(checkpoint)
     plan = {p.dtype: p for p in found.plans}["bfloat16"]
-    exported = inspect_bundle(bundle)
+    exported = inspect_bundle(Bundle.open(bundle))
     assert found.dtypes == {"bfloat16": found.parameters}
     assert plan.weight_bytes == exported.weight_bytes
     written = (bundle / "model.weights").stat().st_size  # with padding: tensors start on multiples of 64 bytes
@@ -134,7 +138,7 @@ def edit(bundle, **changes):
 
 def test_json_holds_everything_and_reads_back(export_variant):
     _, checkpoint, bundle = export_variant("a-mixed")
-    found = inspect_bundle(bundle)
+    found = inspect_bundle(Bundle.open(bundle))
     data = json.loads(to_json(found))
     assert data["kind"] == "bundle" and data["token_bytes"] == found.token_bytes
     assert data["operators"] == found.operators and len(data["tensors"]) == len(found.tensors)
@@ -143,7 +147,7 @@ def test_json_holds_everything_and_reads_back(export_variant):
 
 def test_tables_name_what_matters(export_variant):
     _, checkpoint, bundle = export_variant("a-mixed")
-    found = inspect_bundle(bundle)
+    found = inspect_bundle(Bundle.open(bundle))
     text = text_of(found)
     for word in (
         "xlstm",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlstm_export.bundle.manifest import read_manifest
+from xlstm_export.bundle import Bundle
 from xlstm_export.errors import UserError
 from xlstm_export.runtime import open_session
 from xlstm_export.runtime.generation import Generation
@@ -110,13 +110,13 @@ def test_damaged_tokenizer_is_one_clear_error(tmp_path):
 def test_bundle_without_tokenizer_says_what_to_do(export_variant):
     _, _, bundle = export_variant("a-mixed")
     with pytest.raises(UserError, match="token ids only"):
-        open_tokenizer(bundle, read_manifest(bundle))
+        open_tokenizer(Bundle.open(bundle))
 
 
 def test_states_can_be_taken_out_and_put_back(export_variant):
     _, _, bundle = export_variant("a-mixed")
     tokens = np.arange(24).reshape(2, 12)
-    with open_session(bundle, batch=2) as session:
+    with open_session(Bundle.open(bundle), batch=2) as session:
         for t in range(6):
             session.step(tokens[:, t : t + 1])
         kept = session.read_states()
@@ -131,7 +131,7 @@ def test_states_can_be_taken_out_and_put_back(export_variant):
 def test_results_belong_to_the_caller(export_variant):
     """Logits and states that were handed out do not change when the session goes on."""
     _, _, bundle = export_variant("a-mixed")
-    with open_session(bundle) as session:
+    with open_session(Bundle.open(bundle)) as session:
         logits, states = session.step(np.array([[5]])), session.read_states()
         before = logits.copy(), {name: value.copy() for name, value in states.items()}
         for _ in range(3):
@@ -144,17 +144,17 @@ def test_results_belong_to_the_caller(export_variant):
 @pytest.mark.parametrize("prompt, says", [([], "empty"), ([1, 97], "97"), ([-1], "-1")])
 def test_generation_refuses_impossible_prompts(prompt, says, export_variant):
     _, _, bundle = export_variant("a-mixed")
-    with open_session(bundle) as session, pytest.raises(UserError, match=says):
+    with open_session(Bundle.open(bundle)) as session, pytest.raises(UserError, match=says):
         Generation(session, prompt, 5, Sampler(Sampling()))
 
 
 def test_block_stack_has_no_tokens_to_generate(export_variant):
     _, _, bundle = export_variant("a-stack")
-    with open_session(bundle) as session, pytest.raises(UserError, match="block stack"):
+    with open_session(Bundle.open(bundle)) as session, pytest.raises(UserError, match="block stack"):
         Generation(session, [1], 5, Sampler(Sampling()))
 
 
 def test_unknown_runtime_lists_the_known(export_variant):
     _, _, bundle = export_variant("a-mixed")
     with pytest.raises(UserError, match="onnxruntime, tensorrt-rtx, tensorrt"):
-        open_session(bundle, "tflite")
+        open_session(Bundle.open(bundle), "tflite")

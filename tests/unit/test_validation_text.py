@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from xlstm_export.bundle import Bundle
 from xlstm_export.bundle.manifest import Manifest, Source, TensorSpec
 from xlstm_export.errors import UserError
 from xlstm_export.modeling.architecture import Architecture
@@ -36,14 +37,14 @@ def text(tmp_path):
 
 
 def test_rows_are_consecutive_pieces_and_targets_the_next_token(text):
-    tokens = read_text(text, text.parent, MANIFEST, rows=3, steps=3)
+    tokens = read_text(text, Bundle(text.parent, MANIFEST), rows=3, steps=3)
     assert tokens.inputs.T.tolist() == [[*b"abc"], [*b"def"], [*b"ghi"]]
     assert tokens.targets.T.tolist() == [[*b"bcd"], [*b"efg"], [*b"hij"]]
     assert tokens.inputs.dtype == np.int64 and tokens.bytes == 9
 
 
 def test_a_short_text_gives_fewer_steps(text):
-    assert read_text(text, text.parent, MANIFEST, rows=2, steps=100).steps == 4
+    assert read_text(text, Bundle(text.parent, MANIFEST), rows=2, steps=100).steps == 4
 
 
 def test_bytes_of_a_subword_tokenizer_are_those_of_the_predicted_text(text):
@@ -53,7 +54,7 @@ def test_bytes_of_a_subword_tokenizer_are_those_of_the_predicted_text(text):
     backend.save(str(text.parent / "tokenizer.json"))
     text.write_text("über den Fluß", "utf-8")
     manifest = replace(MANIFEST, tokenizer="tokenizer.json", vocab_size=3)
-    tokens = read_text(text, text.parent, manifest, rows=1, steps=10)
+    tokens = read_text(text, Bundle(text.parent, manifest), rows=1, steps=10)
     assert tokens.inputs[:, 0].tolist() == [0, 1]
     assert tokens.bytes == len("den Fluß".encode())
 
@@ -71,9 +72,9 @@ def test_bytes_of_a_subword_tokenizer_are_those_of_the_predicted_text(text):
 def test_unusable_text_is_a_message(text, change, content, message):
     text.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_text(text, text.parent, replace(MANIFEST, **change), rows=3, steps=2)
+        read_text(text, Bundle(text.parent, replace(MANIFEST, **change)), rows=3, steps=2)
 
 
 def test_a_missing_file_is_a_message(text):
     with pytest.raises(UserError, match="nowhere.txt"):
-        read_text(text.parent / "nowhere.txt", text.parent, MANIFEST, rows=1, steps=1)
+        read_text(text.parent / "nowhere.txt", Bundle(text.parent, MANIFEST), rows=1, steps=1)

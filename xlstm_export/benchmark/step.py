@@ -19,9 +19,9 @@ import torch
 from rich.console import RenderableType
 from rich.table import Table
 
-from ..bundle.manifest import read_manifest
-from ..inspection import inspect_bundle
-from ..runtime import Session, open_session
+from ..bundle import Bundle
+from ..progress import Stage, no_progress
+from ..runtime import RuntimeName, Session, open_session
 
 _STREAM_BYTES = 256 << 20
 _WARM_UP_STEPS = 10
@@ -67,21 +67,22 @@ class StepTiming:
 
 
 def time_steps(
-    bundle: Path,
-    runtime: str = "onnxruntime",
+    bundle: Bundle,
+    runtime: RuntimeName = "onnxruntime",
     batch: int = 1,
     steps: int = 200,
     prompt: int = 512,
-    ort_library: Path | None = None,
-    progress: Callable[[int], None] = lambda _: None,
+    custom_ops: Path | None = None,
+    stage: Stage = no_progress,
 ) -> StepTiming:
     """Time `steps` decode steps of random inputs after a warm-up, a prompt, then the memory of the machine.
 
     The prompt is left out for a bundle of mode `step`, which has no other way than steps.
     """
-    manifest = read_manifest(bundle)
+    manifest = bundle.manifest
     prompt = 0 if manifest.mode == "step" else prompt
     random = np.random.default_rng(0)
+    progress = stage("Stepping", steps)
 
     def draw(count: int, positions: int) -> np.ndarray:
         shape = (count, *manifest.input.sized(batch, positions))
@@ -90,7 +91,7 @@ def time_steps(
         return random.integers(0, manifest.vocab_size, shape)
 
     inputs, seconds = draw(16, 1), []
-    with open_session(bundle, runtime, batch=batch, ort_library=ort_library) as session:
+    with open_session(bundle, runtime, batch, custom_ops) as session:
         for step in range(_WARM_UP_STEPS + steps):
             start = time.perf_counter()
             session.step(inputs[step % 16])
@@ -107,7 +108,7 @@ def time_steps(
         float(median),
         float(p90),
         float(p99),
-        inspect_bundle(bundle).read_bytes,
+        bundle.step_bytes,
         manifest.state_bytes(batch),
         read,
         update,
@@ -121,7 +122,7 @@ def _time_prompt(session: Session, prompts: np.ndarray) -> float:
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        session.prefill(prompts)
+        session.prefill(list(prompts))
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
 
@@ -156,8 +157,7 @@ def render(timing: StepTiming) -> RenderableType:
     table.add_row(
         "memory limit", f"{1e3 * timing.limit:.3f} ms: the step takes {timing.median / timing.limit:.2f} times it"
     )
-    if timing.prompt:
-        rate = timing.prompt_tokens_per_second
+    if (rate := timing.prompt_tokens_per_second) is not None:
         table.add_row(
             f"prompt of {timing.prompt}",
             f"{rate:,.0f} tokens per second: {rate / timing.tokens_per_second:.1f} times as fast as steps",

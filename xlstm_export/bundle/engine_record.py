@@ -1,22 +1,27 @@
-"""The sidecar of an engine: a JSON file beside it that says what it is, what made it, and what it fits."""
+"""The sidecar of an engine: a JSON file beside it that says what it is, what made it, and what it fits (FORMAT.md)."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ..checksum import sha256
 from ..errors import ErrorKind, UserError
-from .manifest import FILE_NAME, MODEL_FILE, Mode
+from .manifest import Dtype, Mode
+from .strict_json import Fields, read_json
 
 FORMAT = "xlstm-engine"
 FORMAT_VERSION = 2
 FOLDER = "engines"
 """Of a bundle."""
 
+_REMEDY = "Build the engine again."
 
+EngineRuntime = Literal["tensorrt-rtx", "tensorrt"]
+ENGINE_RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt-rtx", "tensorrt")
+RuntimeName = Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
+"""What runs a bundle."""
 ProfileName = Literal["decode", "prefill"]
 PROFILES: dict[Mode, tuple[ProfileName, ...]] = {
     "step": ("decode",),
@@ -36,9 +41,9 @@ class TensorProfile:
     max: tuple[int, ...]
 
     @staticmethod
-    def parse(data: dict) -> TensorProfile:
+    def parse(data: dict[str, Any]) -> TensorProfile:
         """From plain values, as `asdict` gives them."""
-        return TensorProfile(data["name"], *(tuple(data[key]) for key in ("min", "opt", "max")))
+        return TensorProfile(data["name"], tuple(data["min"]), tuple(data["opt"]), tuple(data["max"]))
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,12 @@ class EngineTensor:
     dtype: str
     shape: tuple[int, ...]
     profiles: tuple[TensorProfile, ...]
+
+    @staticmethod
+    def parse(data: dict[str, Any]) -> EngineTensor:
+        """From plain values, as `asdict` gives them."""
+        profiles = tuple(map(TensorProfile.parse, data["profiles"]))
+        return EngineTensor(data["name"], data["mode"], data["dtype"], tuple(data["shape"]), profiles)
 
 
 @dataclass(frozen=True)
@@ -80,13 +91,13 @@ class EngineRecord:
 
     engine: FileHash
     engine_bytes: int
-    runtime: str
+    runtime: EngineRuntime
     runtime_version: str
     targets: tuple[str, ...]
     """Compute capabilities, `sm89`."""
     gpu: str | None
     """Name of the GPU it was built on; None: built ahead of time."""
-    dtype: str
+    dtype: Dtype
     batch: tuple[int, int, int]
     """Least, tuned for, most."""
     profiles: tuple[ProfileName, ...]
@@ -109,15 +120,10 @@ class EngineRecord:
         ordered = {"format": self.format, "format_version": self.format_version}
         return json.dumps(ordered | asdict(self), indent=2) + "\n"
 
-    def fits(self, bundle: Path) -> bool:
-        """Whether the bundle is still the one it was built from, byte for byte in graph and manifest.
-
-        The manifest names the checksum of the weights' source, so that other weights are another manifest.
-        """
-        return all(
-            (bundle / file.name).is_file() and sha256(bundle / file.name) == file.sha256
-            for file in (self.model, self.manifest)
-        )
+    @property
+    def major_version(self) -> int:
+        """Of the runtime that built it."""
+        return int(self.runtime_version.partition(".")[0])
 
 
 def sidecar_of(engine: Path) -> Path:
@@ -125,33 +131,21 @@ def sidecar_of(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def hash_bundle(bundle: Path) -> tuple[FileHash, FileHash]:
-    """Of `model.onnx` and of the manifest."""
-    return tuple(FileHash(name, sha256(bundle / name)) for name in (MODEL_FILE, FILE_NAME))
-
-
 def read_record(engine: Path) -> EngineRecord:
     """Read and check the sidecar of an engine.
 
     Raises:
-        UserError: no such engine or sidecar, or not one of this format.
+        UserError: no such engine or sidecar, or not one of this format, or the engine has another size.
     """
     path = sidecar_of(engine)
     if not engine.is_file():
         raise UserError(ErrorKind.unavailable, f"no engine at {engine}. Build one with `xlstm-export build`.")
     if not path.is_file():
         raise UserError(
-            ErrorKind.bundle, f"{engine} has no {path.name} beside it. Copy that file too, or build the engine again."
+            ErrorKind.bundle,
+            f"{engine} has no {path.name} beside it. Copy that file too, or build the engine again.",
         )
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        if data.get("format") != FORMAT or data.get("format_version") != FORMAT_VERSION:
-            raise UserError(
-                ErrorKind.bundle, f"{path} is not a version {FORMAT_VERSION} {FORMAT} file. Build the engine again."
-            )
-        record = _parse(data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(ErrorKind.bundle, f"{path} is damaged ({error!r}). Build the engine again.") from None
+    record = parse_record(read_json(path, _REMEDY), str(path))
     if (size := engine.stat().st_size) != record.engine_bytes:
         raise UserError(
             ErrorKind.bundle,
@@ -160,79 +154,59 @@ def read_record(engine: Path) -> EngineRecord:
     return record
 
 
-def _parse(data: dict) -> EngineRecord:
-    values = {f.name: data[f.name] for f in fields(EngineRecord)}
-    for name in ("engine", "model", "manifest"):
-        values[name] = FileHash(**data[name])
-    values["plugins"] = FileHash(**data["plugins"]) if data["plugins"] else None
-    values["options"] = BuildOptions(**data["options"])
-    values["targets"] = tuple(data["targets"])
-    low, tuned, high = data["batch"]
-    values["batch"] = (int(low), int(tuned), int(high))
-    values["tensors"] = tuple(map(parse_tensor, data["tensors"]))
-    values["profiles"] = tuple(data["profiles"])
-    if values["profiles"] not in PROFILES.values():
-        raise TypeError("profiles")
-    if (values["max_chunk"] is None) == ("prefill" in values["profiles"]):
-        raise TypeError("max_chunk")
-    for name, kind in (("engine_bytes", int), ("runtime", str), ("runtime_version", str), ("seconds", (int, float))):
-        if not isinstance(values[name], kind):
-            raise TypeError(name)
-    return EngineRecord(**values)
+def parse_record(data: Any, where: str) -> EngineRecord:
+    """Check the parsed JSON and build the record; `where` names the file in messages."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(ErrorKind.bundle, f'{where} is no sidecar of an engine: no "format": "{FORMAT}". {_REMEDY}')
+    version = data.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise UserError(
+            ErrorKind.bundle,
+            f"{where} has format version {version!r}; this xlstm-export reads version {FORMAT_VERSION}. {_REMEDY}",
+        )
+    entries = Fields(data, where, _REMEDY)
+    entries.require(f.name for f in fields(EngineRecord))
+    runtime_version = entries.text("runtime_version")
+    if not runtime_version.partition(".")[0].isascii() or not runtime_version.partition(".")[0].isdigit():
+        entries.fail(f"runtime_version is {runtime_version!r}, which does not begin with a number")
+    batch = entries.counts("batch", 3)
+    if not batch[0] <= batch[1] <= batch[2]:
+        entries.fail(f"batch is {list(batch)}, which falls")
+    profiles = tuple(entries.choice("profiles", map(list, PROFILES.values())))
+    if entries.is_null("max_chunk") == ("prefill" in profiles):
+        entries.fail("max_chunk and the profile `prefill` go together")
+    options = entries.below("options")
+    return EngineRecord(
+        engine=_file(entries.below("engine")),
+        engine_bytes=entries.integer("engine_bytes", 1, 2**63 - 1),
+        runtime=entries.choice("runtime", ENGINE_RUNTIMES),
+        runtime_version=runtime_version,
+        targets=entries.texts("targets"),
+        gpu=None if entries.is_null("gpu") else entries.text("gpu"),
+        dtype=entries.choice("dtype", ("float32", "float16", "bfloat16")),
+        batch=(batch[0], batch[1], batch[2]),
+        profiles=profiles,
+        max_chunk=None if entries.is_null("max_chunk") else entries.count("max_chunk"),
+        tensors=tuple(map(_tensor, entries.each("tensors"))),
+        model=_file(entries.below("model")),
+        manifest=_file(entries.below("manifest")),
+        plugins=None if entries.is_null("plugins") else _file(entries.below("plugins")),
+        options=BuildOptions(**{f.name: options.boolean(f.name) for f in fields(BuildOptions)}),
+        seconds=entries.number("seconds"),
+        producer=entries.mapping("producer"),
+    )
 
 
-def parse_tensor(data: dict) -> EngineTensor:
-    """From plain values, as `asdict` gives them."""
-    profiles = tuple(map(TensorProfile.parse, data["profiles"]))
-    return EngineTensor(data["name"], data["mode"], data["dtype"], tuple(data["shape"]), profiles)
+def _file(entries: Fields) -> FileHash:
+    return FileHash(entries.file_name("name"), entries.sha256("sha256"))
 
 
-def list_engines(bundle: Path) -> list[tuple[Path, EngineRecord]]:
-    """The engines in a bundle that have a readable sidecar, newest first."""
-    found = []
-    for engine in (bundle / FOLDER).glob("*.engine"):
-        try:
-            found.append((engine, read_record(engine)))
-        except UserError:
-            continue
-    return sorted(found, key=lambda item: item[0].stat().st_mtime_ns, reverse=True)
-
-
-def find_engine(bundle: Path, runtime: str, batch: int, engine: Path | None = None) -> tuple[Path, EngineRecord]:
-    """The engine to run a bundle with: `engine`, or else the newest in the bundle that fits it.
-
-    Raises:
-        UserError: there is none, or it is for another runtime, another bundle or other batch sizes.
-    """
-    if engine is None:
-        candidates = [item for item in list_engines(bundle) if item[1].runtime == runtime]
-        if not candidates:
-            raise UserError(
-                ErrorKind.unavailable, f"{bundle} holds no engine for {runtime}. {_build_hint(bundle, runtime)}"
-            )
-        problems = [_misfit(bundle, runtime, batch, record) for _, record in candidates]
-        good = [item for item, problem in zip(candidates, problems, strict=True) if problem is None]
-        if good:
-            return good[0]
-        engine, problem = candidates[0][0], problems[0]
-    else:
-        record = read_record(engine)
-        problem = _misfit(bundle, runtime, batch, record)
-        if problem is None:
-            return engine, record
-    raise UserError(ErrorKind.bundle, f"{engine.name} {problem}. {_build_hint(bundle, runtime)}")
-
-
-def _misfit(bundle: Path, runtime: str, batch: int, record: EngineRecord) -> str | None:
-    low, _, high = record.batch
-    if record.runtime != runtime:
-        return f"is an engine for {record.runtime}, not for {runtime}"
-    if not low <= batch <= high:
-        return f"takes batches {low} to {high}, not {batch}"
-    if not record.fits(bundle):
-        return f"was built from another export than the one in {bundle}"
-    return None
-
-
-def _build_hint(bundle: Path, runtime: str) -> str:
-    return f"Build one with `xlstm-export build {bundle} --runtime {runtime}`."
+def _tensor(entries: Fields) -> EngineTensor:
+    shape = entries.extents("shape")
+    profiles = tuple(
+        TensorProfile(p.text("name"), *(p.counts(key, len(shape)) for key in ("min", "opt", "max")))
+        for p in entries.each("profiles")
+    )
+    return EngineTensor(
+        entries.text("name"), entries.choice("mode", ("input", "output")), entries.text("dtype"), shape, profiles
+    )

@@ -1,6 +1,6 @@
-"""`manifest.json`: what a runtime must know of a bundle. The same text lies in the ONNX file's metadata.
+"""`manifest.json`: what a runtime must know of a bundle. FORMAT.md is its description; this is its Python reader.
 
-The format is checked completely on reading: unknown versions, missing keys and wrong types are one clear error.
+The same text lies in the ONNX file's metadata.
 """
 
 from __future__ import annotations
@@ -12,16 +12,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ErrorKind, UserError
+from .strict_json import DTYPES, Fields, read_json
 
 FORMAT = "xlstm-bundle"
 FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 METADATA_KEY = "xlstm.manifest"
+LOGITS = "logits"
+"""The name of an output that tokens can be drawn from."""
+BYTE_TOKENIZER = "bytes"
+"""What a manifest calls the tokenizer whose tokens are the bytes of the text."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Mode = Literal["step", "prefill", "both"]
+LogitsOf = Literal["last", "all"]
+"""Positions of a pass at which outputs are given: each row's last, or all."""
 Dimension = int | Literal["batch", "sequence"]
+
+_REMEDY = "Export the bundle again."
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class TensorSpec:
 
     def sized(self, batch: int, sequence: int = 1) -> tuple[int, ...]:
         """The shape for so many rows and positions."""
-        return _sized(self.shape, batch, sequence)
+        return (batch, *(sequence if d == "sequence" else int(d) for d in self.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,14 @@ class StateTensor:
     dtype: str
     shape: tuple[Dimension, ...]
 
-    def sized(self, batch: int, sequence: int = 1) -> tuple[int, ...]:
-        """The shape for so many rows; `sequence` changes nothing."""
-        return _sized(self.shape, batch, sequence)
+    @property
+    def spec(self) -> TensorSpec:
+        """The state as the graph's input."""
+        return TensorSpec(self.input, self.dtype, self.shape)
 
-
-def _sized(shape: tuple[Dimension, ...], batch: int, sequence: int) -> tuple[int, ...]:
-    return (batch, *(sequence if d == "sequence" else d for d in shape[1:]))
+    def sized(self, batch: int) -> tuple[int, ...]:
+        """The shape for so many rows."""
+        return self.spec.sized(batch)
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Manifest:
     family: str
     dtype: Dtype
     mode: Mode
-    """`step`: one position a pass. `prefill` and `both`: any number; see `graph.export`."""
+    """`step`: one position a pass. `prefill` and `both`: any number; see `exporter.write`."""
     batch: int | None
     """None: dynamic."""
     input: TensorSpec
@@ -84,6 +94,7 @@ class Manifest:
     tokenizer: str | None
     """"bytes", the name of a Hugging Face tokenizer file in the bundle, or None: token ids only."""
     vocab_size: int | None
+    """None: the model is fed vectors."""
     architecture: dict[str, Any]
     source: Source
     weight_files: tuple[str, ...]
@@ -98,114 +109,110 @@ class Manifest:
 
     def state_bytes(self, batch: int = 1) -> int:
         """Bytes of all states of `batch` sequences (float32)."""
-        return sum(4 * batch * math.prod(state.shape[1:]) for state in self.states)
+        return sum(4 * math.prod(state.sized(batch)) for state in self.states)
+
+    @property
+    def input_width(self) -> int:
+        """Values of an input's row at one position: 1 token, or the width of the vectors."""
+        return math.prod(self.input.sized(1))
+
+    @property
+    def output_width(self) -> int:
+        """Values of an output's row at one position."""
+        return math.prod(self.output.sized(1))
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether tokens can be drawn from the output."""
+        return self.output.name == LOGITS
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """Read and check `bundle/manifest.json`.
+    """Read and check `bundle/manifest.json`. Called by `Bundle.open`, and by nothing else.
 
     Raises:
         UserError: not a bundle, not readable, of another version, or with missing or wrong entries.
     """
     path = bundle / FILE_NAME
-    if not bundle.is_dir() or not path.is_file():
+    if not path.is_file():
         raise UserError(
             ErrorKind.bundle,
             f"{bundle} is not a bundle: no {FILE_NAME} there. Make one with `xlstm-export onnx CKPT -o DIR`.",
         )
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(ErrorKind.bundle, f"{path} is not valid JSON ({error}). Export the bundle again.") from None
-    return parse_manifest(data, str(path))
+    return parse_manifest(read_json(path, _REMEDY), str(path))
 
 
 def parse_manifest(data: Any, where: str) -> Manifest:
     """Check the parsed JSON and build the manifest; `where` names the file in messages."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(ErrorKind.bundle, f'{where} is not a manifest of xlstm-export: no "format": "{FORMAT}".')
+        raise UserError(
+            ErrorKind.bundle, f'{where} is not a manifest of xlstm-export: no "format": "{FORMAT}". {_REMEDY}'
+        )
     version = data.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise UserError(
             ErrorKind.bundle,
             f"{where} has format version {version!r}; this xlstm-export reads version {FORMAT_VERSION}. "
             "Export the bundle again with this version, or use the version that wrote it.",
         )
-    names = {f.name for f in fields(Manifest)}
-    if missing := sorted(names - data.keys()):
-        raise UserError(ErrorKind.bundle, f"{where} lacks {', '.join(missing)}. Export the bundle again.")
-    check = _Checker(where)
-    states = check.entry(data, "states", list)
-    return Manifest(
-        family=check.entry(data, "family", str),
-        dtype=check.choice(data, "dtype", ("float32", "float16", "bfloat16")),
-        mode=check.choice(data, "mode", ("step", "prefill", "both")),
-        batch=check.entry(data, "batch", int, optional=True),
-        input=check.tensor(data, "input", sequence=data["mode"] != "step"),
-        lengths=check.tensor(data, "lengths") if check.lengths(data) else None,
-        output=check.tensor(data, "output", sequence=data["mode"] != "step"),
-        states=tuple(check.state(state, f"states[{index}]") for index, state in enumerate(states)),
-        tokenizer=check.entry(data, "tokenizer", str, optional=True),
-        vocab_size=check.entry(data, "vocab_size", int, optional=True),
-        architecture=check.entry(data, "architecture", dict),
-        source=check.source(data),
-        weight_files=tuple(check.file_name(name) for name in check.entry(data, "weight_files", list)),
-        producer=check.entry(data, "producer", dict),
+    entries = Fields(data, where, _REMEDY)
+    entries.require(f.name for f in fields(Manifest))
+    mode = entries.choice("mode", ("step", "prefill", "both"))
+    batch = None if entries.is_null("batch") else entries.count("batch")
+    source = entries.below("source")
+    tokenizer = None if entries.is_null("tokenizer") else entries.file_name("tokenizer")
+    manifest = Manifest(
+        family=entries.text("family"),
+        dtype=entries.choice("dtype", ("float32", "float16", "bfloat16")),
+        mode=mode,
+        batch=batch,
+        input=_tensor(entries.below("input"), batch, mode != "step"),
+        lengths=None if entries.is_null("lengths") else _tensor(entries.below("lengths"), batch, False),
+        output=_tensor(entries.below("output"), batch, mode != "step"),
+        states=tuple(_state(state, batch) for state in entries.each("states")),
+        tokenizer=tokenizer,
+        vocab_size=None if entries.is_null("vocab_size") else entries.count("vocab_size"),
+        architecture=entries.mapping("architecture"),
+        source=Source(source.text("path"), None if source.is_null("sha256") else source.sha256("sha256")),
+        weight_files=entries.file_names("weight_files"),
+        producer=entries.mapping("producer"),
+    )
+    for fault in _contradictions(manifest):
+        entries.fail(fault)
+    return manifest
+
+
+def _tensor(entries: Fields, batch: int | None, positions: bool) -> TensorSpec:
+    return TensorSpec(entries.text("name"), entries.choice("dtype", DTYPES), entries.shape("shape", batch, positions))
+
+
+def _state(entries: Fields, batch: int | None) -> StateTensor:
+    return StateTensor(
+        entries.text("input"),
+        entries.text("output"),
+        entries.choice("dtype", DTYPES),
+        entries.shape("shape", batch, False),
     )
 
 
-class _Checker:
-    def __init__(self, where: str):
-        self.where = where
-
-    def fail(self, what: str) -> None:
-        raise UserError(ErrorKind.bundle, f"{self.where}: {what}. Export the bundle again.")
-
-    def entry(self, data: dict, key: str, kind: type, optional: bool = False, at: str = "") -> Any:
-        value = data.get(key)
-        if value is None and optional:
-            return None
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self.fail(f"{at}{key} is {json.dumps(value)[:60]}, not {kind.__name__}")
-        return value
-
-    def choice(self, data: dict, key: str, allowed: tuple[str, ...]) -> Any:
-        if data.get(key) not in allowed:
-            self.fail(f"{key} is {json.dumps(data.get(key))[:60]}, not one of {', '.join(allowed)}")
-        return data[key]
-
-    def lengths(self, data: dict) -> bool:
-        """Whether there is the input `lengths`: in every mode but `step`."""
-        if (data["mode"] == "step") != (data["lengths"] is None):
-            self.fail(f"lengths is {json.dumps(data['lengths'])[:60]} in mode {data['mode']}")
-        return data["lengths"] is not None
-
-    def shape(self, data: dict, at: str, sequence: bool = False) -> tuple[Dimension, ...]:
-        shape = self.entry(data, "shape", list, at=at)
-        fixed = shape[2:] if sequence and shape[1:2] == ["sequence"] else shape[1:]
-        good = all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in fixed)
-        first = bool(shape) and (shape[0] == "batch" or isinstance(shape[0], int) and shape[0] > 0)
-        if not (good and first):
-            self.fail(f"{at}shape is {json.dumps(shape)[:60]}, not a batch and positive numbers")
-        return tuple(shape)
-
-    def tensor(self, data: dict, key: str, sequence: bool = False) -> TensorSpec:
-        value, at = self.entry(data, key, dict), f"{key}."
-        name, dtype = self.entry(value, "name", str, at=at), self.entry(value, "dtype", str, at=at)
-        return TensorSpec(name, dtype, self.shape(value, at, sequence))
-
-    def state(self, value: Any, key: str) -> StateTensor:
-        if not isinstance(value, dict):
-            self.fail(f"{key} is {json.dumps(value)[:60]}, not dict")
-        at = f"{key}."
-        names = (self.entry(value, name, str, at=at) for name in ("input", "output", "dtype"))
-        return StateTensor(*names, self.shape(value, at))
-
-    def source(self, data: dict) -> Source:
-        value = self.entry(data, "source", dict)
-        return Source(self.entry(value, "path", str), self.entry(value, "sha256", str, optional=True))
-
-    def file_name(self, value: Any) -> str:
-        if not isinstance(value, str) or not value or "/" in value or "\\" in value or value in (".", ".."):
-            self.fail(f"weight_files holds {json.dumps(value)[:60]}, not a plain file name")
-        return value
+def _contradictions(m: Manifest) -> list[str]:
+    """What FORMAT.md's five rules find wrong in a manifest whose entries are all well formed."""
+    faults = []
+    positions = 1 if m.mode == "step" else "sequence"
+    if (m.mode == "step") != (m.lengths is None):
+        faults.append(f"lengths is {'null' if m.lengths is None else 'there'} in mode {m.mode}")
+    dtype, rank = ("float32", 3) if m.vocab_size is None else ("int64", 2)
+    if m.input.dtype != dtype or len(m.input.shape) != rank or m.input.shape[1] != positions:
+        kind = "vectors" if m.vocab_size is None else "tokens"
+        faults.append(f"input is {m.input.dtype} {list(m.input.shape)}, not {kind} of {positions} positions")
+    if m.output.dtype != "float32" or len(m.output.shape) != 3 or m.output.shape[1] not in (1, positions):
+        faults.append(f"output is {m.output.dtype} {list(m.output.shape)}, not float32 with 1 position or {positions}")
+    elif m.gives_logits and m.output.shape[2] != m.vocab_size:
+        faults.append(f"output is logits of width {m.output.shape[2]}, but vocab_size is {m.vocab_size}")
+    if m.lengths is not None and (m.lengths.dtype != "int32" or len(m.lengths.shape) != 1):
+        faults.append(f"lengths is {m.lengths.dtype} {list(m.lengths.shape)}, not int32 with one number a row")
+    faults += [f"state {s.input} is {s.dtype}, not float32" for s in m.states if s.dtype != "float32"]
+    inputs = [m.input.name, *([m.lengths.name] if m.lengths else []), *(s.input for s in m.states)]
+    for names in (inputs, [m.output.name, *(s.output for s in m.states)]):
+        faults += [f"two tensors are called {name}" for name in names if names.count(name) > 1][:1]
+    return faults

@@ -9,9 +9,9 @@ import torch
 
 from ..modeling.architecture import Architecture
 from ..modeling.model import Model
-from . import read_config
 from .checkpoint import Checkpoint
 from .files.tensors import LazyTensor
+from .open import read_config
 
 
 def random_checkpoint(config_file: Path, seed: int) -> Checkpoint:

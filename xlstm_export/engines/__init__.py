@@ -1,7 +1,7 @@
 """Bundle → engine for TensorRT-RTX (ahead of time, no GPU needed) and TensorRT (on the machine it is for)."""
 
-from ..bundle.engine_record import EngineRecord, find_engine, list_engines, read_record
 from .build import build_engine
 from .report import render
+from .request import EngineRequest
 
-__all__ = ["EngineRecord", "build_engine", "find_engine", "list_engines", "read_record", "render"]
+__all__ = ["EngineRequest", "build_engine", "render"]

@@ -50,7 +50,7 @@ def with_products_as_sums(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rewrite(holder: onnx.FunctionProto | onnx.GraphProto, wanted: Callable[[onnx.NodeProto], bool]) -> None:
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in holder.node:
         product = node.op_type == "MatMul" and not node.domain and wanted(node)
         nodes += _sum_of_products(node) if product else [node]

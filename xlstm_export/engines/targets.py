@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
-from ..bundle.engine_record import PROFILES, ProfileName, TensorProfile
+from ..bundle.engine_record import ENGINE_RUNTIMES, PROFILES, ProfileName, TensorProfile
 from ..bundle.manifest import Dtype, Manifest
 from ..errors import ErrorKind, UserError
-
-EngineRuntime = Literal["tensorrt-rtx", "tensorrt"]
-ENGINE_RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt-rtx", "tensorrt")
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """What TensorRT-RTX 1.7 compiles for. sm100 and others are data-centre parts: TensorRT's own."""
@@ -171,10 +167,11 @@ class Profile:
 
 def input_profiles(manifest: Manifest, batch: BatchRange, max_chunk: int | None) -> tuple[Profile, ...]:
     """What the engine takes: single steps, passes of 1 to `max_chunk` positions (tuned for the most), or both."""
-    inputs = {manifest.input.name: manifest.input} | {s.input: s for s in manifest.states}
+    inputs = {manifest.input.name: manifest.input} | {s.input: s.spec for s in manifest.states}
     if manifest.lengths is not None:
         inputs[manifest.lengths.name] = manifest.lengths
-    positions = {"decode": (1, 1, 1), "prefill": (1, max_chunk, max_chunk)}
+    most = max_chunk or 1
+    positions = {"decode": (1, 1, 1), "prefill": (1, most, most)}
     return tuple(
         Profile(
             profile,

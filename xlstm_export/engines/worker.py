@@ -1,7 +1,7 @@
 """The process that builds: the only place where TensorRT's builder and parser are loaded.
 
 Two flavours of TensorRT must not meet in one process, and a parser that aborts must not take the command line down.
-So `build.py` starts this module in its own interpreter, gives it one `BuildRequest` as JSON on standard input, and
+So `build.py` starts this module in its own interpreter, gives it one `BuildJob` as JSON on standard input, and
 reads events, one JSON object a line, from its standard output. Whatever the libraries print goes to standard error.
 """
 
@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import Gpu, list_gpus
 from ..nvidia.flavours import import_flavour, load_plugins, make_logger, start
+from ..own_process import take_stdout
 from .progress import PhaseTree
 from .rewrite import plugin_needs_stripping, with_products_as_sums, without_functions
 from .targets import CURRENT, Profile, TensorProfile
@@ -33,7 +34,7 @@ Emit = Callable[..., None]
 
 
 @dataclass(frozen=True)
-class BuildRequest:
+class BuildJob:
     """All that the worker is told. Paths are absolute."""
 
     runtime: str
@@ -50,67 +51,65 @@ class BuildRequest:
     """A folder; TensorRT only."""
 
     @staticmethod
-    def parse(text: str) -> BuildRequest:
+    def parse(text: str) -> BuildJob:
         data = json.loads(text)
         data["profiles"] = tuple(
             Profile(p["name"], tuple(map(TensorProfile.parse, p["tensors"]))) for p in data["profiles"]
         )
         data["targets"] = tuple(data["targets"])
-        return BuildRequest(**data)
+        return BuildJob(**data)
 
 
-def build(request: BuildRequest, emit: Emit) -> None:
+def build(job: BuildJob, emit: Emit) -> None:
     """Parse, configure, build, write. Events: `stage`, `progress`, and last `done` with what the sidecar needs.
 
     Raises:
         UserError: no GPU where one is needed, the parser or the builder refused.
     """
     started = time.monotonic()
-    gpu = _gpu_for(request)
+    gpu = _gpu_for(job)
     emit("stage", title="Reading the model")
-    if request.runtime == "tensorrt-rtx":
+    if job.runtime == "tensorrt-rtx":
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"  # read once, when Polygraphy is imported
-    trt = import_flavour(request.runtime)
+    trt = import_flavour(job.runtime)
     logger = make_logger(trt)
     builder = start(trt.Builder, logger, trt.__version__)
-    if request.plugins is not None:
-        load_plugins(trt.get_plugin_registry(), trt.__version__, logger.errors, Path(request.plugins))
-    stripped = request.plugins is not None and plugin_needs_stripping(trt.__version__)
+    if job.plugins is not None:
+        load_plugins(trt.get_plugin_registry(), trt.__version__, logger.errors, Path(job.plugins))
+    stripped = job.plugins is not None and plugin_needs_stripping(trt.__version__)
 
     # Precision is what the ONNX file says. TensorRT 11 knows nothing else, whether or not it still has the flag.
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, logger)
-    model = read_graph(Path(request.model))
+    model = read_graph(Path(job.model))
     if stripped:
         model = without_functions(model)
-    if request.products_as_sums:
+    if job.products_as_sums:
         model = with_products_as_sums(model)
     # The path is only where external weights are looked for.
-    if not parser.parse(model.SerializeToString(), request.model):
-        raise UserError(ErrorKind.runtime, _parser_report(request, trt, parser, logger))
+    if not parser.parse(model.SerializeToString(), job.model):
+        raise UserError(ErrorKind.runtime, _parser_report(job, trt, parser, logger))
 
     emit("stage", title="Building the engine")
-    cache = _timing_cache(request, trt, gpu)
-    config = _configure(request, trt, builder, network, cache, emit)
+    cache = _timing_cache(job, trt, gpu)
+    config = _configure(job, trt, builder, network, cache, emit)
     plan = _serialize(builder, network, config, cache)
     if plan is None:
         reason = "\n  ".join(logger.errors) or "no reason given"
-        raise UserError(
-            ErrorKind.runtime, f"{request.runtime} {trt.__version__} could not build the engine:\n  {reason}"
-        )
+        raise UserError(ErrorKind.runtime, f"{job.runtime} {trt.__version__} could not build the engine:\n  {reason}")
 
     emit("stage", title="Writing the engine")
-    with open(request.engine, "wb") as file:
+    with open(job.engine, "wb") as file:
         file.write(memoryview(plan))
     names = [network.get_input(i) for i in range(network.num_inputs)]
     names += [network.get_output(i) for i in range(network.num_outputs)]
     emit(
         "done",
         version=trt.__version__,
-        targets=[gpu.target] if gpu else list(request.targets),
+        targets=[gpu.target] if gpu else list(job.targets),
         gpu=gpu.name if gpu else None,
-        tensors=[_describe(tensor, request.profiles) for tensor in names],
+        tensors=[_describe(tensor, job.profiles) for tensor in names],
         tf32=config.get_flag(trt.BuilderFlag.TF32),
         stripped_functions=stripped,
         seconds=round(time.monotonic() - started, 3),
@@ -142,24 +141,24 @@ def read_graph(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _gpu_for(request: BuildRequest) -> Gpu | None:
+def _gpu_for(job: BuildJob) -> Gpu | None:
     """The GPU that the engine is built on, or None when it is built ahead of time."""
-    if request.runtime == "tensorrt-rtx" and CURRENT not in request.targets:
+    if job.runtime == "tensorrt-rtx" and CURRENT not in job.targets:
         return None
     gpus = list_gpus()
     if not gpus:
         hint = "Run this on the machine that the engine is for, or use --runtime tensorrt-rtx"
-        if request.runtime == "tensorrt-rtx":
+        if job.runtime == "tensorrt-rtx":
             hint = "Name the GPUs to build for"
         raise UserError(
             ErrorKind.unavailable,
-            f"{request.runtime} builds for the GPU of this machine, and the CUDA driver finds none here. "
+            f"{job.runtime} builds for the GPU of this machine, and the CUDA driver finds none here. "
             f"{hint} with --target sm89 (or others), which needs no GPU.",
         )
     return gpus[0]
 
 
-def _parser_report(request: BuildRequest, trt: ModuleType, parser: Any, logger: Any) -> str:
+def _parser_report(job: BuildJob, trt: ModuleType, parser: Any, logger: Any) -> str:
     """What the parser says, one line for each error, with the node it happened at."""
     lines = []
     for index in range(parser.num_errors):
@@ -167,35 +166,33 @@ def _parser_report(request: BuildRequest, trt: ModuleType, parser: Any, logger: 
         node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
         lines.append(f"{node}{error.desc()}")
     lines = list(dict.fromkeys(lines or logger.errors)) or ["no reason given"]
-    return f"{request.runtime} {trt.__version__} cannot parse {request.model}:\n  " + "\n  ".join(lines[:10])
+    return f"{job.runtime} {trt.__version__} cannot parse {job.model}:\n  " + "\n  ".join(lines[:10])
 
 
-def _configure(
-    request: BuildRequest, trt: ModuleType, builder: Any, network: Any, cache: Path | None, emit: Emit
-) -> Any:
+def _configure(job: BuildJob, trt: ModuleType, builder: Any, network: Any, cache: Path | None, emit: Emit) -> Any:
     from polygraphy.backend.trt import Profile as TrtProfile
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     options: dict[str, Any] = {"progress_monitor": _monitor(trt, emit)}
-    if any(profile.tensors for profile in request.profiles):
-        options["profiles"] = [TrtProfile() for _ in request.profiles]
-        for shapes, profile in zip(options["profiles"], request.profiles, strict=True):
+    if any(profile.tensors for profile in job.profiles):
+        options["profiles"] = [TrtProfile() for _ in job.profiles]
+        for shapes, profile in zip(options["profiles"], job.profiles, strict=True):
             for tensor in profile.tensors:
                 shapes.add(tensor.name, tensor.min, tensor.opt, tensor.max)
-    if request.runtime == "tensorrt-rtx":
+    if job.runtime == "tensorrt-rtx":
         from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
-        if request.targets == (CURRENT,):
+        if job.targets == (CURRENT,):
             options["use_gpu"] = True
         else:
-            options["compute_capabilities"] = [(int(t[2:-1]), int(t[-1])) for t in request.targets]
+            options["compute_capabilities"] = [(int(t[2:-1]), int(t[-1])) for t in job.targets]
         config = CreateConfigRTX(**options)(builder, network)
     else:
         from polygraphy.backend.trt import CreateConfig
 
-        options["version_compatible"] = request.version_compatible
-        if request.hardware_compatible:
+        options["version_compatible"] = job.version_compatible
+        if job.hardware_compatible:
             options["hardware_compatibility_level"] = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         options["load_timing_cache"] = str(cache) if cache else None
         config = CreateConfig(**options)(builder, network)
@@ -203,12 +200,12 @@ def _configure(
     return config
 
 
-def _timing_cache(request: BuildRequest, trt: ModuleType, gpu: Gpu | None) -> Path | None:
+def _timing_cache(job: BuildJob, trt: ModuleType, gpu: Gpu | None) -> Path | None:
     """TensorRT's measurements of kernels: of one version on one kind of GPU. TensorRT-RTX ignores such a cache."""
-    if request.runtime != "tensorrt" or request.timing_cache is None or gpu is None:
+    if job.runtime != "tensorrt" or job.timing_cache is None or gpu is None:
         return None
     kind = "".join(c if c.isalnum() else "-" for c in gpu.name.lower())
-    return Path(request.timing_cache) / f"tensorrt-{trt.__version__}-{kind}-{gpu.target}.timing"
+    return Path(job.timing_cache) / f"tensorrt-{trt.__version__}-{kind}-{gpu.target}.timing"
 
 
 def _serialize(builder: Any, network: Any, config: Any, cache: Path | None) -> Any:
@@ -225,7 +222,7 @@ def _serialize(builder: Any, network: Any, config: Any, cache: Path | None) -> A
         return None
 
 
-def _monitor(trt: ModuleType, emit: Emit) -> Any:
+def _monitor(trt: Any, emit: Emit) -> Any:
     tree, told = PhaseTree(), [0.0]
 
     def tell(fraction: float) -> None:
@@ -264,10 +261,8 @@ DTYPE_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64
 
 
 def main() -> None:
-    """Serve one request. Exit code 0 after `done` or `failed`."""
-    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # native libraries print to 1
-
+    """Serve one job. Exit code 0 after `done` or `failed`."""
+    events = take_stdout()
     lock = threading.Lock()  # TensorRT reports progress from its own threads
 
     def emit(event: str, **values: Any) -> None:
@@ -275,9 +270,9 @@ def main() -> None:
             events.write(json.dumps({"event": event} | values) + "\n")
 
     try:
-        build(BuildRequest.parse(sys.stdin.read()), emit)
+        build(BuildJob.parse(sys.stdin.read()), emit)
     except UserError as error:
-        emit("failed", message=str(error))
+        emit("failed", kind=error.kind.name, message=str(error))
     except Exception:
         emit("crashed", traceback=traceback.format_exc())
     events.flush()

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -24,7 +25,7 @@ _CELLS = Opset(DOMAIN, VERSION)
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def _mlstm_cell(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, lengths=None):
+def _mlstm_cell(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, lengths=None):  # type: ignore[no-untyped-def]
     return _CELLS.MLSTMCell(
         q,
         k,
@@ -44,13 +45,13 @@ def _mlstm_cell(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, le
     )
 
 
-def _slstm_cell(x, R, b, y, c, n, m, forget_clamp, lengths=None):
+def _slstm_cell(x, R, b, y, c, n, m, forget_clamp, lengths=None):  # type: ignore[no-untyped-def]
     return _CELLS.SLSTMCell(
         x, R, b, y, c, n, m, *_given(lengths), forget_clamp=forget_clamp, **PLUGIN_ATTRIBUTES, _outputs=5
     )
 
 
-def _given(lengths):
+def _given(lengths: Any) -> tuple[Any, ...]:
     return () if lengths is None else (lengths,)
 
 
@@ -100,9 +101,10 @@ def trace_model(
                 torch.ops.xlstm.slstm_cell.default: _slstm_cell,
             },
         )
+    assert program is not None  # it is None only where it is written to a file
     graph = program.model
     for value in graph.graph.initializers.values():
-        if isinstance(value.const_value.raw, FakeTensor):  # the optimizer would try to read it
+        if isinstance(getattr(value.const_value, "raw", None), FakeTensor):  # the optimizer would try to read it
             value.const_value = None
     with _silenced("onnx_ir"):  # it warns of every initializer without bytes
         onnxscript.optimizer.optimize_ir(graph)

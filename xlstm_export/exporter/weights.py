@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +12,7 @@ import torch
 
 from ..checkpoints.files.tensors import FileExtent, LazyTensor
 from ..errors import ErrorKind, UserError
+from ..progress import Advance
 
 WEIGHT_FILE = "model.weights"
 _PAGE = 4096  # ONNX external data is memory-mapped where it starts on a page
@@ -23,12 +24,9 @@ TORCH_DTYPES = {
     ir.DataType.BFLOAT16: torch.bfloat16,
 }
 
-Progress = Callable[[int], None]
-"""Called with a number of bytes each time that many have been dealt with."""
-
 
 def attach_weights(
-    graph: ir.Graph, tensors: Mapping[str, LazyTensor], folder: Path, link: bool, progress: Progress = lambda _: None
+    graph: ir.Graph, tensors: Mapping[str, LazyTensor], folder: Path, link: bool, progress: Advance = lambda _: None
 ) -> tuple[str, ...]:
     """Give every initializer that has no bytes yet its bytes in `folder`, one tensor at a time.
 
@@ -53,9 +51,10 @@ def attach_weights(
     written: list[tuple[ir.Value, LazyTensor]] = []
     for name, value in pending.items():
         tensor = tensors[name]
-        if tuple(value.shape) != tensor.shape:
-            raise AssertionError(f"{name}: graph has {value.shape}, checkpoint {tensor.shape}")
-        if link and tensor.extent is not None and tensor.dtype == TORCH_DTYPES[value.dtype]:
+        _, dtype, shape = _described(value)
+        if tuple(shape) != tensor.shape:
+            raise AssertionError(f"{name}: graph has {shape}, checkpoint {tensor.shape}")
+        if link and tensor.extent is not None and tensor.dtype == TORCH_DTYPES[dtype]:
             for chunk in tensor.chunks():  # reading checks that every value is finite
                 progress(chunk.nbytes)
             value.const_value = _external(value, _link(tensor.extent.path, folder, linked), tensor.extent)
@@ -66,10 +65,11 @@ def attach_weights(
     return (*linked.values(), *([WEIGHT_FILE] if written else []))
 
 
-def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Progress) -> None:
+def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Advance) -> None:
     with (folder / WEIGHT_FILE).open("wb") as file:
         for value, tensor in items:
-            dtype = TORCH_DTYPES[value.dtype]
+            name, onnx_dtype, _ = _described(value)
+            dtype = TORCH_DTYPES[onnx_dtype]
             size = tensor.numel * dtype.itemsize
             align = _PAGE if size >= _SMALL else 64
             file.write(b"\0" * (-file.tell() % align))
@@ -77,16 +77,22 @@ def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Pro
             for chunk in tensor.chunks():
                 cast = chunk.to(dtype)
                 if dtype != tensor.dtype:
-                    _check_no_overflow(cast, value.name, dtype)
+                    _check_no_overflow(cast, name, dtype)
                 file.write(cast.view(torch.uint8).numpy().data)
                 progress(chunk.nbytes)
             value.const_value = _external(value, WEIGHT_FILE, FileExtent(folder / WEIGHT_FILE, offset, size))
 
 
 def _external(value: ir.Value, location: str, extent: FileExtent) -> ir.ExternalTensor:
-    return ir.ExternalTensor(
-        location, extent.offset, extent.length, value.dtype, shape=value.shape, name=value.name, base_dir=""
-    )
+    name, dtype, shape = _described(value)
+    return ir.ExternalTensor(location, extent.offset, extent.length, dtype, shape=shape, name=name, base_dir="")
+
+
+def _described(value: ir.Value) -> tuple[str, ir.DataType, ir.Shape]:
+    """Name, dtype and shape, which the tracer gives to every initializer."""
+    if value.name is None or value.dtype is None or value.shape is None:
+        raise AssertionError(f"the tracer left an initializer without name, dtype or shape: {value}")
+    return value.name, value.dtype, value.shape
 
 
 def _check_no_overflow(values: torch.Tensor, name: str, dtype: torch.dtype) -> None:

@@ -152,6 +152,10 @@ class MLSTMLargeLayer(nn.Module):
 class ResidualBlock(nn.Module):
     """Pre-norm residual block: x += cell(norm(x)), then x += ffn(ffn_norm(x)) where there is one."""
 
+    norm: nn.Module
+    mlstm: nn.Module
+    ffn_norm: nn.Module
+
     def __init__(self, dim: int, spec: Block, dtypes: Dtypes):
         super().__init__()
         feed_forward = None

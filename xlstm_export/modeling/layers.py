@@ -7,14 +7,15 @@ A layer computes in the dtype of its own weights: projections in the model's dty
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .architecture import Activation, Norm
 from .architecture import FeedForward as FeedForwardSpec
-from .architecture import Norm
 
 NARROW_BLOCK = 32
 """Block-diagonal projections with blocks narrower than this are kept in the compute dtype, and widened up to it."""
@@ -191,7 +192,7 @@ class CausalConv(nn.Module):
         columns = torch.cat([window, x.to(self.weight.dtype).reshape(chunk.batch, chunk.sequence, dim)], 1)
         if chunk.lengths is None:
             return (columns * self.weight).sum(1) + self.bias, columns[:, 1:]
-        y = self.bias
+        y: Tensor = self.bias
         for tap, weight in enumerate(self.weight.unbind()):
             y = y + columns[:, tap : tap + chunk.sequence] * weight
         # The columns before the first one that is not there yet.
@@ -200,7 +201,7 @@ class CausalConv(nn.Module):
         return y.reshape(-1, dim), window.reshape(chunk.batch, kernel - 1, dim)
 
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "relu": F.relu,
     "relu^2": lambda x: torch.square(F.relu(x)),

@@ -47,20 +47,22 @@ class Model(nn.Module):
         self.architecture, self.dtypes, self.all_positions = architecture, dtypes, all_positions
         if architecture.vocab_size is not None:
             self.embedding = Embedding(architecture.vocab_size, dim, dtypes)
-        self.blocks = nn.ModuleList(ResidualBlock(dim, spec, dtypes) for spec in architecture.blocks)
+        blocks = [ResidualBlock(dim, spec, dtypes) for spec in architecture.blocks]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = None
         if architecture.final_norm:
-            norm = architecture
-            self.norm = make_norm(norm.final_norm, dim, norm.final_norm_eps, norm.final_norm_bias, dtypes)
+            eps, bias = architecture.final_norm_eps, architecture.final_norm_bias
+            self.norm = make_norm(architecture.final_norm, dim, eps, bias, dtypes)
         if architecture.vocab_size is not None:
             tied = architecture.tied_head
             weight = self.embedding.weight if tied else parameter(architecture.vocab_size, dim, dtype=dtypes.weights)
             self.head = Head(weight, architecture.logit_soft_cap, dtypes)
         self.states = tuple(
             StateSpec(f"blocks.{index}.{name}", shape)
-            for index, block in enumerate(self.blocks)
+            for index, block in enumerate(blocks)
             for name, shape in block.state_shapes.items()
         )
+        self._state_counts = [len(block.state_shapes) for block in blocks]
 
     def initial_states(self, batch: int) -> tuple[Tensor, ...]:
         """Zeros: the state before the first token, (batch, ...) each."""
@@ -89,14 +91,13 @@ class Model(nn.Module):
             a block stack outputs (B, 1, D) or (B, S, D). Those of padding mean nothing. Then the next states.
         """
         has_vocabulary = self.architecture.vocab_size is not None
-        chunk = Chunk(*inputs.shape[:2], lengths)
+        chunk = Chunk(inputs.shape[0], inputs.shape[1], lengths)
         if has_vocabulary:
             x = self.embedding(inputs)
         else:
             x = inputs.reshape(-1, self.architecture.embedding_dim).to(self.dtypes.compute)
         next_states: list[Tensor] = []
-        for block in self.blocks:
-            count = len(block.state_shapes)
+        for block, count in zip(self.blocks, self._state_counts, strict=True):
             at = len(next_states)
             x, block_states = block(x, states[at : at + count], chunk)
             next_states += block_states

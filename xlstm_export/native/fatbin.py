@@ -7,6 +7,7 @@ size, size of what follows) before entries for one architecture each (kind, head
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 _CONTAINER_MAGIC = 0xBA55ED50
@@ -48,7 +49,7 @@ def elf_section(data: bytes, name: str) -> bytes:
     return b""
 
 
-def _entries(section: bytes):
+def _entries(section: bytes) -> Iterator[tuple[int, int]]:
     """(kind, architecture number) of every entry."""
     position = 0
     while position + 16 <= len(section):

@@ -22,14 +22,25 @@ def library_folder() -> Path:
     return Path(chosen) if chosen else cache_folder() / "lib"
 
 
-def find_onnxruntime_library() -> Path | None:
-    """The custom-op library for ONNX Runtime, if it was built."""
-    return _find(ONNXRUNTIME_LIBRARY)
+def find_library(name: str) -> Path | None:
+    """`TENSORRT_PLUGINS` or `ONNXRUNTIME_LIBRARY`, if it was built."""
+    path = library_folder() / name
+    return path if path.is_file() else None
 
 
-def find_tensorrt_plugins() -> Path | None:
-    """The plugin library for TensorRT, if it was built."""
-    return _find(TENSORRT_PLUGINS)
+def choose_library(name: str, option: str | None) -> Path | None:
+    """The library that an option of the command line names, `LIB|none`.
+
+    Args:
+        name: `TENSORRT_PLUGINS` or `ONNXRUNTIME_LIBRARY`.
+        option: None: the one that was built, if any; `none`: no library; else its path.
+
+    Raises:
+        UserError: there is none at that path.
+    """
+    if option == "none":
+        return None
+    return find_library(name) if option is None else require_library(name, Path(option))
 
 
 def require_library(name: str, given: Path | None = None) -> Path:
@@ -50,8 +61,3 @@ def require_library(name: str, given: Path | None = None) -> Path:
         chosen = os.environ.get(FOLDER_VARIABLE)
         why = f" ({FOLDER_VARIABLE} is {chosen})" if chosen else f" ({FOLDER_VARIABLE} is not set)"
     raise UserError(ErrorKind.unavailable, f"{tried} is not there{why}. Build it with `xlstm-export plugins build`.")
-
-
-def _find(name: str) -> Path | None:
-    path = library_folder() / name
-    return path if path.is_file() else None

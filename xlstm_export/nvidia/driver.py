@@ -67,8 +67,8 @@ class CudaDriver:
     def __init__(self, library: str = LIBRARY):
         try:
             self._library = ctypes.CDLL(library)
-        except OSError as error:
-            raise OSError(f"no NVIDIA driver: {error}") from None
+        except OSError:
+            raise OSError(f"no NVIDIA driver: {library} cannot be loaded") from None
         for name, types in _SIGNATURES.items():
             function = getattr(self._library, name)
             function.argtypes, function.restype = types, c_int
@@ -101,12 +101,16 @@ class CudaDriver:
         name, memory = ctypes.create_string_buffer(256), c_size_t()
         self.call("cuDeviceGetName", name, len(name), index)
         self.call("cuDeviceTotalMem_v2", byref(memory), index)
-        capability = []
-        for attribute in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR):
-            value = c_int()
-            self.call("cuDeviceGetAttribute", byref(value), attribute, index)
-            capability.append(value.value)
-        return Gpu(index, name.value.decode(errors="replace"), tuple(capability), memory.value)
+        capability = (
+            self._attribute(_COMPUTE_CAPABILITY_MAJOR, index),
+            self._attribute(_COMPUTE_CAPABILITY_MINOR, index),
+        )
+        return Gpu(index, name.value.decode(errors="replace"), capability, memory.value)
+
+    def _attribute(self, attribute: int, index: int) -> int:
+        value = c_int()
+        self.call("cuDeviceGetAttribute", byref(value), attribute, index)
+        return value.value
 
 
 def list_gpus() -> list[Gpu]:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,11 +18,17 @@ from ..errors import ErrorKind, UserError
 from ..operators.names import DOMAIN, VERSION
 
 MODULES: dict[str, str] = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+PACKAGES: dict[str, str] = {"tensorrt-rtx": "tensorrt-rtx", "tensorrt": "tensorrt"}
 INSTALL: dict[str, str] = {
     "tensorrt-rtx": "pip install 'xlstm-export[tensorrt-rtx]'",
     "tensorrt": "pip install 'xlstm-export[tensorrt]' (on Jetson it comes with JetPack: create the virtual environment "
     "with --system-site-packages)",
 }
+
+
+def is_installed(runtime: str) -> bool:
+    """Whether the module is there, without importing it."""
+    return importlib.util.find_spec(MODULES[runtime]) is not None
 
 
 def require_installed(runtime: str) -> None:
@@ -30,8 +37,16 @@ def require_installed(runtime: str) -> None:
     Raises:
         UserError: it is not there; says what to install.
     """
-    if importlib.util.find_spec(MODULES[runtime]) is None:
+    if not is_installed(runtime):
         raise UserError(ErrorKind.unavailable, f"{runtime} is not installed here: {INSTALL[runtime]}.")
+
+
+def installed_major_version(runtime: str) -> int | None:
+    """Of TensorRT's package, without importing it; None where it is not installed, or not as a package."""
+    try:
+        return int(metadata.version(PACKAGES[runtime]).partition(".")[0])
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
 
 
 def import_flavour(runtime: str) -> ModuleType:
@@ -54,7 +69,7 @@ def import_flavour(runtime: str) -> ModuleType:
         ) from None
 
 
-def make_logger(trt: ModuleType) -> Any:
+def make_logger(trt: Any) -> Any:
     """A logger of that flavour which keeps errors in `errors`, for a report, and prints nothing."""
 
     class Logger(trt.ILogger):

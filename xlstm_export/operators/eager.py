@@ -80,7 +80,7 @@ def mlstm_cell(
 
 
 @mlstm_cell.register_fake
-def _(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, lengths=None):
+def _(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, lengths=None):  # type: ignore[no-untyped-def]
     return torch.empty_like(v, dtype=q.dtype), torch.empty_like(C), torch.empty_like(n), torch.empty_like(m)
 
 
@@ -137,6 +137,6 @@ def slstm_cell(
 
 
 @slstm_cell.register_fake
-def _(x, R, b, y, c, n, m, forget_clamp, lengths=None):
+def _(x, R, b, y, c, n, m, forget_clamp, lengths=None):  # type: ignore[no-untyped-def]
     hidden = x.new_empty(x.shape[0], x.shape[1], x.shape[3], x.shape[4])
     return hidden, torch.empty_like(y), torch.empty_like(c), torch.empty_like(n), torch.empty_like(m)

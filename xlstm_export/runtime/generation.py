@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import ErrorKind, UserError
 from .sampling import Sampler
 from .session import Session
+from .tokenizers import Tokenizer
 
 
 @dataclass
@@ -21,6 +22,10 @@ class GenerationStats:
     prompt_seconds: float = 0.0
     new_tokens: int = 0
     new_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        prompt, new = self.prompt_tokens / self.prompt_seconds, self.new_tokens / self.new_seconds
+        return f"{self.prompt_tokens} prompt tokens at {prompt:,.0f}/s, {self.new_tokens} new at {new:,.0f}/s"
 
 
 @dataclass
@@ -36,16 +41,17 @@ class Generation:
     stats: GenerationStats = field(default_factory=GenerationStats)
 
     def __post_init__(self) -> None:
-        if self.session.manifest.vocab_size is None:
+        manifest = self.session.manifest
+        vocabulary = manifest.vocab_size
+        if vocabulary is None or not manifest.gives_logits:
             raise UserError(
-                ErrorKind.argument, "this bundle is a block stack without vocabulary: it has no tokens to generate."
+                ErrorKind.argument, "This bundle gives vectors, not logits: there are no tokens to generate from it."
             )
         if not self.prompt:
-            raise UserError(ErrorKind.argument, "the prompt is empty: give at least one token to start from.")
-        vocabulary = self.session.manifest.vocab_size
+            raise UserError(ErrorKind.argument, "The prompt is empty: give at least one token to start from.")
         if bad := [t for t in self.prompt if not 0 <= t < vocabulary]:
             raise UserError(
-                ErrorKind.argument, f"the prompt holds token {bad[0]}, beyond the model's vocabulary of {vocabulary}."
+                ErrorKind.argument, f"The prompt holds token {bad[0]}, beyond the model's vocabulary of {vocabulary}."
             )
 
     def __iter__(self) -> Iterator[int]:
@@ -65,3 +71,19 @@ class Generation:
 
     def _feed(self, token: int) -> np.ndarray:
         return self.session.step(np.full((self.session.batch, 1), token, np.int64))[0, 0]
+
+
+class TextGeneration:
+    """Iterate, once, to get pieces of text as soon as they are complete; the session is closed at the end.
+
+    Attributes:
+        stats: how fast it went.
+    """
+
+    def __init__(self, generation: Generation, tokenizer: Tokenizer):
+        self._generation, self._tokenizer = generation, tokenizer
+        self.stats = generation.stats
+
+    def __iter__(self) -> Iterator[str]:
+        with self._generation.session:
+            yield from self._tokenizer.decode_stream(self._generation)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 
-from ..bundle.manifest import Manifest
+from ..bundle import Bundle, Manifest
+from ..bundle.state_file import decode_states, encode_states, write_states
 from ..errors import ErrorKind, UserError
 
 DEFAULT_CHUNK = 256
@@ -35,14 +37,23 @@ def checked_pass(
     return np.ascontiguousarray(inputs, spec.dtype), np.ascontiguousarray(lengths, np.int32)
 
 
-class Session(Protocol):
-    """B sequences that advance together. Obtained from `open_session`; a context manager."""
+class Session(ABC):
+    """The states of B sequences that advance together. Obtained from `open_session`; a context manager.
 
-    manifest: Manifest
-    batch: int
-    max_chunk: int | None
-    """The most positions of one pass; None: any number."""
+    Attributes:
+        bundle: what is run.
+        batch: number of sequences, B.
+        max_chunk: the most positions of one pass; None: any number.
+    """
 
+    def __init__(self, bundle: Bundle, batch: int, max_chunk: int | None = None):
+        self.bundle, self.batch, self.max_chunk = bundle, batch, max_chunk
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @abstractmethod
     def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
         """One pass over S positions, which advances the states.
 
@@ -84,7 +95,7 @@ class Session(Protocol):
         """
         rows = self._check_prompts(prompts)
         lengths = np.array([len(row) for row in rows])
-        outputs = np.zeros((self.batch, 1, self.manifest.output.shape[-1]), np.float32)
+        outputs = np.zeros((self.batch, 1, self.manifest.output_width), np.float32)
         size = self._chunk(chunk, lengths)
         for start in range(0, lengths.max(), size):
             here = np.clip(lengths - start, 0, size)
@@ -109,7 +120,7 @@ class Session(Protocol):
 
     def _chunk(self, wanted: int | None, lengths: np.ndarray) -> int:
         if wanted is not None and wanted < 1:
-            raise UserError(ErrorKind.argument, f"a chunk of {wanted} positions is none: give 1 or more.")
+            raise UserError(ErrorKind.argument, f"The chunk is {wanted}; give 1 or more positions.")
         if self.manifest.mode == "step":
             if len({*lengths}) > 1:
                 raise UserError(
@@ -121,15 +132,44 @@ class Session(Protocol):
         chunk = wanted or self.max_chunk or DEFAULT_CHUNK
         return min(chunk, self.max_chunk or chunk)
 
+    @abstractmethod
     def reset(self, row: int | None = None) -> None:
         """Set the states of one row, or of all, to zeros: as before the first token."""
 
+    @abstractmethod
     def read_states(self) -> dict[str, np.ndarray]:
         """A copy of the states by name (`blocks.0.mlstm.C`), (B, ...) float32."""
 
+    @abstractmethod
     def write_states(self, states: Mapping[str, np.ndarray]) -> None:
         """Set all states, as `read_states` gave them."""
 
-    def __enter__(self) -> Session: ...
+    @abstractmethod
+    def close(self) -> None:
+        """Free the memory and whatever else the session holds. It is not used again."""
 
-    def __exit__(self, *exception: object) -> None: ...
+    def save(self, path: str | Path) -> None:
+        """Write the states to a file (`bundle/FORMAT.md`), which the C++ library loads too.
+
+        Raises:
+            UserError: it cannot be written; nothing is left behind then.
+        """
+        write_states(Path(path), encode_states(self.bundle, self.batch, self.read_states()))
+
+    def load(self, path: str | Path) -> None:
+        """Set the states from a file of `save`, or of the C++ library's.
+
+        Raises:
+            UserError: it cannot be read, is damaged, or of another model or batch. The states stay as they were.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(ErrorKind.state, f"{path} cannot be read: {error.strerror}.") from None
+        self.write_states(decode_states(self.bundle, self.batch, data, str(path)))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -15,20 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle.engine_record import EngineRecord, ProfileName, find_engine
-from ..bundle.manifest import Manifest, StateTensor, TensorSpec
+from ..bundle import Bundle, Engine, Manifest, TensorSpec
+from ..bundle.engine_record import EngineRuntime, ProfileName
 from ..cache import cache_folder
 from ..checksum import sha256
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import CudaDriver, DeviceMemory, Gpu
-from ..nvidia.flavours import import_flavour, load_plugins, make_logger, start
+from ..nvidia.flavours import import_flavour, installed_major_version, load_plugins, make_logger, start
 from .session import Session, checked_pass
 
 _ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
 _BYTES = {"float32": 4, "int32": 4, "int64": 8}
 
 
-class _Pass:
+class _ProfilePass:
     """Passes of one optimisation profile: its execution context, and device memory for inputs and outputs.
 
     Args:
@@ -52,7 +52,8 @@ class _Pass:
                     f"the engine has no optimisation profile {profile}. Build it again from this bundle.",
                 )
             self._memory.synchronize()
-            for tensor in (*manifest.states, *(t for t in tensors if t is not manifest.output)):
+            inputs = [t for t in tensors if t is not manifest.output]
+            for tensor in (*(state.spec for state in manifest.states), *inputs):
                 self._set_shape(tensor, positions)
             for name, offset in self._at.items():
                 self._bind(name, self._memory.address + offset)
@@ -60,11 +61,12 @@ class _Pass:
             self._memory.close()
             raise
 
-    def _set_shape(self, tensor: TensorSpec | StateTensor, positions: int) -> None:
-        name = tensor.name if isinstance(tensor, TensorSpec) else tensor.input
+    def _set_shape(self, tensor: TensorSpec, positions: int) -> None:
         shape = tensor.sized(self._batch, positions)
-        if not self._context.set_input_shape(name, shape):
-            raise UserError(ErrorKind.bundle, f"the engine refuses the shape {shape} for {name}. Build it again.")
+        if not self._context.set_input_shape(tensor.name, shape):
+            raise UserError(
+                ErrorKind.bundle, f"the engine refuses the shape {shape} for {tensor.name}. Build it again."
+            )
 
     def _bind(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):
@@ -99,8 +101,7 @@ class DeviceSession(Session):
     """A `Session` whose states lie in one allocation on the device, whatever the profile that advances them.
 
     Args:
-        manifest: of the bundle.
-        batch: number of sequences.
+        bundle, batch: what to run, on how many sequences.
         open_context: makes an `IExecutionContext`, or what has its `set_input_shape`, `set_tensor_address`,
             `set_optimization_profile_async` and `execute_async_v3`. One for each profile, when first needed.
         driver: of the device that the contexts are on.
@@ -109,19 +110,19 @@ class DeviceSession(Session):
 
     def __init__(
         self,
-        manifest: Manifest,
+        bundle: Bundle,
         batch: int,
         open_context: Callable[[], Any],
         driver: CudaDriver,
         profiles: tuple[ProfileName, ...] = ("decode",),
         max_chunk: int | None = None,
     ):
-        self.manifest, self.batch, self.max_chunk = manifest, batch, max_chunk
+        super().__init__(bundle, batch, max_chunk)
         self._open_context, self._driver, self._profiles = open_context, driver, profiles
-        offsets, total = _lay_out([_nbytes(s.sized(batch), s.dtype) for s in manifest.states])
+        offsets, total = _lay_out([_nbytes(s.sized(batch), s.dtype) for s in bundle.manifest.states])
         self._memory = DeviceMemory(driver, 2 * total)
         self._state_sets, self._turn = (offsets, [total + offset for offset in offsets]), 0
-        self._passes: dict[ProfileName, _Pass] = {}
+        self._passes: dict[ProfileName, _ProfilePass] = {}
         try:
             self._memory.zero(0, 2 * total)
             self._memory.synchronize()
@@ -130,13 +131,13 @@ class DeviceSession(Session):
             self._memory.close()
             raise
 
-    def _pass_of(self, sequence: int) -> _Pass:
+    def _pass_of(self, sequence: int) -> _ProfilePass:
         profile: ProfileName = "decode" if sequence == 1 and "decode" in self._profiles else "prefill"
         if profile not in self._passes:
             index = self._profiles.index(profile) if len(self._profiles) > 1 else None
-            positions = 1 if profile == "decode" else self.max_chunk
+            positions = 1 if profile == "decode" else self.max_chunk or 1
             context = self._open_context()
-            self._passes[profile] = _Pass(self.manifest, self.batch, positions, context, index, self._driver)
+            self._passes[profile] = _ProfilePass(self.manifest, self.batch, positions, context, index, self._driver)
         return self._passes[profile]
 
     def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
@@ -176,10 +177,7 @@ class DeviceSession(Session):
             kept.append(array)
         self._memory.synchronize()
 
-    def __enter__(self) -> DeviceSession:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         for one in self._passes.values():
             one.close()
         self._memory.close()
@@ -189,7 +187,7 @@ class TensorRTSession(DeviceSession):
     """A `Session` on the first GPU.
 
     Args:
-        bundle, manifest, batch: what to run.
+        bundle, batch: what to run, on how many sequences.
         runtime: `tensorrt-rtx` or `tensorrt`.
         engine: None takes the bundle's newest that fits.
 
@@ -197,22 +195,23 @@ class TensorRTSession(DeviceSession):
         UserError: no engine that fits, no runtime, no GPU, or an engine for another GPU or version.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, batch: int, runtime: str, engine: Path | None = None):
-        path, record = find_engine(bundle, runtime, batch, engine)
+    def __init__(self, bundle: Bundle, batch: int, runtime: EngineRuntime, engine: Path | None = None):
+        found = bundle.find_engine(runtime, batch, installed_major_version(runtime), engine)
+        record = found.record
         driver, gpu = _first_gpu(runtime)
         if runtime == "tensorrt-rtx" and gpu.target not in record.targets:
             raise UserError(
                 ErrorKind.unavailable,
-                f"{path.name} is for {', '.join(record.targets)}, and this machine's {gpu.name} is {gpu.target}. "
-                f"Build one with `xlstm-export build {bundle} --runtime tensorrt-rtx --target {gpu.target}`.",
+                f"{found.path.name} is for {', '.join(record.targets)}, and this machine's {gpu.name} is {gpu.target}. "
+                f"Build one with `xlstm-export build {bundle.path} --runtime tensorrt-rtx --target {gpu.target}`.",
             )
         self._trt = import_flavour(runtime)
         self._logger = make_logger(self._trt)
-        self._runtime, self._engine = _load(self._trt, self._logger, path, record)
-        self._cache = None
+        self._runtime, self._engine = _load(self._trt, self._logger, found)
+        self._cache: Any = None
         self._cache_file = cache_folder() / "jit" / f"{record.engine.sha256[:32]}-{gpu.target}"
         super().__init__(
-            manifest, batch, lambda: self._create_context(runtime), driver, record.profiles, record.max_chunk
+            bundle, batch, lambda: self._create_context(runtime), driver, record.profiles, record.max_chunk
         )
 
     def _create_context(self, runtime: str) -> Any:
@@ -234,8 +233,8 @@ class TensorRTSession(DeviceSession):
             )
         return context
 
-    def __exit__(self, *exception: object) -> None:
-        super().__exit__(*exception)
+    def close(self) -> None:
+        super().close()
         self._save_cache()
         self._passes.clear()
         del self._cache, self._engine, self._runtime  # in this order, after the contexts
@@ -270,8 +269,9 @@ def _first_gpu(runtime: str) -> tuple[CudaDriver, Gpu]:
     return driver, gpus[0]
 
 
-def _load(trt: Any, logger: Any, path: Path, record: EngineRecord) -> tuple[Any, Any]:
+def _load(trt: Any, logger: Any, found: Engine) -> tuple[Any, Any]:
     """Runtime and engine, with the plugins that the engine needs."""
+    path, record = found.path, found.record
     runtime = start(trt.Runtime, logger, trt.__version__)
     if record.options.version_compatible:
         runtime.engine_host_code_allowed = True  # such an engine brings its own lean runtime

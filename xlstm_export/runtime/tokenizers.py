@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ..bundle.manifest import Manifest
+from ..bundle import Bundle
+from ..bundle.manifest import BYTE_TOKENIZER
 from ..errors import ErrorKind, UserError
 
 
@@ -72,16 +73,17 @@ class HuggingFaceTokenizer:
         yield self._backend.decode(pending)[len(shown) :]
 
 
-def open_tokenizer(bundle: Path, manifest: Manifest) -> Tokenizer:
+def open_tokenizer(bundle: Bundle) -> Tokenizer:
     """The tokenizer of a bundle.
 
     Raises:
         UserError: the bundle takes token ids only, or its tokenizer cannot be read.
     """
-    if manifest.tokenizer is None:
+    tokenizer = bundle.manifest.tokenizer
+    if tokenizer is None:
         raise UserError(
             ErrorKind.bundle,
-            f"{bundle} has no tokenizer: its model takes token ids only. Put the model's tokenizer.json beside the "
-            "checkpoint and export again.",
+            f"{bundle.path} has no tokenizer: its model takes token ids only. Put the model's tokenizer.json "
+            "beside the checkpoint and export again.",
         )
-    return ByteTokenizer() if manifest.tokenizer == "bytes" else HuggingFaceTokenizer(bundle / manifest.tokenizer)
+    return ByteTokenizer() if tokenizer == BYTE_TOKENIZER else HuggingFaceTokenizer(bundle.path / tokenizer)

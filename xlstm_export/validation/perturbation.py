@@ -31,6 +31,6 @@ def _stored_in(dtype: torch.dtype, module: nn.Module) -> list[nn.Parameter]:
     own = list(module.parameters(recurse=False))
     if dtype == torch.float32 or isinstance(module, (nn.Linear, nn.Embedding)):
         return own
-    if type(module).__name__ == "LinearHeadwiseExpand" and module.weight.shape[-1] >= NARROW_BLOCK:
+    if type(module).__name__ == "LinearHeadwiseExpand" and module.get_parameter("weight").shape[-1] >= NARROW_BLOCK:
         return own
-    return [module._recurrent_kernel_] if hasattr(module, "_recurrent_kernel_") else []
+    return [module.get_parameter("_recurrent_kernel_")] if hasattr(module, "_recurrent_kernel_") else []

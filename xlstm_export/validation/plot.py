@@ -59,7 +59,7 @@ def save_drift_plot(report: ValidationReport, path: Path) -> None:
     figure.savefig(path, dpi=140, format="png")
 
 
-def _draw(axes: Axes, steps: np.ndarray, values: Sequence[float], color: object, label: str) -> None:
+def _draw(axes: Axes, steps: np.ndarray, values: Sequence[float] | np.ndarray, color: object, label: str) -> None:
     """A series that jumps from step to step: faint as it is, strong as the median of what lies around."""
     axes.plot(steps, _shown(values), color=color, alpha=0.2, linewidth=0.6)
     half = max(1, len(steps) // 60)
@@ -67,10 +67,10 @@ def _draw(axes: Axes, steps: np.ndarray, values: Sequence[float], color: object,
     axes.plot(steps, _shown(smooth), color=color, linewidth=1.4, label=label)
 
 
-def _shown(values: Sequence[float]) -> np.ndarray:
+def _shown(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """For a logarithmic axis: nothing where there is no error, or an infinite one."""
-    values = np.asarray(values, float)
-    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    array = np.asarray(values, float)
+    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
 
 
 def _by_block(states: Mapping[str, Series]) -> dict[int, tuple[np.ndarray, np.ndarray]]:

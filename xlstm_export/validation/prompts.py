@@ -45,7 +45,7 @@ def run_prompts(
     vocabulary = inputs.ndim == 2
     machines.reset()
     whole = inputs[:prompt].swapaxes(0, 1)
-    forwards = [session.forward(whole) for session in (machines.reference, machines.nudged)]
+    reference_forward, nudged_forward = machines.reference.forward(whole), machines.nudged.forward(whole)
     stepped, forward = Recorder(1, vocabulary), Recorder(1, vocabulary)
     at = 0
     for size in [*pieces, *[1] * (steps - prompt)]:
@@ -55,16 +55,17 @@ def run_prompts(
             tick(1)
         piece = inputs[at : at + size].swapaxes(0, 1)
         if at < prompt:
-            parts = [np.split(row, [count]) for row, count in zip(piece, random.integers(0, size, rows), strict=True)]
-            machines.bundle.prefill([first for first, _ in parts], CHUNK)
-            actual = machines.bundle.prefill([rest for _, rest in parts], CHUNK)[:, 0]
+            counts: list[int] = np.atleast_1d(random.integers(0, size, rows)).tolist()
+            machines.bundle.prefill([row[:count] for row, count in zip(piece, counts, strict=True)], CHUNK)
+            rest = [row[count:] for row, count in zip(piece, counts, strict=True)]
+            actual = machines.bundle.prefill(rest, CHUNK)[:, 0]
         else:
             actual = machines.bundle.step(piece)[:, 0]
         at += size
         stepped.outputs(at - 1, reference, nudged, actual)
         stepped.states(at - 1, machines)
         if at <= prompt:
-            forward.outputs(at - 1, *(outputs[:, at - 1] for outputs in forwards), actual)
+            forward.outputs(at - 1, reference_forward[:, at - 1], nudged_forward[:, at - 1], actual)
     return (
         stepped.scenario("prefill", f"prompts in passes of {CHUNK}, then steps", rows, steps),
         forward.scenario("forward", "prompts against upstream's full forward", rows, prompt),

@@ -185,4 +185,6 @@ def _verdict_line(report: ValidationReport) -> Text:
     failed = sum(not verdict.passed for verdict in report.verdicts)
     text = Text(f"FAILED: {failed} of {len(report.verdicts)} checks. ", style="bold red")
     fault = report.fault
+    if fault is None:
+        return text
     return text.append(f"First {fault.quantity} at step {fault.step} of run {fault.run!r}: {fault.explanation}.")

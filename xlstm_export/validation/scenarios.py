@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -72,6 +73,20 @@ class Scenario:
         return 1 - len(self.disagreements) / (self.rows * len(self.outputs.steps))
 
 
+class Stepper(Protocol):
+    """What runs are made of: `batch` sequences, advanced step by step. Methods as in `runtime.Session`."""
+
+    batch: int
+
+    def step(self, inputs: np.ndarray) -> np.ndarray: ...
+
+    def reset(self, row: int | None = None) -> None: ...
+
+    def read_states(self) -> dict[str, np.ndarray]: ...
+
+    def write_states(self, states: Mapping[str, np.ndarray]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Machines:
     """What runs side by side."""
@@ -82,12 +97,16 @@ class Machines:
     bundle: Session
 
     def write_states(self, states: Mapping[str, np.ndarray]) -> None:
-        for session in (self.reference, self.nudged, self.bundle):
-            session.write_states(states)
+        for stepper in self._all:
+            stepper.write_states(states)
 
     def reset(self, row: int | None = None) -> None:
-        for session in (self.reference, self.nudged, self.bundle):
-            session.reset(row)
+        for stepper in self._all:
+            stepper.reset(row)
+
+    @property
+    def _all(self) -> tuple[Stepper, Stepper, Stepper]:
+        return self.reference, self.nudged, self.bundle
 
 
 def run_scenario(
@@ -126,7 +145,7 @@ def run_scenario(
             machines.write_states(machines.reference.read_states())
         fed = inputs[step][:, None]
         reference, nudged, actual = (
-            session.step(fed)[:, 0] for session in (machines.reference, machines.nudged, machines.bundle)
+            stepper.step(fed)[:, 0] for stepper in (machines.reference, machines.nudged, machines.bundle)
         )
         recorder.outputs(step, reference, nudged, actual)
         if recorder.wants_states(step) or step == steps - 1:

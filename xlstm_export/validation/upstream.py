@@ -1,4 +1,4 @@
-"""The upstream PyTorch model, one step at a time, behind the interface of `runtime.Session`.
+"""The upstream PyTorch model, one step at a time: a `scenarios.Stepper`.
 
 It is the reference of every comparison: built by the upstream packages' own classes from the user's configuration,
 loaded with the user's weights as they lie in the file, in float32 on the CPU, on upstream's own PyTorch kernels.
@@ -47,7 +47,7 @@ def load_upstream(checkpoint: Checkpoint) -> UpstreamModel:
 
 
 class UpstreamSession:
-    """`batch` sequences of an upstream model: the interface of `runtime.Session`.
+    """`batch` sequences of an upstream model: a `scenarios.Stepper`, and `forward` over whole sequences.
 
     A row that starts from zeros is stepped apart from rows that do not: upstream's sLSTM asks of the whole batch
     at once whether it is at its first step (`torch.all(n == 0)`), and otherwise gives a fresh row the stabiliser
@@ -76,13 +76,15 @@ class UpstreamSession:
         return self._model.forward(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
 
     def _step_apart(self, inputs: Tensor) -> Tensor:
-        outputs = None
+        parts = []
         for group in (self._fresh, ~self._fresh):
             part, states = self._model.step(inputs[group], {name: s[group] for name, s in self._states.items()})
-            outputs = part.new_empty(self.batch, *part.shape[1:]) if outputs is None else outputs
-            outputs[group] = part
+            parts.append((group, part))
             for name, state in states.items():
                 self._states[name][group] = state
+        outputs = torch.empty(self.batch, *parts[0][1].shape[1:])
+        for group, part in parts:
+            outputs[group] = part
         return outputs
 
     @torch.inference_mode()

@@ -6,18 +6,19 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .. import __version__
-from ..bundle.manifest import Manifest, read_manifest
-from ..checkpoints import Checkpoint, open_checkpoint
+from ..bundle import Bundle, Manifest
+from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
-from ..runtime import open_session
+from ..runtime import RuntimeName, open_session
+from ..version import __version__
 from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
 from .references import UpstreamModel
@@ -34,31 +35,37 @@ ROWS = 4  # of a bundle with a dynamic batch
 _ONE_THREAD = 30_000_000  # parameters: a smaller model's operators are too short to be shared between threads
 
 
+@dataclass(frozen=True)
+class ValidationOptions:
+    """What is run, and on what."""
+
+    runtime: RuntimeName = "onnxruntime"
+    """What runs the bundle."""
+    custom_ops: Path | None = None
+    """The custom-op library for ONNX Runtime; None runs the cells' definitions."""
+    steps: int = DRIFT_STEPS
+    """Length of the long run; the others are at most as long."""
+    text: Path | None = None
+    """What the long run reads, and both are scored on; None: random tokens."""
+    batch: int | None = None
+    """Rows side by side; None: the bundle's own, or 4 where it is dynamic."""
+    seed: int = 0
+    """Of the random inputs and of the perturbation."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(ErrorKind.argument, f"--steps is {self.steps}; give 1 or more.")
+
+
 def validate(
-    bundle: Path,
-    checkpoint: Path,
-    *,
-    config: Path | None = None,
-    runtime: str = "onnxruntime",
-    steps: int | None = None,
-    text: Path | None = None,
-    batch: int | None = None,
-    seed: int = 0,
-    ort_library: Path | None = None,
-    engine: Path | None = None,
-    stage: Stage = no_progress,
+    bundle: Bundle, source: Checkpoint, options: ValidationOptions = ValidationOptions(), stage: Stage = no_progress
 ) -> ValidationReport:
     """Drive the upstream PyTorch model and a bundle side by side and judge how far they part.
 
     Args:
-        bundle: a folder written by `xlstm-export onnx`.
-        checkpoint: the weights that it was made from.
-        config: the checkpoint's configuration, where it does not lie in or beside it.
-        runtime: what runs the bundle: see `runtime.open_session`, also for `ort_library` and `engine`.
-        steps: length of the long run, 2,000 when not given; the others are at most as long.
-        text: what the long run reads, and both are scored on; None: random tokens.
-        batch: rows side by side; None: the bundle's own, or 4 where it is dynamic.
-        seed: of the random inputs and of the perturbation.
+        bundle: the bundle.
+        source: the checkpoint that it was made from.
+        options: what is run.
         stage: told of the progress.
 
     Raises:
@@ -66,33 +73,29 @@ def validate(
             unusable.
     """
     started = time.monotonic()
-    steps = DRIFT_STEPS if steps is None else steps
-    if steps < 1:
-        raise UserError(ErrorKind.argument, f"--steps is {steps}; give 1 or more.")
-    manifest = read_manifest(bundle)
-    rows = batch or manifest.batch or ROWS
-    tokens = read_text(text, bundle, manifest, rows, steps) if text is not None else None
-    source = open_checkpoint(checkpoint, config)
+    manifest, seed = bundle.manifest, options.seed
+    rows = options.batch or manifest.batch or ROWS
+    tokens = read_text(options.text, bundle, rows, options.steps) if options.text is not None else None
     tick = stage("Checking that bundle and checkpoint belong together", None)
-    digest = check_pair(bundle, manifest, source)
+    digest = check_pair(bundle, source)
     tick(1)
     tick = stage("Loading the upstream model", None)
     model = load_upstream(source)
     nudged = perturbed(model, getattr(torch, manifest.dtype), seed)
     tick(1)
-    shapes = {state.input: state.shape[1:] for state in manifest.states}
-    with open_session(bundle, runtime, rows, ort_library, engine) as session, _threads(model):
+    shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
+    with open_session(bundle, options.runtime, rows, options.custom_ops) as session, _threads(model):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
-        runs = run_all(machines, manifest, steps, tokens, seed, stage)
+        runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
     tolerance = Tolerance(manifest.dtype)
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(
-        bundle=bundle.resolve().name,
+        bundle=bundle.path.resolve().name,
         checkpoint=source.path.name,
         checkpoint_sha256=digest,
         family=source.family,
         dtype=manifest.dtype,
-        runtime=runtime,
+        runtime=options.runtime,
         seed=seed,
         versions=_versions(),
         seconds=time.monotonic() - started,
@@ -117,7 +120,7 @@ def run_all(
 
     def inputs(count: int) -> np.ndarray:
         if manifest.vocab_size is None:
-            return generator.standard_normal((count, rows, manifest.input.shape[-1]), np.float32)
+            return generator.standard_normal((count, rows, manifest.input_width), np.float32)
         return generator.integers(0, manifest.vocab_size, (count, rows))
 
     zeros = run_scenario(machines, inputs(zero_steps), name="zeros", what="from zeros", tick=tick)
@@ -154,36 +157,38 @@ def run_all(
     return zeros, warm, reset, *prompts, drift
 
 
-def check_pair(bundle: Path, manifest: Manifest, checkpoint: Checkpoint) -> str:
+def check_pair(bundle: Bundle, checkpoint: Checkpoint) -> str:
     """The checkpoint's SHA-256, when it is the one that the bundle was made from.
 
     Raises:
         UserError: it is another; says in what they differ.
     """
+    manifest = bundle.manifest
     again = f"Export it again with `xlstm-export onnx {checkpoint.path}`, or give the checkpoint it was made from."
     if manifest.family != checkpoint.family:
-        families = f"{bundle} is of family {manifest.family}, {checkpoint.path} of family {checkpoint.family}"
+        families = f"{bundle.path} is of family {manifest.family}, {checkpoint.path} of family {checkpoint.family}"
         raise UserError(ErrorKind.argument, f"{families}. {again}")
     ours, theirs = manifest.architecture, _plain(checkpoint.architecture.to_dict())
     if different := list(_differences(ours, theirs)):
         shown = "; ".join(f"{at}: bundle {a}, checkpoint {b}" for at, a, b in different[:4])
         more = f"; and {len(different) - 4} more" if len(different) > 4 else ""
         raise UserError(
-            ErrorKind.argument, f"{bundle} and {checkpoint.path} are different models ({shown}{more}). {again}"
+            ErrorKind.argument, f"{bundle.path} and {checkpoint.path} are different models ({shown}{more}). {again}"
         )
     if manifest.source.sha256 is None:
         raise UserError(
             ErrorKind.argument,
-            f"{bundle} was made from random weights, without a checkpoint: nothing to compare it with.",
+            f"{bundle.path} was made from random weights, without a checkpoint: nothing to compare it with.",
         )
     digest = checkpoint.sha256()
     if digest != manifest.source.sha256:
         raise UserError(
             ErrorKind.argument,
-            f"{bundle} was made from other weights ({manifest.source.path}, sha256 {manifest.source.sha256[:12]}...) "
-            f"than {checkpoint.path} holds (sha256 {digest[:12]}...). {again}",
+            f"{bundle.path} was made from other weights "
+            f"({manifest.source.path}, sha256 {manifest.source.sha256[:12]}...) than {checkpoint.path} holds "
+            f"(sha256 {str(digest)[:12]}...). {again}",
         )
-    return digest
+    return manifest.source.sha256
 
 
 def _plain(value: object) -> object:

@@ -79,7 +79,7 @@ def first_fault(runs: Sequence[Scenario], verdicts: Sequence[Verdict]) -> Fault 
         first = failed[0].quantity
         block = None if first == OUTPUTS else block_of(first)
         own = {v.quantity for v in failed if v.quantity != OUTPUTS and block_of(v.quantity) == block} or {OUTPUTS}
-        step = min(v.first_step for v in failed if v.quantity in own)
+        step = min(v.first_step for v in failed if v.quantity in own and v.first_step is not None)
         return Fault(run.name, step, first, block, _explain(first, own, run.states))
     return None
 

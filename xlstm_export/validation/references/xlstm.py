@@ -42,7 +42,7 @@ class Reference:
             if hasattr(block.xlstm, "mlstm_cell"):
                 layer = f"blocks.{index}.mlstm"
                 C, n, m = (states[f"{layer}.{name}"] for name in "Cnm")
-                cell = {"mlstm_state": (C, n[..., None], m[..., None, None])}
+                cell: dict[str, Any] = {"mlstm_state": (C, n[..., None], m[..., None, None])}
             else:
                 layer = f"blocks.{index}.slstm"
                 cell = {"slstm_state": torch.stack([states[f"{layer}.{name}"].flatten(1) for name in "ycnm"])}

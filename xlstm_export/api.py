@@ -1,0 +1,115 @@
+"""The public face: what `import xlstm_export` gives. The command line calls nothing else that does the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .bundle import Bundle
+from .bundle.engine_record import RuntimeName
+from .bundle.manifest import Dtype, LogitsOf, Mode
+from .progress import Stage, no_progress
+from .runtime import Session
+from .runtime import open_session as _open_session
+from .runtime.generation import Generation, TextGeneration
+from .runtime.sampling import Sampler, Sampling
+from .runtime.tokenizers import open_tokenizer
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    config: str | Path | None = None,
+    dtype: Dtype = "float32",
+    batch: int | None = None,
+    mode: Mode = "both",
+    logits: LogitsOf = "last",
+    link_weights: bool = False,
+    overwrite: bool = False,
+    stage: Stage = no_progress,
+) -> Bundle:
+    """Write a checkpoint as a bundle: what `xlstm-export onnx` does.
+
+    Args:
+        checkpoint: a file or folder of weights.
+        out: the bundle's folder, made new.
+        config: the model's configuration (YAML or JSON), when the checkpoint has none.
+        dtype: of the projections; cells, norms and states are float32 in any case.
+        batch: a fixed batch size; None: any.
+        mode: `step`, `prefill` or `both`.
+        logits: at each row's `last` position of a pass, or at `all`.
+        link_weights: refer to the checkpoint's own bytes instead of copying them.
+        overwrite: replace an existing bundle.
+        stage: told of the progress.
+
+    Raises:
+        UserError: the checkpoint is not understood, or `out` is in the way. Nothing is left behind.
+    """
+    from .checkpoints import open_checkpoint
+    from .exporter import ExportOptions, export_bundle
+
+    options = ExportOptions(dtype, batch, mode, logits, link_weights, overwrite)
+    source = open_checkpoint(Path(checkpoint), None if config is None else Path(config))
+    return export_bundle(source, Path(out), options, stage)
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a folder that `export` wrote.
+
+    Raises:
+        UserError: it is no bundle, or a damaged one.
+    """
+    return Bundle.open(path)
+
+
+def open_session(
+    bundle: Bundle,
+    *,
+    batch: int = 1,
+    runtime: RuntimeName = "onnxruntime",
+    custom_ops: str | Path | None = None,
+    engine: str | Path | None = None,
+) -> Session:
+    """A session of `batch` sequences with zero states: feed it, read and write its states, save and load them.
+
+    Args:
+        bundle: what to run.
+        batch: number of sequences; must be the bundle's own when that is fixed.
+        runtime: `onnxruntime` (CUDA where there is a GPU, else the CPU), `tensorrt-rtx` or `tensorrt`.
+        custom_ops: the custom-op library for ONNX Runtime; None runs the cells' definitions.
+        engine: for the TensorRT runtimes; None takes the bundle's newest that fits.
+
+    Raises:
+        UserError: a batch that the bundle was not made for, or a runtime that is not here.
+    """
+    library = None if custom_ops is None else Path(custom_ops)
+    return _open_session(bundle, runtime, batch, library, None if engine is None else Path(engine))
+
+
+def generate(
+    bundle: Bundle,
+    prompt: str,
+    max_new_tokens: int = 400,
+    sampling: Sampling = Sampling(),
+    *,
+    chunk: int | None = None,
+    runtime: RuntimeName = "onnxruntime",
+    custom_ops: str | Path | None = None,
+) -> TextGeneration:
+    """Continue a text. Iterate over what this returns for pieces of text, as soon as they are complete.
+
+    Args:
+        bundle: a language model with a tokenizer.
+        prompt: the text to continue; it is not repeated.
+        max_new_tokens: the number of tokens to generate.
+        sampling: how tokens are drawn.
+        chunk: positions of one pass of the prompt; None: 256, or what an engine was built for.
+        runtime, custom_ops: as for `open_session`.
+
+    Raises:
+        UserError: the bundle has no tokenizer or no logits, the prompt is empty, or the runtime is not here.
+    """
+    tokenizer = open_tokenizer(bundle)
+    tokens = tokenizer.encode(prompt)
+    session = open_session(bundle, batch=bundle.manifest.batch or 1, runtime=runtime, custom_ops=custom_ops)
+    return TextGeneration(Generation(session, tokens, max_new_tokens, Sampler(sampling), chunk), tokenizer)

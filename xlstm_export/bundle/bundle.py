@@ -1,0 +1,173 @@
+"""`Bundle`: an exported model on disk, opened once and passed on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checksum import sha256
+from ..errors import ErrorKind, UserError
+from ..operators.names import DOMAIN
+from .engine_choice import Engine, Wanted, choose_engine, engine_files
+from .engine_record import EngineRecord, EngineRuntime, FileHash, read_record
+from .manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder written by `xlstm-export onnx`. Nothing of it is kept in memory but manifest and graph."""
+
+    path: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(path: str | Path) -> Bundle:
+        """Read and check the manifest.
+
+        Raises:
+            UserError: not a bundle, or one that FORMAT.md does not allow.
+        """
+        path = Path(path)
+        return Bundle(path, read_manifest(path))
+
+    @property
+    def model_file(self) -> Path:
+        return self.path / MODEL_FILE
+
+    @property
+    def missing_files(self) -> tuple[str, ...]:
+        """Files that belong to the bundle and are not there."""
+        return tuple(n for n in (MODEL_FILE, *self.manifest.weight_files) if not (self.path / n).is_file())
+
+    def require_complete(self) -> None:
+        """See that graph and weights are there.
+
+        Raises:
+            UserError: they are not.
+        """
+        if missing := self.missing_files:
+            raise UserError(
+                ErrorKind.bundle,
+                f"{self.path} lacks {', '.join(missing)}: it was not copied whole. Copy or export it again.",
+            )
+
+    @cached_property
+    def hashes(self) -> tuple[FileHash, FileHash]:
+        """Of the graph and of the manifest. The manifest names the weights' source, so other weights are another."""
+        model, manifest = (FileHash(name, sha256(self.path / name)) for name in (MODEL_FILE, FILE_NAME))
+        return model, manifest
+
+    @cached_property
+    def model_hash(self) -> str:
+        """SHA-256 over architecture and weights, equal for all bundles of one checkpoint (FORMAT.md, saved state)."""
+        digest = hashlib.sha256(_canonical(self.manifest.architecture).encode() + b"\0")
+        digest.update((self.manifest.source.sha256 or "").encode() + b"\0")
+        if self.manifest.source.sha256 is None:
+            self.require_complete()
+            for name in self.manifest.weight_files:
+                with (self.path / name).open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+        return digest.hexdigest()
+
+    @cached_property
+    def graph(self) -> onnx.ModelProto:
+        """The ONNX model without its external weights.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        if MODEL_FILE in self.missing_files:
+            self.require_complete()
+        try:
+            return onnx.load(self.model_file, load_external_data=False)
+        except DecodeError:
+            raise UserError(
+                ErrorKind.bundle, f"{self.model_file} is not an ONNX file, or is damaged. Export the bundle again."
+            ) from None
+
+    @cached_property
+    def weight_sizes(self) -> dict[str, int]:
+        """Bytes of each weight by name."""
+        import onnx
+
+        return {
+            tensor.name: math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            for tensor in self.graph.graph.initializer
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+        }
+
+    @cached_property
+    def step_bytes(self) -> int:
+        """Bytes of weights that one step reads: all but the rows of the embedding that are not looked up."""
+        nodes = self.graph.graph.node
+        looked_up = {node.input[0] for node in nodes if node.op_type == "Gather"}
+        read_whole = {name for node in nodes if node.op_type != "Gather" for name in node.input}
+        return sum(size for name, size in self.weight_sizes.items() if name not in looked_up or name in read_whole)
+
+    @cached_property
+    def cell_states(self) -> frozenset[str]:
+        """States that only a cell reads (`blocks.0.mlstm.C`, but no convolution's window): safe to update in place."""
+        nodes = self.graph.graph.node
+        read_by_cells = {name for node in nodes if node.domain == DOMAIN for name in node.input}
+        read_by_others = {name for node in nodes if node.domain != DOMAIN for name in node.input}
+        return frozenset(state.input for state in self.manifest.states) & (read_by_cells - read_by_others)
+
+    def fits(self, record: EngineRecord) -> bool:
+        """Whether an engine was built from this very graph and manifest, byte for byte."""
+        return (record.model, record.manifest) == self.hashes
+
+    def engines(self) -> list[Engine]:
+        """Those that have a readable sidecar, newest first."""
+        found = []
+        for path in engine_files(self.path):
+            try:
+                found.append(Engine(path, read_record(path)))
+            except UserError:
+                continue
+        return found
+
+    def find_engine(
+        self,
+        runtime: EngineRuntime,
+        batch: int | None = None,
+        major_version: int | None = None,
+        engine: Path | None = None,
+    ) -> Engine:
+        """The engine to run the bundle with: `engine`, or else the newest that fits (FORMAT.md).
+
+        Args:
+            runtime: `tensorrt` or `tensorrt-rtx`.
+            batch: number of sequences; None: not known yet.
+            major_version: of the runtime that is here; None: not known.
+            engine: the one that the user named.
+
+        Raises:
+            UserError: there is none that fits.
+        """
+        return choose_engine(Wanted(self.path, self.fits, runtime, batch, major_version), engine)
+
+
+def _canonical(value: Any) -> str:
+    """JSON text as FORMAT.md defines it for the model's hash."""
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=lambda item: item[0].encode())
+        return "{" + ",".join(f"{json.dumps(key)}:{_canonical(item)}" for key, item in items) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_canonical, value)) + "]"
+    if isinstance(value, float) and 1e15 <= abs(value) < 1e16:  # where Python does not write an exponent yet
+        digits = repr(abs(value)).removesuffix(".0").rstrip("0")
+        fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+        return f"{'-' if value < 0 else ''}{digits[0]}{fraction}e+15"
+    return json.dumps(value)

@@ -1,0 +1,46 @@
+"""Where a bundle is written: whole or not at all, and over nothing but another bundle."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ErrorKind, UserError
+from .manifest import FILE_NAME
+
+
+def check_destination(out: Path, overwrite: bool) -> None:
+    """Refuse a destination that holds something else than what may be replaced."""
+    if not out.exists() or out.is_dir() and not any(out.iterdir()):
+        return
+    if not (out / FILE_NAME).is_file():
+        raise UserError(
+            ErrorKind.argument, f"{out} exists and is not a bundle: nothing was written. Choose another folder with -o."
+        )
+    if not overwrite:
+        raise UserError(
+            ErrorKind.argument, f"{out} already holds a bundle. Choose another folder with -o, or pass --overwrite."
+        )
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place on success and vanishes on failure."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+            out.rename(old / "old")
+            folder.rename(out)
+            shutil.rmtree(old)
+        else:
+            folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

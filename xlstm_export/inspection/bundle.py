@@ -1,0 +1,130 @@
+"""What a bundle holds, as plain data. No weight is read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import repeat
+
+from ..bundle import Bundle, Engine, Manifest
+from ..bundle.manifest import FILE_NAME
+from .dimensions import Dimensions, dimensions_of
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """An input or output of the graph."""
+
+    role: str
+    """`input`, `output` or `state`."""
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    next_name: str | None = None
+    """Of a state: the output that holds its next value."""
+
+
+@dataclass(frozen=True)
+class FunctionInfo:
+    """A local function: an operator of ours with its definition in standard operators."""
+
+    name: str
+    nodes: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """An engine beside the bundle."""
+
+    name: str
+    runtime: str
+    targets: tuple[str, ...]
+    batch: tuple[int, int, int]
+    bytes: int
+    fits: bool
+    """Built from this very graph and manifest."""
+
+
+@dataclass(frozen=True)
+class BundleInspection:
+    path: str
+    family: str
+    dtype: str
+    mode: str
+    batch: int | None
+    """None: dynamic."""
+    tokenizer: str | None
+    source: str
+    producer: dict[str, str]
+    dimensions: Dimensions
+    parameters: int
+    weight_bytes: int
+    read_bytes: int
+    """Of the weights in one step: all but the rows of the embedding that are not looked up."""
+    state_bytes: int
+    """Of one sequence, in one direction."""
+    opset: int
+    operators: dict[str, int]
+    """Nodes of the graph by operator, most frequent first; ours with their domain."""
+    functions: tuple[FunctionInfo, ...]
+    tensors: tuple[TensorRow, ...]
+    engines: tuple[EngineInfo, ...]
+    missing_files: tuple[str, ...]
+    kind: str = "bundle"
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes moved for one token of one sequence: weights read once, states read and written once."""
+        return self.read_bytes + 2 * self.state_bytes
+
+
+def inspect_bundle(bundle: Bundle) -> BundleInspection:
+    """Read the graph of a bundle, without the weights.
+
+    Raises:
+        UserError: a damaged bundle.
+    """
+    manifest, graph = bundle.manifest, bundle.graph.graph
+    operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
+    functions = tuple(
+        FunctionInfo(f"{f.domain}::{f.name}", len(f.node), operators[f"{f.domain}::{f.name}"])
+        for f in bundle.graph.functions
+    )
+    return BundleInspection(
+        path=str(bundle.path),
+        family=manifest.family,
+        dtype=manifest.dtype,
+        mode=manifest.mode,
+        batch=manifest.batch,
+        tokenizer=manifest.tokenizer,
+        source=manifest.source.path,
+        producer=manifest.producer,
+        dimensions=dimensions_of(manifest.architecture, str(bundle.path / FILE_NAME)),
+        parameters=sum(math.prod(t.dims) for t in graph.initializer if t.name in bundle.weight_sizes),
+        weight_bytes=sum(bundle.weight_sizes.values()),
+        read_bytes=bundle.step_bytes,
+        state_bytes=manifest.state_bytes(),
+        opset=next((o.version for o in bundle.graph.opset_import if o.domain in ("", "ai.onnx")), 0),
+        operators=dict(operators.most_common()),
+        functions=functions,
+        tensors=tuple(_tensor_rows(manifest)),
+        engines=tuple(map(_engine_info, repeat(bundle), bundle.engines())),
+        missing_files=bundle.missing_files,
+    )
+
+
+def _engine_info(bundle: Bundle, engine: Engine) -> EngineInfo:
+    record = engine.record
+    name, fits = engine.path.name, bundle.fits(record)
+    return EngineInfo(name, record.runtime, record.targets, record.batch, record.engine_bytes, fits)
+
+
+def _tensor_rows(manifest: Manifest) -> Iterable[TensorRow]:
+    for role, tensor in (("input", manifest.input), ("input", manifest.lengths), ("output", manifest.output)):
+        if tensor is not None:
+            yield TensorRow(role, tensor.name, tensor.dtype, tensor.shape)
+    for state in manifest.states:
+        yield TensorRow("state", state.input, state.dtype, state.shape, state.output)

@@ -1,0 +1,162 @@
+"""An inspection as tables for a terminal, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .bundle import BundleInspection, TensorRow
+from .dimensions import Dimensions
+
+if TYPE_CHECKING:
+    from .checkpoint import CheckpointInspection
+
+    Inspection = BundleInspection | CheckpointInspection
+
+
+def to_json(inspection: Inspection) -> str:
+    """All fields, and what is derived from them."""
+    derived = {"token_bytes": inspection.token_bytes} if isinstance(inspection, BundleInspection) else {}
+    return json.dumps({"kind": inspection.kind} | asdict(inspection) | derived, indent=2)
+
+
+def render(inspection: Inspection) -> RenderableType:
+    """Tables for a terminal."""
+    if isinstance(inspection, BundleInspection):
+        return Group(*_render_bundle(inspection))
+    return Group(*_render_checkpoint(inspection))
+
+
+def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
+    rows = [
+        ("bundle", b.path),
+        ("family", f"{b.family}, from {b.source}"),
+        *_dimension_rows(b.dimensions),
+        ("parameters", f"{b.parameters:,} in {_bytes(b.weight_bytes)} ({b.dtype} projections)"),
+        ("state", f"{_bytes(b.state_bytes)} a sequence, float32"),
+        (
+            "a token moves",
+            f"{_bytes(b.token_bytes)}: {_bytes(b.read_bytes)} weights, 2 × {_bytes(b.state_bytes)} states",
+        ),
+        ("batch", "dynamic" if b.batch is None else str(b.batch)),
+        ("tokenizer", b.tokenizer or "none: token ids only"),
+        ("made by", ", ".join(f"{name} {version}" for name, version in b.producer.items())),
+    ]
+    if b.missing_files:
+        rows.append(("missing", f"{', '.join(b.missing_files)}: the bundle was not copied whole"))
+    yield _facts(rows)
+    yield Text()
+    operators = ", ".join(f"{name} {count}" for name, count in b.operators.items())
+    graph = [(f"opset {b.opset}", f"{sum(b.operators.values())} nodes: {operators}")]
+    graph += [(f.name, f"{f.calls} of these, defined by {f.nodes} nodes") for f in b.functions]
+    yield _facts(graph)
+    yield Text()
+    table = Table("", "tensor", "dtype", "shape", box=None, pad_edge=False, header_style="dim")
+    for row in _collapsed(b.tensors):
+        table.add_row(*row)
+    yield table
+    if b.engines:
+        yield Text()
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("engine", "runs on", "batch", "size", ""):
+            table.add_column(title, overflow="fold")
+        for e in b.engines:
+            low, _, high = e.batch
+            stale = "" if e.fits else "built from another export"
+            batch = str(low) if low == high else f"{low}-{high}"
+            table.add_row(e.name, ", ".join(e.targets), batch, _bytes(e.bytes), Text(stale, "yellow"))
+        yield table
+
+
+def _render_checkpoint(c: CheckpointInspection) -> Iterable[RenderableType]:
+    rows = [
+        ("checkpoint", c.path),
+        ("family", c.family),
+        ("files", ", ".join(c.files)),
+        *_dimension_rows(c.dimensions),
+        ("parameters", f"{c.parameters:,}: " + ", ".join(f"{name} {n:,}" for name, n in c.parameters_by_part.items())),
+        ("stored as", ", ".join(c.dtypes)),
+        ("state", f"{_bytes(c.state_bytes)} a sequence, float32"),
+        ("tokenizer", c.tokenizer or "none: token ids only"),
+        *(("note", note) for note in c.notes),
+    ]
+    yield _facts(rows)
+    yield Text()
+    table = Table("xlstm-export onnx", "weights", "with --link-weights", box=None, pad_edge=False, header_style="dim")
+    for plan in c.plans:
+        linked = f"{_bytes(plan.weight_bytes - plan.linkable_bytes)} written" if plan.linkable_bytes else "no gain"
+        table.add_row(f"--dtype {plan.dtype}", _bytes(plan.weight_bytes), linked)
+    yield table
+
+
+def _dimension_rows(d: Dimensions) -> Iterable[tuple[str, str]]:
+    vocabulary = "block stack without vocabulary" if d.vocab_size is None else f"vocabulary {d.vocab_size:,}"
+    tied = ", tied head" if d.tied_head else ""
+    yield "dimensions", f"width {d.embedding_dim:,}, {sum(len(g.indices) for g in d.blocks)} blocks, {vocabulary}{tied}"
+    for group in d.blocks:
+        yield f"  {group.kind}", f"{_ranges(group.indices)}: {_settings(group.settings)}"
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    """`inner_dim 128, num_heads 4`; what is off or absent is left out."""
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            words.append(f"{name} ({_settings(value)})")
+        elif value is True:
+            words.append(name)
+        elif value not in (None, False, 0):
+            words.append(f"{name} {value}")
+    return ", ".join(words)
+
+
+def _ranges(indices: Iterable[int]) -> str:
+    """`0-2, 4`."""
+    spans = []
+    for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0]):
+        numbers = [index for _, index in run]
+        spans.append(str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}")
+    return ", ".join(spans)
+
+
+def _collapsed(tensors: Iterable[TensorRow]) -> Iterable[tuple[str, str, str, str]]:
+    """States that differ only in their block are one row: `blocks.{0-2, 4}.mlstm.C`."""
+    groups: dict[tuple, list[int]] = {}
+    for row in tensors:
+        shape = "×".join(map(str, row.shape))
+        parts = row.name.split(".")
+        if row.role == "state" and len(parts) > 2 and parts[1].isdigit():
+            key = (row.role, ".".join(parts[2:]), row.dtype, shape)
+            groups.setdefault(key, []).append(int(parts[1]))
+        else:
+            groups[(row.role, row.name, row.dtype, shape)] = []
+    for (role, name, dtype, shape), blocks in groups.items():
+        if blocks:
+            span = _ranges(blocks)
+            name = f"blocks.{span if len(blocks) == 1 else '{' + span + '}'}.{name}"
+        yield role, name, dtype, shape
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
+
+
+def _bytes(count: int) -> str:
+    """Decimal units, three digits."""
+    value, units = float(count), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    while value >= 1000 and unit != "GB":
+        value, unit = value / 1000, next(units)
+    return f"{value:,.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
