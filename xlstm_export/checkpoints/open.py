@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ErrorKind, UserError
@@ -10,6 +12,7 @@ from ..modeling.architecture import Architecture
 from . import foreign
 from .checkpoint import Checkpoint
 from .families import FAMILIES, MARKS, family_of_settings
+from .families.family import Family
 from .files import pickles as pickle_files
 from .files import safetensors as safetensors_files
 from .files import settings as settings_files
@@ -19,40 +22,54 @@ from .files.weights import Weights
 from .parts import Part, choose_part, find_parts
 
 
-def open_checkpoint(path: Path, config: Path | None = None, *, select: str | None = None) -> Checkpoint:
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user says about a checkpoint, beyond its path."""
+
+    config: Path | None = None
+    """The configuration, YAML or JSON, in place of one found in or beside the weights."""
+    select: str | None = None
+    """The keys that lead to the model, dotted, where the checkpoint holds several, or more than one."""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Settings in place of those of the configuration, or beside them, by dotted keys."""
+
+
+NOTHING_SAID = ReadOptions()
+
+
+def open_checkpoint(path: Path, options: ReadOptions = NOTHING_SAID) -> Checkpoint:
     """Read a checkpoint of any family: its headers now, its values when they are asked for.
 
     Args:
         path: a file of weights (`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`) or a folder that holds one checkpoint.
-        config: the configuration, YAML or JSON, instead of one found in or beside the weights.
-        select: the keys that lead to the model, dotted, where the checkpoint holds several.
+        options: which configuration, which model.
 
     Raises:
         UserError: the checkpoint is not understood completely; one message, naming the tensor or setting.
     """
     path = Path(path)
-    part = choose_part(path, _weights(path).unwrapped(), select)
-    return part.family.read(part.weights, _settings(part, config))
+    part = choose_part(path, _weights(path).unwrapped(), options.select)
+    return part.family.read(part.weights, _settings(part, options))
 
 
 def find_models(path: Path) -> list[Part]:
-    """The models that a checkpoint holds, each as `select` takes it."""
+    """The models that a checkpoint holds, each as `ReadOptions.select` takes it."""
     return find_parts(_weights(Path(path)).unwrapped())
 
 
-def read_config(path: Path) -> tuple[str, Architecture, dict[str, object]]:
+def read_config(path: Path, options: ReadOptions = NOTHING_SAID) -> tuple[str, Architecture, dict[str, object]]:
     """The family, the architecture and the complete upstream configuration that a YAML or JSON file describes."""
-    settings = _settings_of(Path(path))
+    settings = _settings_of(Path(path), None)
     family = family_of_settings(settings)
-    assert family is not None  # its marks are how the settings were found
-    return family.name, *family.from_settings(settings)
+    _check_overrides(options.overrides, family)
+    return family.name, *family.from_settings(settings.having(options.overrides))
 
 
-def _settings(part: Part, config: Path | None) -> Settings:
+def _settings(part: Part, options: ReadOptions) -> Settings:
     """The configuration: as given, in the file, or beside it. It must be of the weights' family."""
     weights, family = part.weights, part.family
-    if config is not None:
-        settings = _settings_of(config, part)
+    if options.config is not None:
+        settings = _settings_of(options.config, part)
     else:
         inside = settings_files.find_settings(weights.extras, f"the configuration in {weights.path}", MARKS)
         settings = _meant(inside, part) or _meant(settings_files.beside(weights.path, MARKS), part) or NO_SETTINGS
@@ -62,15 +79,26 @@ def _settings(part: Part, config: Path | None) -> Settings:
             f"{settings.source} is a configuration of {other.name}, but the tensors of {weights.path} are of family "
             f"{family.name}. Give the configuration that belongs to them with --config.",
         )
-    return settings
+    _check_overrides(options.overrides, family)
+    return settings.having(options.overrides)
 
 
-def _settings_of(path: Path, part: Part | None = None) -> Settings:
+def _check_overrides(overrides: Mapping[str, object], family: Family) -> None:
+    """The readers know what is wrong in a section; that there is no such section, only the registration knows."""
+    for keys in overrides:
+        if (key := keys.split(".")[0]) not in family.keys:
+            close = difflib.get_close_matches(key, family.keys, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise UserError(ErrorKind.argument, f"--set {keys}: {key} is no setting of {family.configurations}.{hint}")
+
+
+def _settings_of(path: Path, part: Part | None) -> Settings:
     """The description of a model in a file that the user named."""
     values = settings_files.read_file(path)
     foreign.refuse_settings(path, values)
     settings = _meant(settings_files.find_settings(values, str(path), MARKS), part)
     if settings is None:
+        foreign.refuse_architecture(path, values)
         fields = ", of ".join(family.configurations for family in FAMILIES)
         raise UserError(
             ErrorKind.checkpoint,
@@ -81,22 +109,28 @@ def _settings_of(path: Path, part: Part | None = None) -> Settings:
 
 
 def _meant(found: Mapping[str, Settings], part: Part | None) -> Settings | None:
-    """Of several descriptions, by the keys that lead to them, the one that is of the model's family and place."""
+    """Of several descriptions, by the keys that lead to them, the one of the model's family and place.
+
+    Where no model is known, or that decides nothing, one that is nested in another gives way to it.
+    """
     if part is not None and len(found) > 1:
-        same_family = {keys: s for keys, s in found.items() if family_of_settings(s) is part.family}
-        found = same_family or found
+        found = {keys: s for keys, s in found.items() if family_of_settings(s) is part.family} or found
     if part is not None and len(found) > 1:
         place = set(part.name.split("."))
-        same_place = {keys: s for keys, s in found.items() if place.intersection(keys.split("."))}
-        found = same_place or found
-    if len(found) > 1:
-        source = next(iter(found.values())).source
+        found = {keys: s for keys, s in found.items() if place.intersection(keys.split("."))} or found
+    outer = {keys: s for keys, s in found.items() if not any(_is_inside(keys, other) for other in found)}
+    if len(outer) > 1:
+        source = next(iter(outer.values())).source
         raise UserError(
             ErrorKind.checkpoint,
-            f"{source} describes several models ({', '.join(list(found)[:4])}). Give the right one in a file of its "
+            f"{source} describes several models ({', '.join(list(outer)[:4])}). Give the right one in a file of its "
             "own: --config.",
         )
-    return next(iter(found.values()), None)
+    return next(iter(outer.values()), None)
+
+
+def _is_inside(keys: str, other: str) -> bool:
+    return keys != other and (not other or keys.startswith(f"{other}."))
 
 
 def _weights(path: Path) -> Weights:

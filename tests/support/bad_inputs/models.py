@@ -54,9 +54,10 @@ def transformer(folder: Path):
     return named(folder, "model.layers.0.self_attn.q_proj.weight", "lm_head.weight")
 
 
-@bad("is an xLSTM backbone without its language-model head")
-def hugging_face_model_without_head(folder: Path):
-    weights = {n.removeprefix("backbone."): t for n, t in weights_of("c-single").items() if n.startswith("backbone.")}
+@bad("If there is none, export the model without it: --select backbone")
+def hugging_face_model_whose_head_was_lost(folder: Path):
+    weights = weights_of("c-single")
+    del weights["lm_head.weight"]
     return save_folder(folder, "c-single", weights)
 
 
@@ -92,7 +93,7 @@ def missing_tensor_of_a_large_model(folder: Path):
     return save_folder(folder, "b-single", weights)
 
 
-@bad("If embedding and head are one matrix, say tie_weights: true")
+@bad("If embedding and head are one matrix, say so: --set tie_weights=true")
 def missing_head(folder: Path):
     weights = weights_of()
     del weights["lm_head.weight"]

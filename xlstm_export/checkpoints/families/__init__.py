@@ -12,6 +12,6 @@ FAMILIES: tuple[Family, ...] = (xlstm.FAMILY, xlstm_hf.FAMILY, xlstm_large.FAMIL
 MARKS = tuple(family.marks for family in FAMILIES)
 
 
-def family_of_settings(settings: Settings) -> Family | None:
-    """The family that a configuration is of."""
-    return next((family for family in FAMILIES if family.owns_settings(settings)), None)
+def family_of_settings(settings: Settings) -> Family:
+    """The family that a configuration is of; it has the marks of one."""
+    return next(family for family in FAMILIES if family.owns_settings(settings))

@@ -28,6 +28,8 @@ class Family:
     """The upstream classes that its configurations have the fields of, as messages name them."""
     marks: Marks
     """What tells its configurations."""
+    keys: frozenset[str]
+    """Its settings, on the level of the marks: what `--set` may begin with."""
     packages: tuple[str, ...]
     """The distributions that its upstream model needs, for `validate`."""
     roots: Callable[[Collection[str]], list[str]]
@@ -58,7 +60,12 @@ def outline_of(weights: Weights, norm: str, embedding: str) -> str:
     return words
 
 
-def plain_factor(dim: int, width: int, candidates: list[tuple[float, float]], rounded: Callable) -> tuple[float, float]:
+def plain_factor(
+    dim: int,
+    width: int,
+    candidates: list[tuple[float, float]],
+    rounded: Callable[[int, float, float], int],
+) -> tuple[float, int]:
     """A factor and a multiple that upstream's rounding turns into `width`: the first candidate that does, else exact.
 
     Args:
@@ -73,28 +80,39 @@ def plain_factor(dim: int, width: int, candidates: list[tuple[float, float]], ro
     raise AssertionError(f"no factor makes {width} of {dim}")
 
 
-def join_tables(weights: Weights, embedding: str, head: str, settings: Settings, key: str) -> tuple[Weights, bool]:
-    """Both tables present, and whether they are one (tied).
+@dataclass(frozen=True)
+class Tables:
+    """The two tensors with a row for each word of the vocabulary."""
 
-    Args:
-        embedding, head: their names in the weights.
-        key: the setting that ties them.
+    embedding: str
+    head: str
+    tied: str
+    """The setting that makes them one."""
+    backbone: str
+    """What `--select` calls the part of the model without them (or without the head alone)."""
+
+
+def join_tables(weights: Weights, tables: Tables, settings: Settings) -> tuple[Weights, bool]:
+    """Both tables present, and whether they are one (tied).
 
     Raises:
         UserError: one is absent and nothing says that they are tied, or they are said to be tied and differ.
     """
-    told = settings.boolean(key, False) if key in settings else None
-    absent = [name for name in (embedding, head) if name not in weights]
+    told = settings.boolean(tables.tied, False) if tables.tied in settings else None
+    absent = [name for name in (tables.embedding, tables.head) if name not in weights]
     if absent:
         if not told:
-            advice = f"If embedding and head are one matrix, say {key}: true in the configuration."
-            raise UserError(ErrorKind.checkpoint, f"{missing(weights, absent)} {advice}")
+            raise UserError(
+                ErrorKind.checkpoint,
+                f"{missing(weights, absent)} If embedding and head are one matrix, say so: --set {tables.tied}=true. "
+                f"If there is none, export the model without it: --select {weights.root}{tables.backbone}",
+            )
         names = {name: name for name in weights.tensors}
-        present = head if absent == [embedding] else embedding
+        present = tables.head if absent == [tables.embedding] else tables.embedding
         return weights.renamed(names | {absent[0]: present}), True
-    tied = same_values(weights.tensors[embedding], weights.tensors[head])
+    tied = same_values(weights.tensors[tables.embedding], weights.tensors[tables.head])
     if told and not tied:
-        raise settings.conflict(key, False, f"{embedding} and {head} differ")
+        raise settings.conflict(tables.tied, False, f"{tables.embedding} and {tables.head} differ")
     return weights, tied
 
 

@@ -17,7 +17,7 @@ import pickletools
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 MAX_BYTES = 1 << 27
 """Of a pickle. Tensors are not in it; a model's names and configuration are some megabytes at most."""
@@ -119,7 +119,7 @@ def take_apart(stream: BinaryIO | BoundedStream, note: Callable[[Persistent], No
 
 
 def _opcodes(stream: BinaryIO | BoundedStream) -> Iterator[tuple[str, Any]]:
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
         if count >= MAX_OPCODES:
             raise BadPickle(f"it has more than {MAX_OPCODES:,} opcodes")
         yield opcode.name, argument

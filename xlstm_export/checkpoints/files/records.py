@@ -75,13 +75,13 @@ def is_torch(value: object) -> bool:
 class _Chain(NamedTuple):
     """The objects that lead to a value."""
 
-    object: object
+    end: object
     above: _Chain | None
     depth: int
 
     def leads_to(self, value: object) -> bool:
         at: _Chain | None = self
-        while at is not None and at.object is not value:
+        while at is not None and at.end is not value:
             at = at.above
         return at is not None
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
 from ...errors import ErrorKind, UserError
 from .interpolation import resolve
+
+Word = TypeVar("Word", bound=str)
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _DEEP = 8  # levels of nesting that a description is looked for in
@@ -81,7 +84,7 @@ class Settings:
     def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
         if key not in self.values and default is None:
             raise UserError(ErrorKind.checkpoint, f"{self.source} has no {self.section}{key}. Add it.")
-        value = self.number(key, default)
+        value = self.number(key, default or 0)
         if value != int(value) or not minimum <= value <= maximum:
             raise self.error(key, f"expected a whole number from {minimum} to {maximum:,}")
         return int(value)
@@ -92,11 +95,12 @@ class Settings:
             raise self.error(key, "expected true or false")
         return value
 
-    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
+    def choice(self, key: str, default: Word, choices: tuple[Word, ...]) -> Word:
         value = self.values.get(key, default)
-        if value not in choices:
-            raise self.error(key, f"expected one of {', '.join(choices)}")
-        return value
+        for choice in choices:
+            if value == choice:
+                return choice
+        raise self.error(key, f"expected one of {', '.join(choices)}")
 
     def agree(self, key: str, actual: object, evidence: str) -> None:
         """Where the key is given, it says what the weights say."""
@@ -128,6 +132,32 @@ class Settings:
                     "change the model; remove it if it is a slip.",
                 )
 
+    def ignored(self, keys: frozenset[str]) -> tuple[str, ...]:
+        """A note of those of these keys that are given: they do not change the model."""
+        given = sorted(str(key) for key in self.values if key in keys)
+        if not given:
+            return ()
+        return (f"{', '.join(self.section + key for key in given)} in {self.source} does not change what is exported.",)
+
+    def having(self, overrides: Mapping[str, object]) -> Settings:
+        """These settings with others in their place or beside them, by dotted keys."""
+        if not overrides:
+            return self
+        values: dict[str, object] = dict(self.values)
+        for keys, value in overrides.items():
+            *sections, last = keys.split(".")
+            section = values
+            for key in sections:
+                inner = section.get(key)
+                section[key] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+                section = inner
+            section[last] = value
+        source = f"{self.source} with --set" if self.given else "--set"
+        return replace(self, values=values, source=source)
+
+    def without(self, key: str) -> Settings:
+        return replace(self, values={name: value for name, value in self.values.items() if name != key})
+
     def error(self, key: str, expected: str) -> UserError:
         return UserError(
             ErrorKind.checkpoint, f"{self.source} has {self.section}{key} = {_show(self.values.get(key))}: {expected}."
@@ -142,6 +172,22 @@ NO_SETTINGS = Settings({}, "the configuration")
 def _show(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
+    """What `--set KEY=VALUE` says, by dotted keys; values are read as YAML (`true`, `4`, `[0, 2]`, `gelu`)."""
+    overrides: dict[str, object] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not all(key.strip().split(".")):
+            raise UserError(ErrorKind.argument, f"--set {text}: expected KEY=VALUE, such as num_blocks=4.")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except Exception as error:  # of YAML's constructors, any
+            raise UserError(
+                ErrorKind.argument, f"--set {text}: the value is not valid YAML ({' '.join(str(error).split())})."
+            ) from None
+    return overrides
 
 
 def read_file(path: Path) -> Mapping[str, object]:
@@ -176,10 +222,9 @@ def find_settings(values: object, source: str, marks: Sequence[Marks]) -> dict[s
 def _described(values: object, marks: Sequence[Marks], depth: int) -> Iterator[tuple[str, Mapping[str, object]]]:
     if not isinstance(values, Mapping) or depth > _DEEP:
         return
-    if any(mark.describe(values) for mark in marks):
+    nested = described = any(mark.describe(values) for mark in marks)
+    if described:
         yield "", values
-        return
-    nested = False
     for key, value in values.items():
         for path, found in _described(value, marks, depth + 1):
             nested = True

@@ -159,7 +159,7 @@ def _read_bytes(extent: FileExtent, start: int, stop: int) -> torch.Tensor:
     buffer = torch.empty(stop - start, dtype=torch.uint8)
     with extent.path.open("rb", buffering=0) as file:
         file.seek(extent.offset + start)
-        view, done = memoryview(buffer.numpy()), 0
+        view, done = buffer.numpy().data, 0
         while done < len(view):
             count = file.readinto(view[done:])
             if not count:

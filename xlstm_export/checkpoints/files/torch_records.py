@@ -38,7 +38,6 @@ _STORAGES = {
     "UntypedStorage": torch.uint8,
 }
 _TENSORS = {
-    "_rebuild_sparse_tensor": "sparse",
     "_rebuild_qtensor": "quantised",
     "_rebuild_nested_tensor": "nested",
     "_rebuild_meta_tensor_no_storage": "meta (without values)",
@@ -128,13 +127,18 @@ def tensor_of(value: object) -> View | Unreadable | None:
             return _view(args, None, args[6:])
         elif name == "_rebuild_tensor_v3" and len(args) >= 7:
             return _view(args, args[6], args[7:])
-        elif name == "_rebuild_sparse_tensor" and args and isinstance(args[0], Record):
-            layout = args[0].args
-            named = isinstance(layout, tuple) and len(layout) == 1 and isinstance(layout[0], str)
-            return Unreadable(layout[0].removeprefix("torch.")[:40] if named else "sparse")
+        elif name == "_rebuild_sparse_tensor" and args:
+            return Unreadable(_layout(args[0]))
         else:
             return Unreadable(_TENSORS.get(name, f"of a kind of its own ({name.removeprefix('_rebuild_')[:60]})"))
     return Unreadable("wrapped many times over")
+
+
+def _layout(value: object) -> str:
+    """`torch.serialization._get_layout("torch.sparse_coo")`."""
+    args = value.args if isinstance(value, Record) else None
+    name = args[0] if isinstance(args, tuple) and args else None
+    return name.removeprefix("torch.")[:40] if isinstance(name, str) else "sparse"
 
 
 def _view(args: tuple, dtype: object, metadata: tuple) -> View | Unreadable:
@@ -167,8 +171,9 @@ def _is_count(value: object) -> bool:
 def _counts(value: object) -> tuple[int, ...] | None:
     if isinstance(value, Record) and isinstance(value.args, tuple) and value.args:  # torch.Size
         value = value.args[0]
-    good = isinstance(value, tuple | list) and len(value) <= 64 and all(_is_count(item) for item in value)
-    return tuple(value) if good else None
+    if not isinstance(value, tuple | list) or len(value) > 64:
+        return None
+    return tuple(value) if all(_is_count(item) for item in value) else None
 
 
 def named_tensors(content: object) -> dict[str, View | Unreadable]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +10,9 @@ import torch
 
 from ...errors import ErrorKind, UserError
 from .tensors import LazyTensor
+
+Shapes = dict[str, list[tuple[int, ...]]]
+"""The shapes that each tensor may have, by name."""
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -43,16 +46,17 @@ class Weights:
         """The tensor as a message names it."""
         return f"tensor {self.names.get(name, name)} of {self.files[name]}"
 
-    def shape(self, name: str, rank: int) -> tuple[int, ...]:
-        """Shape of a tensor that the model cannot be understood without."""
+    def shape(self, name: str, *ranks: int) -> tuple[int, ...]:
+        """Shape, with one of these numbers of axes, of a tensor that the model cannot be understood without."""
         if name not in self.tensors:
             raise missing(self, [name])
         self._readable(name)
         shape = self.tensors[name].shape
-        if len(shape) != rank or 0 in shape:
+        if len(shape) not in ranks or 0 in shape:
+            wanted = " or ".join(str(rank) for rank in ranks)
             raise UserError(
                 ErrorKind.checkpoint,
-                f"{self.where(name)} has shape {list(shape)}; expected {rank} axes, none of them empty. "
+                f"{self.where(name)} has shape {list(shape)}; expected {wanted} axes, none of them empty. "
                 "The file is damaged, or its model is a variant that is not supported.",
             )
         return shape
@@ -91,7 +95,7 @@ class Weights:
         names = {new: self.names.get(old, old) for new, old in old_names.items()}
         return replace(self, tensors=tensors, files=files, names=names)
 
-    def require(self, expected: Mapping[str, Sequence[tuple[int, ...]]]) -> None:
+    def require(self, expected: Shapes) -> None:
         """Every expected tensor is there with one of its shapes and a floating dtype, and there is no other.
 
         Raises:
