@@ -115,8 +115,10 @@ def _hf_config(model: large.Large, settings: Settings) -> dict[str, object]:
     """Fields of `transformers.xLSTMConfig`."""
     config = large.upstream_config(model, settings)
     spelled = {theirs: config[ours] for theirs, ours in SPELLINGS.items()}
-    kind = {} if model.architecture.has_head else {"architectures": [BACKBONE_CLASS]}
-    return {"model_type": "xlstm", **kind, **config, **spelled, "tie_word_embeddings": model.architecture.tied_head}
+    if not model.architecture.has_head:
+        del config["output_logit_soft_cap"]  # transformers takes no null
+        config["architectures"] = [BACKBONE_CLASS]
+    return {"model_type": "xlstm", **config, **spelled, "tie_word_embeddings": model.architecture.tied_head}
 
 
 def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
