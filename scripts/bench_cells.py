@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,13 +23,10 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from xlstm_export.native import toolchain  # noqa: E402
-from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, cache_folder  # noqa: E402
-from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES  # noqa: E402
-from xlstm_export.operators.schemas import step_functions  # noqa: E402
+from xlstm_export.native import cmake
+from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY
+from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
+from xlstm_export.operators.schemas import step_functions
 
 HEADS, DIM = 4, 384  # of the paper's 125M models
 STATES = {"C": (HEADS, DIM, DIM), "n": (HEADS, DIM), "m": (HEADS,)}
@@ -70,22 +64,9 @@ def main() -> None:
 
 def build() -> Path:
     """The folder of the compiled libraries."""
-    folder = cache_folder() / "build" / "bench"
-    ninja = ["-G", "Ninja"] if shutil.which("ninja") else []
-    headers = {
-        "XLSTM_ONNXRUNTIME_INCLUDE_DIR": toolchain.onnxruntime_headers(),
-        "XLSTM_HIGHWAY_INCLUDE_DIR": toolchain.highway_headers(),
-    }
-    options = ["-DXLSTM_CUDA=OFF", *(f"-D{name}={tool.require()}" for name, tool in headers.items())]
-    cmake = str(toolchain.cmake().require())
-    for command in (
-        [cmake, "-S", str(ROOT / "plugins"), "-B", str(folder), *ninja, *options],
-        [cmake, "--build", str(folder), "--target", "xlstm_onnxruntime", "xlstm_cpu_harness", "--parallel", "2"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
-    return folder / "lib"
+    options = {"XLSTM_BUILD_RUNTIME": "OFF", "XLSTM_BUILD_ORT_OPERATORS": "ON", "XLSTM_BUILD_TESTS": "ON"}
+    headers = cmake.header_options(["onnxruntime", "highway"])
+    return cmake.build(options | headers, ["xlstm_onnxruntime", "xlstm_cpu_harness"]) / "lib"
 
 
 def bench_cell(native: Path, batch: int, cells: int, threads: int) -> tuple[float, float, float, float]:

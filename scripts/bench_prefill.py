@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,23 +24,19 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from bench_cells import build, take_turns
 from onnx import TensorProto, helper, numpy_helper
 
+from xlstm_export.bundle.manifest import MODEL_FILE
+from xlstm_export.checkpoints import open_checkpoint
+from xlstm_export.checkpoints.random_weights import random_checkpoint
+from xlstm_export.exporter import ExportOptions, export_bundle
+from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY
+from xlstm_export.operators.names import DOMAIN
+from xlstm_export.runtime import open_session
+from xlstm_export.validation.references import build_upstream
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from bench_cells import build, take_turns  # noqa: E402
-
-from xlstm_export.bundle.manifest import MODEL_FILE  # noqa: E402
-from xlstm_export.checkpoints import open_checkpoint  # noqa: E402
-from xlstm_export.checkpoints.random_weights import random_checkpoint  # noqa: E402
-from xlstm_export.exporter import ExportOptions, export_bundle  # noqa: E402
-from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY  # noqa: E402
-from xlstm_export.operators.names import DOMAIN  # noqa: E402
-from xlstm_export.runtime import open_session  # noqa: E402
-from xlstm_export.validation.references import build_upstream  # noqa: E402
-
 MODELS = ["models/kjv", "models/configs/mlstm-165m.yaml", "models/configs/xlstm-125m-7-1.yaml"]
 PART = 64  # positions of one part of the chunkwise form
 STEPS = 24  # positions of the step-by-step variant in one turn

@@ -23,11 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "plugins")]
+import gpu_prefill
+from gpu_bench import SLSTM_SHAPES, Bench, SlstmArgs
 
-import gpu_prefill  # noqa: E402
-from gpu_bench import SLSTM_SHAPES, Bench, SlstmArgs  # noqa: E402
+from xlstm_export.native import gpu_programs
+
+ROOT = Path(__file__).resolve().parents[1]
 
 MLSTM_SHAPES = {"7B": (8, 256, 512), "paper DH 384": (4, 384, 384), "paper DH 1024": (4, 1024, 1024)}  # H, DK, DV
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
@@ -234,11 +235,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "gpu-results.md", help="the page to write")
     options = parser.parse_args()
 
-    from support import gpu_build
-
-    if reason := gpu_build.why_not():
+    if reason := gpu_programs.why_none_can_run():
         sys.exit(f"error: {reason}")
-    folder = gpu_build.build_for_this_gpu()
+    folder = gpu_programs.build_gpu_programs()
     tests = "not run" if options.no_tests else run_tests()
 
     library = folder / "lib" / "libxlstm_launchers.so"

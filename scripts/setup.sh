@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make the virtual environment (.venv, or the folder named by VENV) for the demo; with --tests, also all that the tests
-# need: compilers and headers for the native code. Safe to run again.
+# Make the virtual environment (.venv, or the folder named by VENV) for the demo; with --tests, also what the tests and
+# the linters need. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -17,8 +17,3 @@ if ! command -v g++ >/dev/null; then
     $sudo apt-get update -qq
     $sudo apt-get install -y -qq g++
 fi
-headers=${XDG_CACHE_HOME:-$HOME/.cache}/xlstm-export/include
-for name in onnxruntime highway; do
-    [ -d "$headers/$name" ] || "$venv/bin/python" scripts/fetch_debian_headers.py "$name"
-done
-[ -d "$headers/tensorrt" ] || "$venv/bin/python" scripts/fetch_tensorrt_headers.py

@@ -284,9 +284,11 @@ app.add_typer(plugins_app, name="plugins", no_args_is_help=True)
 
 @plugins_app.command("build")
 def plugins_build(
-    cuda_architectures: Annotated[
+    target: Annotated[
         str | None,
-        typer.Option("--cuda-architectures", metavar="SM,...", help="Such as 87 or 86,89; a release's when not given."),
+        typer.Option(
+            metavar="SM,...", help="GPU architectures (sm86,sm89), or `current`; those of a release when not given."
+        ),
     ] = None,
     no_cuda: Annotated[bool, typer.Option("--no-cuda", help="Build only the CPU kernels, for ONNX Runtime.")] = False,
     output: Annotated[
@@ -294,11 +296,13 @@ def plugins_build(
         typer.Option("-o", "--output", metavar="DIR", help="The folder for the libraries. By default the user cache."),
     ] = None,
 ) -> None:
-    """Compile the libraries and install them where they are found by default."""
+    """Compile the libraries and install them where they are found by default. Headers that are missing are fetched."""
     from .native.build import build_libraries
 
     with _progress() as stage:
-        result = build_libraries(cuda_architectures, not no_cuda, output, stage=stage)
+        result = build_libraries(target.split(",") if target else (), not no_cuda, output, stage)
+    for note in result.notes:
+        err.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     for library in result.libraries:
         out.print(f"Built {library}", highlight=False, soft_wrap=True)
     for name, reason in result.left_out.items():

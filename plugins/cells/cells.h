@@ -1,8 +1,8 @@
 // The two xLSTM cells as plain functions over pointers: what every kernel implements and every binding calls.
 // Knows nothing of TensorRT, ONNX Runtime or CUDA types. All tensors are contiguous, batch first, row-major.
 //
-// The meaning of every argument is the operator contract of domain ai.xlstm, version 1; the definition in
-// standard operators is xlstm_export/graph/functions.py, the definition in PyTorch xlstm_export/modeling/cells.py.
+// The meaning of every argument is the operator contract of domain ai.xlstm, version 1 (contract.h). The definition in
+// standard ONNX operators is xlstm_export/operators/definitions.py, that in PyTorch is eager.py beside it.
 #pragma once
 
 #include <cstdint>

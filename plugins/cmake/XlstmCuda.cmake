@@ -21,7 +21,7 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     message(FATAL_ERROR
       "No CUDA compiler found: not as CMAKE_CUDA_COMPILER, not on PATH, not under /usr/local/cuda, not among the pip "
       "packages of ${Python3_EXECUTABLE}. Install CUDA 13, or run 'pip install nvidia-cuda-nvcc nvidia-cuda-runtime "
-      "nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl', or configure with -DXLSTM_CUDA=OFF -DXLSTM_TENSORRT=OFF.")
+      "nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl', or configure with -DXLSTM_CUDA=OFF.")
   endif()
   set(CMAKE_CUDA_COMPILER "${XLSTM_NVCC}" CACHE FILEPATH "CUDA compiler" FORCE)
 endif()
@@ -30,9 +30,5 @@ enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 
-# The headers of the CUDA runtime for C++ sources; the static library itself comes with any target that holds CUDA code.
-# (find_package(CUDAToolkit) would insist on a libcudart.so, which the pip packages name libcudart.so.13.)
-add_library(xlstm_cuda_headers INTERFACE)
-target_include_directories(xlstm_cuda_headers SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 message(STATUS "CUDA compiler: ${CMAKE_CUDA_COMPILER} (${CMAKE_CUDA_COMPILER_VERSION}), "
   "architectures: ${CMAKE_CUDA_ARCHITECTURES}")

@@ -2,7 +2,7 @@
 #
 # With CUDA, XLSTM_CUDA_AARCH64 names a folder with include/ and lib/libcudart_static.a. The headers are the same for every
 # processor; the library for aarch64 comes in the wheel nvidia-cuda-runtime of that platform. nvcc is that of the build
-# machine. scripts/cross_build_aarch64.sh does all of it.
+# machine. scripts/cross_build_aarch64.py does all of it.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)

@@ -11,8 +11,6 @@
 namespace xlstm::ort {
 namespace {
 
-constexpr uint32_t kOldestApi = 18;  // the first with outputs that may reuse an input's buffer
-
 // The library is compiled against one version of the API and runs on older and newer ones: API version N is that of
 // ONNX Runtime 1.N.
 uint32_t runtime_api(const OrtApiBase* base) {
@@ -23,9 +21,9 @@ uint32_t runtime_api(const OrtApiBase* base) {
 
 OrtCustomOpDomain* make_domain(uint32_t api_version) {
   OrtCustomOpDomain* domain = nullptr;
-  Ort::ThrowOnError(Ort::GetApi().CreateCustomOpDomain("ai.xlstm", &domain));
+  Ort::ThrowOnError(Ort::GetApi().CreateCustomOpDomain(kDomain, &domain));
   constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  const auto add = [&](Cell cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
+  const auto add = [&](const Cell& cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
                        const Device& device) {
     // Never freed: sessions refer to their operators until the very end of the process.
     auto* op = new CellOperator(cell, type, recurrent_type, device, api_version);
@@ -37,9 +35,9 @@ OrtCustomOpDomain* make_domain(uint32_t api_version) {
 #endif
   for (const Device* device : devices) {
     for (const auto type : {kFloat, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16}) {
-      add(Cell::kMlstm, type, type, *device);
-      add(Cell::kSlstm, type, type, *device);
-      if (type != kFloat) add(Cell::kSlstm, type, kFloat, *device);
+      add(kMlstmCell, type, type, *device);
+      add(kSlstmCell, type, type, *device);
+      if (type != kFloat) add(kSlstmCell, type, kFloat, *device);
     }
   }
   return domain;
@@ -56,11 +54,10 @@ RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) noexcept {
         "libxlstm_onnxruntime needs ONNX Runtime 1.18 or newer, this is " + std::string(base->GetVersionString());
     return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED, message.c_str());
   }
-  const uint32_t version = std::min<uint32_t>(available, ORT_API_VERSION);
-  const OrtApi* api = base->GetApi(version);
+  const OrtApi* api = base->GetApi(std::min<uint32_t>(available, ORT_API_VERSION));
   try {
     Ort::InitApi(api);
-    static OrtCustomOpDomain* const domain = xlstm::ort::make_domain(version);
+    static OrtCustomOpDomain* const domain = xlstm::ort::make_domain(std::min(available, xlstm::ort::kCustomOpApi));
     return api->AddCustomOpDomain(options, domain);
   } catch (const std::exception& error) {
     return api->CreateStatus(ORT_FAIL, error.what());

@@ -30,7 +30,7 @@ Result guarded(const Cell& cell, Result failure, Body&& body) noexcept {
     return body();
   } catch (const std::exception& problem) {
     try {
-      log_error(std::string("xlstm: ") + cell.name + ": " + problem.what());
+      log_error(std::string("xlstm: ") + cell.op.name + ": " + problem.what());
     } catch (...) {  // out of memory: nothing left to say it with
     }
   } catch (...) {
@@ -92,10 +92,12 @@ bool accepts(Element element, nvinfer1::DataType type, nvinfer1::DataType activa
 }
 
 void check_counts(const Cell& cell, int32_t inputs, int32_t outputs) {
-  if ((inputs != cell.input_count && inputs != cell.input_count - 1) || outputs != cell.output_count) {
+  const auto most_inputs = static_cast<int32_t>(cell.op.inputs.size());
+  const auto all_outputs = static_cast<int32_t>(cell.op.outputs.size());
+  if ((inputs != most_inputs && inputs != most_inputs - 1) || outputs != all_outputs) {
     throw Refusal("has " + std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs, expected " +
-                  std::to_string(cell.input_count - 1) + " or " + std::to_string(cell.input_count) +
-                  " (with lengths) and " + std::to_string(cell.output_count));
+                  std::to_string(most_inputs - 1) + " or " + std::to_string(most_inputs) + " (with lengths) and " +
+                  std::to_string(all_outputs));
   }
 }
 
@@ -120,11 +122,11 @@ void check_shape(const TensorSpec& spec, const nvinfer1::Dims& dims, Extents& ex
     const char letter = spec.shape[axis];
     const int64_t extent = dims.d[axis];
     if (extent < 0) continue;
-    if (letter >= '0' && letter <= '9') {
+    if (!is_letter(letter)) {
       if (extent != letter - '0') refuse("axis " + std::to_string(axis) + " must be " + letter);
     } else if (extent == 0) {
       refuse("axis " + std::to_string(axis) + " is empty");
-    } else if (extents[letter] == 0) {
+    } else if (extents[letter] == kUnknown) {
       extents[letter] = extent;
     } else if (extents[letter] != extent) {
       refuse(std::string(1, letter) + " is " + std::to_string(extents[letter]) + " in a tensor before");
@@ -136,9 +138,9 @@ void check_shape(const TensorSpec& spec, const nvinfer1::Dims& dims, Extents& ex
 template <typename Get>
 Extents check_tensors(const Cell& cell, int32_t inputs, int32_t outputs, Get&& get) {
   check_counts(cell, inputs, outputs);
-  Extents extents;
+  Extents extents(kUnknown);
   for (int32_t position = 0; position < inputs + outputs; ++position) {
-    const TensorSpec& spec = position < inputs ? cell.inputs[position] : cell.outputs[position - inputs];
+    const TensorSpec& spec = position < inputs ? cell.op.inputs[position] : cell.op.outputs[position - inputs];
     check_type(spec, get(position).type, get(0).type);
     check_shape(spec, get(position).dims, extents);
   }
@@ -177,10 +179,11 @@ void check_format_version(const PluginField& field) {
 AttributeValues read_fields(const Cell& cell, const nvinfer1::PluginFieldCollection* fields,
                             nvinfer1::TensorRTPhase phase) {
   if (fields == nullptr || (fields->nbFields > 0 && fields->fields == nullptr)) throw Refusal("null field collection");
+  const Table<Attribute>& attributes = cell.op.attributes;
   AttributeValues values{};
   std::array<bool, kMaxAttributes> seen{};
   bool version_seen = false;
-  for (int32_t i = 0; i < cell.attribute_count; ++i) values[i] = cell.attributes[i].fallback;
+  for (size_t i = 0; i < attributes.size(); ++i) values[i] = attributes[i].fallback;
   for (int32_t f = 0; f < fields->nbFields; ++f) {
     const PluginField& field = fields->fields[f];
     if (field.name == nullptr) throw Refusal("a field has no name");
@@ -191,17 +194,16 @@ AttributeValues read_fields(const Cell& cell, const nvinfer1::PluginFieldCollect
     }
     // What every node of the graph carries beside its attributes.
     if (!std::strcmp(field.name, "plugin_version") || !std::strcmp(field.name, "plugin_namespace")) continue;
-    const Attribute* const end = cell.attributes + cell.attribute_count;
-    const Attribute* const attribute =
-        std::find_if(cell.attributes, end, [&](const Attribute& a) { return !std::strcmp(a.name, field.name); });
-    if (attribute == end) throw Refusal(std::string("attribute ") + field.name + " is unknown");
-    values[attribute - cell.attributes] = attribute_value(*attribute, field);
-    seen[attribute - cell.attributes] = true;
+    const Attribute* const attribute = std::find_if(
+        attributes.begin(), attributes.end(), [&](const Attribute& a) { return std::strcmp(a.name, field.name) == 0; });
+    if (attribute == attributes.end()) throw Refusal(std::string("attribute ") + field.name + " is unknown");
+    values[attribute - attributes.begin()] = attribute_value(*attribute, field);
+    seen[attribute - attributes.begin()] = true;
   }
   if (phase == nvinfer1::TensorRTPhase::kRUNTIME) {
     if (!version_seen) throw Refusal("the engine stores no format version: rebuild the engine with this library");
-    for (int32_t i = 0; i < cell.attribute_count; ++i) {
-      if (!seen[i]) throw Refusal(std::string("the engine stores no ") + cell.attributes[i].name + ": rebuild it");
+    for (size_t i = 0; i < attributes.size(); ++i) {
+      if (!seen[i]) throw Refusal(std::string("the engine stores no ") + attributes[i].name + ": rebuild it");
     }
   }
   return values;
@@ -210,7 +212,7 @@ AttributeValues read_fields(const Cell& cell, const nvinfer1::PluginFieldCollect
 }  // namespace
 
 CellPlugin::CellPlugin(const Cell& cell, const AttributeValues& attributes) : cell_(cell) {
-  launch_.attributes = attributes;
+  call_.attributes = attributes;
 }
 
 nvinfer1::IPluginCapability* CellPlugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept {
@@ -227,8 +229,9 @@ nvinfer1::IPluginCapability* CellPlugin::getCapabilityInterface(nvinfer1::Plugin
 
 nvinfer1::IPluginV3* CellPlugin::clone() noexcept {
   return guarded<nvinfer1::IPluginV3*>(cell_, nullptr, [&] {
-    auto* const copy = new CellPlugin(cell_, launch_.attributes);
-    copy->launch_ = launch_;
+    auto* const copy = new CellPlugin(cell_, call_.attributes);
+    copy->call_ = call_;
+    copy->has_lengths_ = has_lengths_;
     copy->ready_ = ready_;
     return copy;
   });
@@ -249,7 +252,8 @@ bool CellPlugin::supportsFormatCombination(int32_t position, nvinfer1::DynamicPl
   return guarded(cell_, false, [&] {
     check_counts(cell_, input_count, output_count);
     if (position < 0 || position >= input_count + output_count) return false;
-    const TensorSpec& spec = position < input_count ? cell_.inputs[position] : cell_.outputs[position - input_count];
+    const TensorSpec& spec =
+        position < input_count ? cell_.op.inputs[position] : cell_.op.outputs[position - input_count];
     const nvinfer1::PluginTensorDesc& description = in_out[position].desc;
     return description.format == nvinfer1::TensorFormat::kLINEAR &&
            accepts(spec.element, description.type, in_out[0].desc.type);
@@ -260,9 +264,9 @@ int32_t CellPlugin::getOutputDataTypes(nvinfer1::DataType* output_types, int32_t
                                        nvinfer1::DataType const* input_types, int32_t input_count) const noexcept {
   return guarded(cell_, kFailure, [&] {
     check_counts(cell_, input_count, output_count);
-    for (int32_t i = 0; i < input_count; ++i) check_type(cell_.inputs[i], input_types[i], input_types[0]);
+    for (int32_t i = 0; i < input_count; ++i) check_type(cell_.op.inputs[i], input_types[i], input_types[0]);
     for (int32_t i = 0; i < output_count; ++i) {
-      const bool activation = cell_.outputs[i].element == Element::kActivation;
+      const bool activation = cell_.op.outputs[i].element == Element::kActivation;
       output_types[i] = activation ? input_types[0] : nvinfer1::DataType::kFLOAT;
     }
     return kSuccess;
@@ -274,22 +278,22 @@ int32_t CellPlugin::getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t i
                                     nvinfer1::IExprBuilder&) noexcept {
   return guarded(cell_, kFailure, [&] {
     check_counts(cell_, input_count, output_count);
-    std::array<const nvinfer1::IDimensionExpr*, 26> extents{};  // by letter
+    ByLetter<const nvinfer1::IDimensionExpr*> extents(nullptr);
     for (int32_t i = 0; i < input_count; ++i) {
-      const TensorSpec& spec = cell_.inputs[i];
+      const TensorSpec& spec = cell_.op.inputs[i];
       if (inputs[i].nbDims != static_cast<int32_t>(std::strlen(spec.shape))) {
         throw Refusal(std::string("tensor ") + spec.name + " has " + std::to_string(inputs[i].nbDims) +
                       " axes, expected [" + spec.shape + "]");
       }
       for (int32_t axis = 0; axis < inputs[i].nbDims; ++axis) {
         const char letter = spec.shape[axis];
-        if (letter >= 'A' && extents[letter - 'A'] == nullptr) extents[letter - 'A'] = inputs[i].d[axis];
+        if (is_letter(letter) && extents[letter] == nullptr) extents[letter] = inputs[i].d[axis];
       }
     }
     for (int32_t i = 0; i < output_count; ++i) {
-      const char* const shape = cell_.outputs[i].shape;  // letters only, all of which some input has
+      const char* const shape = cell_.op.outputs[i].shape;  // letters only, all of which some input has
       outputs[i].nbDims = static_cast<int32_t>(std::strlen(shape));
-      for (int32_t axis = 0; axis < outputs[i].nbDims; ++axis) outputs[i].d[axis] = extents[shape[axis] - 'A'];
+      for (int32_t axis = 0; axis < outputs[i].nbDims; ++axis) outputs[i].d[axis] = extents[shape[axis]];
     }
     return kSuccess;
   });
@@ -301,8 +305,8 @@ size_t CellPlugin::getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* inp
   return guarded(cell_, size_t{0}, [&] {
     check_counts(cell_, input_count, output_count);
     (void)outputs;
-    Extents extents;
-    for (int32_t i = 0; i < input_count; ++i) check_shape(cell_.inputs[i], inputs[i].max, extents);
+    Extents extents(kUnknown);
+    for (int32_t i = 0; i < input_count; ++i) check_shape(cell_.op.inputs[i], inputs[i].max, extents);
     return cell_.workspace_size(extents);
   });
 }
@@ -314,9 +318,10 @@ int32_t CellPlugin::onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t 
     const auto get = [&](int32_t position) -> const nvinfer1::PluginTensorDesc& {
       return position < input_count ? in[position] : out[position - input_count];
     };
-    launch_.extents = check_tensors(cell_, input_count, output_count, get);
+    call_.extents = check_tensors(cell_, input_count, output_count, get);
     for (int32_t position = 0; position < input_count + output_count; ++position) {
-      const TensorSpec& spec = position < input_count ? cell_.inputs[position] : cell_.outputs[position - input_count];
+      const TensorSpec& spec =
+          position < input_count ? cell_.op.inputs[position] : cell_.op.outputs[position - input_count];
       const nvinfer1::PluginTensorDesc& description = get(position);
       if (description.format != nvinfer1::TensorFormat::kLINEAR) {
         throw Refusal(std::string("tensor ") + spec.name + " is not in linear format");
@@ -326,10 +331,10 @@ int32_t CellPlugin::onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t 
         throw Refusal(std::string("tensor ") + spec.name + " has shape " + text(description.dims) +
                       ", every extent must be known by now");
       }
-      if (spec.element == Element::kRecurrent) launch_.recurrent_type = cell_type(description.type);
+      if (spec.element == Element::kRecurrent) call_.recurrent_type = cell_type(description.type);
     }
-    launch_.type = cell_type(in[0].type);
-    launch_.has_lengths = input_count == cell_.input_count;
+    call_.type = cell_type(in[0].type);
+    has_lengths_ = input_count == static_cast<int32_t>(cell_.op.inputs.size());
     ready_ = true;
     return kSuccess;
   });
@@ -340,7 +345,10 @@ int32_t CellPlugin::enqueue(nvinfer1::PluginTensorDesc const*, nvinfer1::PluginT
                             cudaStream_t stream) noexcept {
   return guarded(cell_, kFailure, [&] {
     if (!ready_) throw Refusal("enqueue without an accepted onShapeChange before it");
-    const cudaError_t status = cell_.enqueue(launch_, inputs, outputs, workspace, stream);
+    Call call = call_;
+    std::copy_n(inputs, cell_.op.inputs.size() - (has_lengths_ ? 0 : 1), call.inputs.begin());
+    std::copy_n(outputs, cell_.op.outputs.size(), call.outputs.begin());
+    const cudaError_t status = cell_.enqueue(call, workspace, stream);
     if (status != cudaSuccess) throw Refusal(std::string("kernel launch: ") + cudaGetErrorString(status));
     return kSuccess;
   });
@@ -348,18 +356,20 @@ int32_t CellPlugin::enqueue(nvinfer1::PluginTensorDesc const*, nvinfer1::PluginT
 
 nvinfer1::PluginFieldCollection const* CellPlugin::getFieldsToSerialize() noexcept {
   fields_[0] = {kFormatVersionField, &format_version_, PluginFieldType::kINT32, 1};
-  for (int32_t i = 0; i < cell_.attribute_count; ++i) {
-    fields_[i + 1] = {cell_.attributes[i].name, &launch_.attributes[i], PluginFieldType::kFLOAT32, 1};
+  const Table<Attribute>& attributes = cell_.op.attributes;
+  for (size_t i = 0; i < attributes.size(); ++i) {
+    fields_[i + 1] = {attributes[i].name, &call_.attributes[i], PluginFieldType::kFLOAT32, 1};
   }
-  field_collection_ = {cell_.attribute_count + 1, fields_.data()};
+  field_collection_ = {static_cast<int32_t>(attributes.size()) + 1, fields_.data()};
   return &field_collection_;
 }
 
 CellPluginCreator::CellPluginCreator(const Cell& cell) : cell_(cell) {
-  for (int32_t i = 0; i < cell.attribute_count; ++i) {
-    fields_[i] = {cell.attributes[i].name, nullptr, PluginFieldType::kFLOAT32, 1};
+  const Table<Attribute>& attributes = cell.op.attributes;
+  for (size_t i = 0; i < attributes.size(); ++i) {
+    fields_[i] = {attributes[i].name, nullptr, PluginFieldType::kFLOAT32, 1};
   }
-  field_collection_ = {cell.attribute_count, fields_.data()};
+  field_collection_ = {static_cast<int32_t>(attributes.size()), fields_.data()};
 }
 
 nvinfer1::IPluginV3* CellPluginCreator::createPlugin(nvinfer1::AsciiChar const* name,

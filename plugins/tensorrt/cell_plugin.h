@@ -1,4 +1,4 @@
-// One plugin class and one creator class for both cells; a Cell says which.
+// One plugin class and one creator class for both operators; a Cell says which.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -10,8 +10,10 @@
 
 namespace xlstm::tensorrt {
 
+// A parser looks plugins up by the version and domain that every node of the graph carries.
 constexpr const char* kPluginVersion = "1";
-constexpr const char* kPluginNamespace = "ai.xlstm";
+static_assert(kVersion == 1);
+constexpr const char* kPluginNamespace = kDomain;
 
 // Of the fields an engine stores. Raise it when their meaning changes; an engine with another one must be rebuilt.
 constexpr int32_t kFormatVersion = 1;
@@ -30,12 +32,12 @@ class CellPlugin final : public nvinfer1::IPluginV3,
   nvinfer1::IPluginV3* clone() noexcept override;
 
   // Core
-  nvinfer1::AsciiChar const* getPluginName() const noexcept override { return cell_.name; }
+  nvinfer1::AsciiChar const* getPluginName() const noexcept override { return cell_.op.name; }
   nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return kPluginVersion; }
   nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return kPluginNamespace; }
 
   // Build
-  int32_t getNbOutputs() const noexcept override { return cell_.output_count; }
+  int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(cell_.op.outputs.size()); }
   int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t input_count,
                           nvinfer1::DynamicPluginTensorDesc const* out, int32_t output_count) noexcept override;
   bool supportsFormatCombination(int32_t position, nvinfer1::DynamicPluginTensorDesc const* in_out, int32_t input_count,
@@ -64,7 +66,8 @@ class CellPlugin final : public nvinfer1::IPluginV3,
 
  private:
   const Cell& cell_;
-  Launch launch_;       // its attributes are set from the start, the rest by onShapeChange
+  Call call_;  // its attributes are set from the start, extents and types by onShapeChange
+  bool has_lengths_ = false;
   bool ready_ = false;  // onShapeChange has accepted the shapes
   int32_t format_version_ = kFormatVersion;
   std::array<nvinfer1::PluginField, kMaxAttributes + 1> fields_;  // point into this object, made when asked for
@@ -80,7 +83,7 @@ class CellPluginCreator final : public nvinfer1::IPluginCreatorV3One {
   nvinfer1::IPluginV3* createPlugin(nvinfer1::AsciiChar const* name, nvinfer1::PluginFieldCollection const* fields,
                                     nvinfer1::TensorRTPhase phase) noexcept override;
   nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override { return &field_collection_; }
-  nvinfer1::AsciiChar const* getPluginName() const noexcept override { return cell_.name; }
+  nvinfer1::AsciiChar const* getPluginName() const noexcept override { return cell_.op.name; }
   nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return kPluginVersion; }
   nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return kPluginNamespace; }
 

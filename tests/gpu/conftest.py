@@ -1,13 +1,13 @@
 """These tests run the CUDA kernels on a GPU. Without one they are skipped, and say so."""
 
 import pytest
-from support import gpu_build
+
+from xlstm_export.native import gpu_programs
 
 
 @pytest.fixture(scope="session")
 def gpu_folder():
     """The build folder with the programs for this machine's GPU."""
-    reason = gpu_build.why_not()
-    if reason:
+    if reason := gpu_programs.why_none_can_run():
         pytest.skip(reason)
-    return gpu_build.build_for_this_gpu()
+    return gpu_programs.build_gpu_programs()

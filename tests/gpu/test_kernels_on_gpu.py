@@ -7,11 +7,10 @@ import subprocess
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from support import gpu_build
 from support.cases import CHUNKS, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
 from support.cell_runner import TYPES, CellRunner
 
-from xlstm_export.native import toolchain
+from xlstm_export.nvidia.driver import list_gpus
 
 SWEEP = settings(
     max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -23,11 +22,9 @@ SLSTM_SHAPES = [(4, 192), (4, 384), (4, 512)]
 
 @pytest.fixture(scope="module", params=["launcher", "plugin"])
 def runner(request, gpu_folder):
-    if request.param == "plugin" and toolchain.tensorrt_headers().path is None:
-        pytest.skip(f"TensorRT's headers are not here. {toolchain.tensorrt_headers().remedy}")
     plugin = request.param == "plugin"
     program = "plugin_runner_gpu" if plugin else "cell_runner_gpu"
-    tensor_cores = int(gpu_build.architecture()) >= 80
+    tensor_cores = list_gpus()[0].capability >= (8, 0)
     with CellRunner(gpu_folder / "bin" / program, tensor_cores=tensor_cores, plugin=plugin) as started:
         yield started
 

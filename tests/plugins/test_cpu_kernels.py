@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from support.cases import mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
 from support.cell_runner import TYPES, Case
-from support.cpu_harness import STATES, CpuKernels, harness_options
-from support.native_build import build
+from support.cpu_harness import STATES, CpuKernels
+from support.native import build_without_cuda
 
 SWEEP = settings(
     max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -37,13 +37,13 @@ def _check(kernels: CpuKernels, case: Case, threads: int = 1) -> None:
 
 @SWEEP
 @given(parameters=mlstm_parameters())
-def test_mlstm_kernel_departs_from_float64(kernels, parameters):
+def test_mlstm_kernel_keeps_to_float64(kernels, parameters):
     _check(kernels, mlstm_case(**parameters), threads=1 + parameters["seed"] % 3)
 
 
 @SWEEP
 @given(parameters=slstm_parameters())
-def test_slstm_kernel_departs_from_float64(kernels, parameters):
+def test_slstm_kernel_keeps_to_float64(kernels, parameters):
     _check(kernels, slstm_case(**parameters), threads=1 + parameters["seed"] % 3)
 
 
@@ -53,7 +53,7 @@ def test_slstm_kernel_departs_from_float64(kernels, parameters):
     [dict(heads=2, dim_qk=256, dim_v=512), dict(heads=4, dim_qk=256, dim_v=384), dict(heads=1, dim_qk=8, dim_v=2064)],
     ids=["7B", "stores past the caches", "wider than a task"],
 )
-def test_large_mlstm_departs_from_float64(kernels, sizes, in_place):
+def test_large_mlstm_keeps_to_float64(kernels, sizes, in_place):
     _check(kernels, mlstm_case(**sizes, in_place=in_place, cap=15.0), threads=2)
 
 
@@ -66,20 +66,20 @@ def _sequence_case(cell: str, sequence: int, **options: object) -> Case:
 
 @pytest.mark.parametrize("gates", ["usual", "wide", "extreme"])
 @pytest.mark.parametrize("sequence", SEQUENCES)
-def test_mlstm_sequence_departs_from_float64(kernels, sequence, gates):
+def test_mlstm_sequence_keeps_to_float64(kernels, sequence, gates):
     for seed, dtype in enumerate(TYPES):
         options = dict(zero_state=seed == 1, in_place=ALL_IN_PLACE["mlstm"] if seed == 2 else 0, seed=seed)
         case = _sequence_case("mlstm", sequence, dtype=dtype, gates=gates, cap=15.0 * (gates == "usual"), **options)
         _check(kernels, case, threads=1 + seed)
 
 
-def test_wide_mlstm_sequence_departs_from_float64(kernels):
+def test_wide_mlstm_sequence_keeps_to_float64(kernels):
     _check(kernels, mlstm_case(heads=2, sequence=70, dim_qk=200, dim_v=130), threads=2)
 
 
 @pytest.mark.parametrize("gates", ["usual", "wide", "extreme"])
 @pytest.mark.parametrize("threads", [1, 5])
-def test_slstm_sequence_departs_from_float64_at_a_position(kernels, threads, gates):
+def test_slstm_sequence_keeps_to_float64_at_every_position(kernels, threads, gates):
     """From the kernel's own states before a position, the position must follow as float64 says.
 
     Over many positions a bound would mean nothing: the network is chaotic, and multiplies what rounding does.
@@ -112,7 +112,7 @@ def test_slstm_sequence_departs_from_float64_at_a_position(kernels, threads, gat
 
 @pytest.mark.parametrize("gates", ["usual", "extreme"])
 @pytest.mark.parametrize("sequence", SEQUENCES)
-def test_mlstm_sequence_departs_from_single_steps(kernels, sequence, gates):
+def test_mlstm_sequence_equals_its_single_steps_within_bounds(kernels, sequence, gates):
     """Each is within its bounds of float64, so they differ by twice the bounds at most; m not at all."""
     case = _sequence_case("mlstm", sequence, gates=gates)
     whole, steps = kernels.run(case), _run_steps(kernels, case)
@@ -136,7 +136,7 @@ def _run_steps(kernels: CpuKernels, case: Case) -> list[np.ndarray]:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("sequence", [2, 17, 65, 130])
 @pytest.mark.parametrize("cell", CASES)
-def test_padding_changes_a_result(kernels, cell, sequence, dtype):
+def test_padding_changes_no_result(kernels, cell, sequence, dtype):
     poisoned = _sequence_case(cell, sequence, dtype=dtype)
     inputs = {name: np.nan_to_num(array, nan=1.0) for name, array in poisoned.inputs.items()}
     assert any((inputs[name] != array).any() for name, array in poisoned.inputs.items()), "there is no padding"
@@ -146,21 +146,21 @@ def test_padding_changes_a_result(kernels, cell, sequence, dtype):
             np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
-def test_mlstm_sequence_with_little_scratch_memory_departs_from_the_rest(kernels):
+def test_mlstm_sequence_is_the_same_with_little_scratch_memory(kernels):
     """Ten heads at once are too many for spans of 256 positions; two are not."""
     case = mlstm_case(heads=10, dim_qk=1024, dim_v=8, sequence=256, seed=1)
     for expected, actual in zip(kernels.run(case, threads=1), kernels.run(case, threads=5), strict=True):
         np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
-def test_slstm_of_a_batch_larger_than_a_tile_departs_from_float64(kernels):
+def test_slstm_of_a_batch_larger_than_a_tile_keeps_to_float64(kernels):
     _check(kernels, slstm_case(batch=37, heads=2, dim=20, sequence=2, lengths=True), threads=2)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("sequence", [1, 2, 130])
 @pytest.mark.parametrize("cell", CASES)
-def test_result_depends_on_the_run_the_threads_or_the_buffers(kernels, cell, sequence, dtype):
+def test_result_depends_neither_on_the_run_nor_on_threads_or_buffers(kernels, cell, sequence, dtype):
     case = CASES[cell](batch=2, heads=3, sequence=sequence, dtype=dtype, lengths=True, seed=5, **_wide(cell))
     for name in kernels.instruction_sets():
         first = kernels.run(case, name)
@@ -178,7 +178,7 @@ def _wide(cell: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("cell", CASES)
-def test_idle_row_loses_its_state_or_has_output(kernels, cell, in_place):
+def test_idle_row_keeps_its_state_and_has_no_output(kernels, cell, in_place):
     case = CASES[cell](batch=3, sequence=2, lengths=[0, 2, 1], in_place=ALL_IN_PLACE[cell] if in_place else 0)
     for name in kernels.instruction_sets():
         output, *states = kernels.run(case, name)
@@ -189,7 +189,7 @@ def test_idle_row_loses_its_state_or_has_output(kernels, cell, in_place):
 
 @pytest.mark.parametrize("sequence, length", [(5, 3), (130, 70)])
 @pytest.mark.parametrize("cell", CASES)
-def test_padding_after_a_row_changes_its_state(kernels, cell, sequence, length):
+def test_padding_after_a_row_leaves_its_state_alone(kernels, cell, sequence, length):
     long = CASES[cell](batch=2, sequence=sequence, lengths=[length, length], seed=3)
     short = dataclasses.replace(
         long,
@@ -203,8 +203,8 @@ def test_padding_after_a_row_changes_its_state(kernels, cell, sequence, length):
         np.testing.assert_array_equal(padded, alone)
 
 
-def test_kernel_reads_beyond_a_tensor_or_is_undefined(kernels):
-    folder = build("test_cpu_cells", *harness_options())
+def test_sanitizers_find_nothing_in_the_kernels(kernels):
+    folder = build_without_cuda("test_cpu_cells")
     for name in kernels.instruction_sets():
         done = subprocess.run([folder / "bin" / "test_cpu_cells", name], capture_output=True, text=True)
         assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr[-4000:]}"

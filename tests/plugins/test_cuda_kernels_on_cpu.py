@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from support.cases import CHUNKS, GATES, TILES, mlstm_case, mlstm_parameters, slstm_case, slstm_parameters
 from support.cell_runner import KERNEL_FILES, TYPES, Case, CellRunner, RunnerDied
-from support.native_build import SOURCE, build
+from support.native import build_without_cuda
 
-from xlstm_export.native import toolchain
+from xlstm_export.native import cmake
 
 SCHEDULES = range(6)  # orders in which the simulated threads run
 SWEEP = settings(
@@ -19,36 +20,30 @@ SWEEP = settings(
 )
 
 
-def _build_folder(target: str):
-    headers = toolchain.tensorrt_headers().path
-    options = [f"-DTensorRT_INCLUDE_DIR={headers}"] if headers else []
-    return build(target, "-DXLSTM_CUDA=OFF", "-DXLSTM_ONNXRUNTIME=OFF", *options)
+def _program(name: str) -> Path:
+    return build_without_cuda(name) / "bin" / name
 
 
 @pytest.fixture(scope="module")
 def runner():
-    with CellRunner(_build_folder("cell_runner_on_cpu") / "bin" / "cell_runner_on_cpu") as started:
+    with CellRunner(_program("cell_runner_on_cpu")) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def runner_of_sm75():
-    program = _build_folder("cell_runner_on_cpu_sm75") / "bin" / "cell_runner_on_cpu_sm75"
-    with CellRunner(program, tensor_cores=False) as started:
+    with CellRunner(_program("cell_runner_on_cpu_sm75"), tensor_cores=False) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def plugin_runner():
-    tool = toolchain.tensorrt_headers()
-    if tool.path is None:
-        pytest.skip(f"{tool.name} are not here. {tool.remedy}")
-    with CellRunner(_build_folder("plugin_runner_on_cpu") / "bin" / "plugin_runner_on_cpu", plugin=True) as started:
+    with CellRunner(_program("plugin_runner_on_cpu"), plugin=True) as started:
         yield started
 
 
 def _barriers(file: str) -> list[int]:
-    lines = (SOURCE / "cells/cuda" / file).read_text().splitlines()
+    lines = (cmake.sources() / "cells/cuda" / file).read_text().splitlines()
     barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\()")
     return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
 
@@ -65,48 +60,48 @@ def _is_wrong_without_barriers(runner, file: str, make) -> bool:
 
 @SWEEP
 @given(parameters=mlstm_parameters())
-def test_mlstm_kernel_departs_from_float64(runner, parameters):
+def test_mlstm_kernel_keeps_to_float64(runner, parameters):
     runner.check(mlstm_case(**parameters))
 
 
 @SWEEP
 @given(parameters=slstm_parameters())
-def test_slstm_kernel_departs_from_float64(runner, parameters):
+def test_slstm_kernel_keeps_to_float64(runner, parameters):
     runner.check(slstm_case(**parameters))
 
 
 @settings(SWEEP, max_examples=40)
 @given(parameters=mlstm_parameters(max_size=33))
-def test_mlstm_plugin_departs_from_float64(plugin_runner, parameters):
+def test_mlstm_plugin_keeps_to_float64(plugin_runner, parameters):
     plugin_runner.check(mlstm_case(**parameters))
 
 
 @settings(SWEEP, max_examples=40)
 @given(parameters=slstm_parameters(max_size=33))
-def test_slstm_plugin_departs_from_float64(plugin_runner, parameters):
+def test_slstm_plugin_keeps_to_float64(plugin_runner, parameters):
     plugin_runner.check(slstm_case(**parameters))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("in_place", [0, 7])
-def test_mlstm_kernel_departs_from_float64_at_the_shape_of_7b(runner, dtype, in_place):
+def test_mlstm_kernel_keeps_to_float64_at_the_shape_of_7b(runner, dtype, in_place):
     runner.check(mlstm_case(heads=2, dim_qk=256, dim_v=512, dtype=dtype, in_place=in_place, cap=15.0))
 
 
 @pytest.mark.parametrize("in_place", [0, 1, 2, 4, 7])
 @pytest.mark.parametrize("tile", TILES)
-def test_mlstm_block_overwrites_a_state_that_others_still_read(runner, tile, in_place):
+def test_no_mlstm_block_overwrites_a_state_that_others_still_read(runner, tile, in_place):
     for sequence in (1, 3):
         runner.check(mlstm_case(heads=2, dim_v=160, sequence=sequence, in_place=in_place, tile=tile, lengths=True))
 
 
-def test_mlstm_sequence_too_long_for_shared_memory_departs_from_float64(runner):
+def test_mlstm_too_wide_for_shared_memory_keeps_to_float64(runner):
     runner.check(mlstm_case(batch=2, dim_qk=10 * 1024 + 1, dim_v=3, sequence=2, lengths=True, in_place=7))
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_chunkwise_kernel_departs_from_float64(runner, runner_of_sm75, dtype, chunk):
+def test_chunkwise_kernel_keeps_to_float64(runner, runner_of_sm75, dtype, chunk):
     """Every shape: several slabs and tiles with odd edges, a row that ends inside a chunk, states in place or not."""
     for gates, in_place in (("usual", 0), ("wide", 7), ("extreme", 5)):
         sizes = {"batch": 2, "heads": 2, "dim_qk": 70, "dim_v": 2 * chunk[1] - 3, "sequence": chunk[0] + 9}
@@ -117,7 +112,7 @@ def test_chunkwise_kernel_departs_from_float64(runner, runner_of_sm75, dtype, ch
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_widest_head_does_not_fit_into_shared_memory(runner, dtype):
+def test_widest_head_runs_in_the_chunkwise_kernel_within_99_kib_of_shared_memory(runner, dtype):
     """DK = 1024 on a device with 99 KiB for a block; the launcher must use the chunkwise kernel."""
     sizes = {"dim_qk": 1024, "dim_v": 20, "sequence": 33, "dtype": dtype}
     runner.check(mlstm_case(**sizes))
@@ -136,7 +131,7 @@ def test_widest_head_does_not_fit_into_shared_memory(runner, dtype):
         ({"cell": "slstm", "sequence": 3, "shared_limit": 4 * 1024}, "slstm_step.cuh"),
     ],
 )
-def test_launcher_takes_another_kernel(runner, sizes, file):
+def test_launcher_takes_the_kernel_that_is_meant_for_the_sizes(runner, sizes, file):
     """The kernel that is meant to run is the one whose barriers are missed."""
     sizes = {"heads": 2, **sizes}
     make = {"mlstm": mlstm_case, "slstm": slstm_case}[sizes.pop("cell")]
@@ -146,7 +141,7 @@ def test_launcher_takes_another_kernel(runner, sizes, file):
 
 @pytest.mark.parametrize("cell", ["mlstm", "slstm"])
 @pytest.mark.parametrize("gates", GATES)
-def test_sequence_at_once_departs_from_steps(runner, cell, gates):
+def test_sequence_at_once_equals_its_single_steps(runner, cell, gates):
     """One call for S positions against S calls for one, each on what the call before left."""
     sequence = 37 if cell == "mlstm" else 9
     sizes = {"batch": 2, "heads": 2, "sequence": sequence, "gates": gates, "multiprocessors": 9}
@@ -169,12 +164,12 @@ def test_sequence_at_once_departs_from_steps(runner, cell, gates):
         np.testing.assert_allclose(at_once, stepwise, rtol=1e-4, atol=2e-5 * np.abs(stepwise).max(), err_msg=name)
 
 
-def test_second_call_finds_the_workspace_used(runner):
+def test_second_call_finds_the_workspace_as_the_first_did(runner):
     runner.check(slstm_case(batch=2, sequence=4, heads=2, capture=True, in_place=15))
 
 
 @pytest.mark.parametrize("cell", ["mlstm", "slstm"])
-def test_idle_row_loses_its_state_or_has_output(runner, cell):
+def test_idle_row_keeps_its_state_and_has_no_output(runner, cell):
     for in_place in (0, 15 if cell == "slstm" else 7):
         case = (mlstm_case if cell == "mlstm" else slstm_case)(batch=3, sequence=2, in_place=in_place)
         case.inputs["lengths"] = case.sent["lengths"] = np.array([0, 2, 0], np.int32)
@@ -189,7 +184,7 @@ def test_idle_row_loses_its_state_or_has_output(runner, cell):
 
 
 @pytest.mark.parametrize("cell", ["mlstm", "slstm"])
-def test_launcher_accepts_what_it_cannot_run(runner, cell):
+def test_launcher_refuses_what_it_cannot_run(runner, cell):
     invalid_value = 1
     if cell == "mlstm":
         wrong = [mlstm_case(tile=(4, 16)), mlstm_case(dim_v=30, tile=(4, 8)), mlstm_case(misalign=True, tile=(4, 8))]
@@ -201,7 +196,7 @@ def test_launcher_accepts_what_it_cannot_run(runner, cell):
         assert runner.run(case) == (invalid_value, [])
 
 
-def test_bounds_are_too_loose_to_show_an_error():
+def test_bounds_are_tight_enough_to_show_an_error():
     """At usual gates the worst case of the roundings stays below 2**-12 of the largest value."""
     for expected in mlstm_case(dim_qk=64, dim_v=64).expected() + slstm_case(dim=64).expected():
         assert expected.bound.max() < 2.0**-12 * max(1, np.abs(expected.value).max()), expected.name
@@ -221,7 +216,7 @@ def _cases_with_broken_barrier(file: str, **options) -> list:
 
 
 @pytest.mark.parametrize(("file", "line"), [(file, line) for file in KERNEL_FILES for line in _barriers(file)])
-def test_missing_barrier_goes_unnoticed(runner, file, line):
+def test_missing_barrier_is_noticed(runner, file, line):
     """Every barrier left out in turn: some order of the threads must then give a wrong result."""
     for schedule in SCHEDULES:
         for case in _cases_with_broken_barrier(file, schedule=schedule, broken_file=file, broken_barrier=line):

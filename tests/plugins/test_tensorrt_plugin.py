@@ -9,25 +9,18 @@ import subprocess
 import sys
 
 import pytest
-from support.native_build import build
+from support.native import build_with_cuda
 
 from xlstm_export.errors import UserError
-from xlstm_export.native import fatbin, toolchain
+from xlstm_export.native import fatbin
 from xlstm_export.native.check import CREATORS, FLAVOURS, check_library, print_check
-
-ARCHITECTURES = "86-real;90"  # two, to be quick: machine code for one, and machine code and PTX for the other
 
 
 @pytest.fixture(scope="module")
 def build_folder():
-    tools = {"CMAKE_CUDA_COMPILER": toolchain.cuda_compiler(), "TensorRT_INCLUDE_DIR": toolchain.tensorrt_headers()}
-    for tool in tools.values():
-        if tool.path is None:
-            pytest.skip(f"{tool.name} is not here. {tool.remedy}")
-    options = [f"-D{key}={tool.path}" for key, tool in tools.items()]
     # The programs for a GPU are run by tests/gpu; here they must compile.
-    targets = "xlstm_tensorrt test_tensorrt_plugin cell_runner_gpu plugin_runner_gpu xlstm_launchers"
-    return build(targets, "-DXLSTM_ONNXRUNTIME=OFF", f"-DCMAKE_CUDA_ARCHITECTURES={ARCHITECTURES}", *options)
+    programs = ("test_tensorrt_plugin", "cell_runner_gpu", "plugin_runner_gpu", "xlstm_launchers")
+    return build_with_cuda("xlstm_tensorrt", *programs)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +33,7 @@ def checked(library):
     return check_library(library)
 
 
-def test_plugin_breaks_its_interface(build_folder):
+def test_plugin_keeps_to_its_interface(build_folder):
     done = subprocess.run(
         ["ctest", "--test-dir", build_folder, "--output-on-failure", "-R", "tensorrt_plugin", "--no-tests=error"],
         capture_output=True,
@@ -50,7 +43,7 @@ def test_plugin_breaks_its_interface(build_folder):
     assert re.search(r"100% tests passed.* out of 1\d", done.stdout), done.stdout
 
 
-def test_library_exports_more_than_its_interface_or_needs_tensorrt(library):
+def test_library_exports_only_its_interface_and_needs_no_tensorrt(library):
     def lines(*command):
         return subprocess.run([*command, library], capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -60,13 +53,13 @@ def test_library_exports_more_than_its_interface_or_needs_tensorrt(library):
     assert not [name for name in needed if re.match("libnvinfer|libcudart", name)]
 
 
-def test_library_lacks_an_architecture_it_was_built_for(checked):
+def test_library_has_code_for_the_architectures_it_was_built_for(checked):
     assert checked.architectures == ("sm_86", "sm_90", "compute_90")
     assert re.fullmatch(r"1\d\.\d+\.\d+", checked.versions["tensorrt_headers"])
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_registry_refuses_the_library(checked, flavour):
+def test_registry_takes_the_library(checked, flavour):
     if flavour in checked.absent:
         pytest.skip(f"{flavour} is not installed ({' or '.join(FLAVOURS[flavour])})")
     (registry,) = (r for r in checked.registries if r.flavour == flavour)
@@ -106,7 +99,7 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize("module", ["tensorrt", "tensorrt_lean_bindings", "tensorrt_rtx"])
-def test_registry_creates_a_wrong_plugin(library, module):
+def test_registry_creates_the_plugin_that_was_asked_for(library, module):
     """Fields, phases and capability interfaces across the binary interface of a real TensorRT."""
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
@@ -123,7 +116,7 @@ def test_registry_creates_a_wrong_plugin(library, module):
     assert "node: attribute eps = -1" in done.stderr
 
 
-def test_registering_by_hand_crosses_a_major_version(library, checked):
+def test_registering_by_hand_is_refused_across_major_versions(library, checked):
     """The registry's own interface differs between TensorRT 10 and 11; loading through it does not depend on that."""
     lean = importlib.util.find_spec("tensorrt_lean_libs")
     if lean is None:
@@ -144,7 +137,7 @@ def test_registering_by_hand_crosses_a_major_version(library, checked):
         assert "load it with IPluginRegistry::loadLibrary, or rebuild it" in done.stderr
 
 
-def test_check_takes_any_file_for_a_plugin_library(tmp_path, library):
+def test_check_refuses_what_is_no_plugin_library(tmp_path, library):
     with pytest.raises(UserError, match="is not there"):
         check_library(tmp_path / "missing.so")
     (tmp_path / "text.so").write_text("no library")
@@ -154,7 +147,7 @@ def test_check_takes_any_file_for_a_plugin_library(tmp_path, library):
         fatbin.architectures(tmp_path / "text.so")
 
 
-def test_printed_check_hides_a_registry(checked, capsys):
+def test_printed_check_names_every_registry(checked, capsys):
     print_check(checked)
     printed = capsys.readouterr().out
     for registry in checked.registries:

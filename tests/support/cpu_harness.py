@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 
 from support.cell_runner import TYPES, Case, from_bytes, to_bytes
-from support.native_build import build
+from support.native import build_without_cuda
 
 _POINTER, _INT64, _INT32, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
@@ -45,7 +45,7 @@ class CpuKernels:
     """The library, with one thread pool of each size asked for."""
 
     def __init__(self):
-        folder = build("xlstm_cpu_harness", *harness_options())
+        folder = build_without_cuda("xlstm_cpu_harness")
         self._library = ctypes.CDLL(str(folder / "lib" / "libxlstm_cpu_harness.so"))
         self._library.xlstm_pool_create.restype = _POINTER
         self._library.xlstm_instruction_sets.restype = ctypes.c_char_p
@@ -83,17 +83,6 @@ class CpuKernels:
             from_bytes(results[name].tobytes(), shape, types.get(name, "float32"))
             for name, (shape, _) in shapes.items()
         ]
-
-
-def harness_options() -> list[str]:
-    """CMake options for everything that runs on a CPU, with the headers that were found."""
-    from xlstm_export.native import toolchain
-
-    headers = {
-        "XLSTM_ONNXRUNTIME_INCLUDE_DIR": toolchain.onnxruntime_headers(),
-        "XLSTM_HIGHWAY_INCLUDE_DIR": toolchain.highway_headers(),
-    }
-    return ["-DXLSTM_CUDA=OFF", *(f"-D{name}={tool.require()}" for name, tool in headers.items())]
 
 
 def _shapes(case: Case) -> dict[str, tuple[tuple[int, ...], int]]:

@@ -36,11 +36,14 @@ def parse_json(data: bytes, where: str, remedy: str) -> Any:
     if len(data) > _MAX_BYTES:
         raise UserError(ErrorKind.bundle, f"{where} has {len(data):,} bytes, more than {_MAX_BYTES:,}. {remedy}")
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no character
+        text = data.decode("utf-8")
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer, object_pairs_hook=_object
+        )
+        _require_characters(value)
     except (ValueError, RecursionError) as error:
         raise UserError(ErrorKind.bundle, f"{where} is not valid JSON ({error}). {remedy}") from None
-    if _depth(value) > _MAX_DEPTH:
+    if _depth(text) > _MAX_DEPTH:
         raise UserError(ErrorKind.bundle, f"{where} is nested more than {_MAX_DEPTH} deep. {remedy}")
     return value
 
@@ -55,12 +58,32 @@ def _finite(text: str) -> float:
     return value
 
 
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-    return depth
+def _integer(text: str) -> int:
+    if not -(2**63) <= (value := int(text)) < 2**64:
+        raise ValueError("an integer has more than 64 bits")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The last of equal keys counts; what the others hold is dropped here, and checked before."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        _require_characters(pairs)
+    return value
+
+
+def _require_characters(value: Any) -> None:
+    """A lone surrogate is no character, and cannot be encoded."""
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+
+
+def _depth(text: str) -> int:
+    """Of valid JSON, what is dropped included."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class Fields:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from ..bundle.engine_record import ENGINE_RUNTIMES, PROFILES, ProfileName, TensorProfile
 from ..bundle.manifest import Dtype, Manifest
 from ..errors import ErrorKind, UserError
+from ..nvidia.capabilities import CURRENT, parse_capabilities
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """What TensorRT-RTX 1.7 compiles for. sm100 and others are data-centre parts: TensorRT's own."""
-CURRENT = "current"
-"""The GPU of this machine."""
 
 DEFAULT_RTX_TARGETS = ("sm86", "sm89", "sm120")
 """GeForce RTX 30, 40 and 50."""
@@ -42,13 +41,8 @@ def parse_targets(runtime: str, targets: Iterable[str]) -> tuple[str, ...]:
         raise UserError(
             ErrorKind.argument, f"cannot build for runtime {runtime!r}: choose one of {', '.join(ENGINE_RUNTIMES)}."
         )
-    words = [word.strip().lower() for item in targets for word in item.split(",") if word.strip()]
-    names = sorted({_target_name(word) for word in words}, key=_capability_order)
+    names = parse_capabilities(targets)
     names = names or list(DEFAULT_RTX_TARGETS if runtime == "tensorrt-rtx" else (CURRENT,))
-    if CURRENT in names and len(names) > 1:
-        raise UserError(
-            ErrorKind.argument, f"target {CURRENT!r} cannot be combined with {', '.join(names[1:])}: name them all."
-        )
     if runtime == "tensorrt":
         if names != [CURRENT]:
             raise UserError(
@@ -63,21 +57,6 @@ def parse_targets(runtime: str, targets: Iterable[str]) -> tuple[str, ...]:
             "Data-centre and Jetson GPUs are served by --runtime tensorrt, on the machine itself.",
         )
     return tuple(names)
-
-
-def _target_name(word: str) -> str:
-    if word == CURRENT:
-        return word
-    match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", word)
-    if not match:
-        raise UserError(
-            ErrorKind.argument, f"target {word!r} is not a compute capability such as sm89, and not {CURRENT!r}."
-        )
-    return f"sm{match[1]}{match[2]}"
-
-
-def _capability_order(name: str) -> int:
-    return int(name[2:]) if name != CURRENT else -1
 
 
 def check_dtype(runtime: str, targets: tuple[str, ...], dtype: Dtype) -> None:

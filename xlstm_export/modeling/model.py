@@ -92,6 +92,7 @@ class Model(nn.Module):
             states.
         """
         chunk = Chunk(inputs.shape[0], inputs.shape[1], lengths)
+        inputs = chunk.valid(inputs)
         if self.architecture.vocab_size is not None:
             x = self.embedding(inputs)
         else:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ErrorKind, UserError
+from ..operators.names import DOMAIN, MLSTM_CELL, SLSTM_CELL, VERSION
 from . import fatbin
 
-CREATORS = (("MLSTMCell", "1", "ai.xlstm"), ("SLSTMCell", "1", "ai.xlstm"))
+CREATORS = tuple((name, str(VERSION), DOMAIN) for name in (MLSTM_CELL, SLSTM_CELL))
 """Name, version and namespace under which the nodes of an exported graph look their plugins up."""
 
 # Python module: what it is. Several names of one flavour: the first that is installed.

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ErrorKind, UserError
-from ..operators.names import DOMAIN, VERSION
+from ..operators.names import DOMAIN, MLSTM_CELL, VERSION
 
 MODULES: dict[str, str] = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 PACKAGES: dict[str, str] = {"tensorrt-rtx": "tensorrt-rtx", "tensorrt": "tensorrt"}
@@ -123,7 +123,7 @@ def load_plugins(registry: Any, version: str, errors: list[str], library: Path) 
         )
 
     def known() -> bool:
-        return registry.get_creator("MLSTMCell", str(VERSION), DOMAIN) is not None
+        return registry.get_creator(MLSTM_CELL, str(VERSION), DOMAIN) is not None
 
     if known():
         return
@@ -136,5 +136,5 @@ def load_plugins(registry: Any, version: str, errors: list[str], library: Path) 
     if not known():
         raise UserError(
             ErrorKind.unavailable,
-            f"{library} is not the plugin library of xlstm-export: it holds no MLSTMCell of {DOMAIN}.",
+            f"{library} is not the plugin library of xlstm-export: it holds no {MLSTM_CELL} of {DOMAIN}.",
         )

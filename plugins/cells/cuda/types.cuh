@@ -1,4 +1,4 @@
-// What both CUDA kernels share: conversion between the activation types and float, and vectors of 16-byte loads.
+// What the CUDA kernels share: conversion between the activation types and float, and vectors of 16-byte loads.
 #pragma once
 
 #include <cuda_bf16.h>

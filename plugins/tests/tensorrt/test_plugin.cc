@@ -1,216 +1,17 @@
 // The plugin library through the interface that TensorRT uses: loaded with dlopen, driven through getCreators. Run with
 // the name of one test, or of none for all.
-#include <NvInferRuntime.h>
-#include <dlfcn.h>
-
 #include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <functional>
-#include <limits>
 #include <map>
-#include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "nodes.h"
+
 namespace {
 
-using namespace nvinfer1;
-
-#define CHECK(condition)                                                                           \
-  do {                                                                                             \
-    if (!(condition)) {                                                                            \
-      std::fprintf(stderr, "%s:%d: failed: %s\n  messages:\n%s\n", __FILE__, __LINE__, #condition, \
-                   logger().text().c_str());                                                       \
-      std::exit(1);                                                                                \
-    }                                                                                              \
-  } while (false)
-
-class Recorder final : public ILogger {
- public:
-  void log(Severity, AsciiChar const* message) noexcept override { messages_.push_back(message); }
-  std::string text() const {
-    std::string all;
-    for (const std::string& message : messages_) all += message + "\n";
-    return all;
-  }
-  // Whether the last message holds all the words; forgets the messages.
-  bool said(std::initializer_list<const char*> words) {
-    const std::string last = messages_.empty() ? "" : messages_.back();
-    for (const char* word : words) {
-      if (last.find(word) == std::string::npos) return false;
-    }
-    messages_.clear();
-    return true;
-  }
-
- private:
-  std::vector<std::string> messages_;
-};
-
-Recorder& logger() {
-  static Recorder recorder;
-  return recorder;
-}
-
-class Finder final : public ILoggerFinder {
- public:
-  ILogger* findLogger() override { return &logger(); }
-};
-
-void* library() {
-  static void* const handle = dlopen(XLSTM_LIBRARY, RTLD_NOW | RTLD_LOCAL);
-  if (!handle) std::fprintf(stderr, "%s\n", dlerror());
-  CHECK(handle);
-  return handle;
-}
-
-template <typename Function>
-Function* symbol(const char* name) {
-  auto* const found = reinterpret_cast<Function*>(dlsym(library(), name));
-  CHECK(found);
-  return found;
-}
-
-std::vector<IPluginCreatorV3One*> creators() {
-  static Finder finder;
-  symbol<void(ILoggerFinder*)>("setLoggerFinder")(&finder);
-  int32_t count = 0;
-  IPluginCreatorInterface* const* const all = symbol<IPluginCreatorInterface* const*(int32_t&)>("getCreators")(count);
-  std::vector<IPluginCreatorV3One*> result;
-  for (int32_t i = 0; i < count; ++i) result.push_back(static_cast<IPluginCreatorV3One*>(all[i]));
-  return result;
-}
-
-IPluginCreatorV3One& creator(const std::string& name) {
-  for (IPluginCreatorV3One* one : creators()) {
-    if (name == one->getPluginName()) return *one;
-  }
-  CHECK(!"creator exists");
-  std::abort();
-}
-
-using Plugin = std::unique_ptr<IPluginV3>;
-
-Plugin create(const std::string& cell, const std::vector<PluginField>& fields,
-              TensorRTPhase phase = TensorRTPhase::kBUILD) {
-  const PluginFieldCollection collection{static_cast<int32_t>(fields.size()), fields.data()};
-  return Plugin(creator(cell).createPlugin("node_7", &collection, phase));
-}
-
-IPluginV3OneCore& core(const Plugin& plugin) {
-  return *static_cast<IPluginV3OneCore*>(plugin->getCapabilityInterface(PluginCapabilityType::kCORE));
-}
-IPluginV3OneBuildV2& build(const Plugin& plugin) {
-  return *static_cast<IPluginV3OneBuildV2*>(plugin->getCapabilityInterface(PluginCapabilityType::kBUILD));
-}
-IPluginV3OneRuntime& runtime(const Plugin& plugin) {
-  return *static_cast<IPluginV3OneRuntime*>(plugin->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
-}
-
-float kScale = 0.125f, kOne = 1.0f, kCap = 15.0f, kEps = 1e-5f;
-PluginField number(const char* name, const float* value) { return {name, value, PluginFieldType::kFLOAT32, 1}; }
-
-std::vector<PluginField> mlstm_fields() {
-  return {number("q_scale", &kScale), number("k_scale", &kOne), number("gate_soft_cap", &kCap), number("eps", &kEps)};
-}
-
-std::map<std::string, std::string> serialized(const Plugin& plugin) {
-  const PluginFieldCollection* const fields = runtime(plugin).getFieldsToSerialize();
-  std::map<std::string, std::string> result;
-  for (int32_t i = 0; i < fields->nbFields; ++i) {
-    const PluginField& field = fields->fields[i];
-    CHECK(field.length == 1 && field.data);
-    result[field.name] = field.type == PluginFieldType::kINT32
-                             ? std::to_string(*static_cast<const int32_t*>(field.data))
-                             : std::to_string(*static_cast<const float*>(field.data));
-  }
-  return result;
-}
-
-// The tensors of a node: type and extents of inputs, then outputs. -1: not known at build time.
-struct Tensor {
-  DataType type;
-  std::vector<int64_t> shape;
-};
-struct Node {
-  std::string cell;
-  int32_t inputs;
-  std::vector<Tensor> tensors;
-
-  std::vector<PluginTensorDesc> descriptions() const {
-    std::vector<PluginTensorDesc> result;
-    for (const Tensor& tensor : tensors) {
-      PluginTensorDesc description{};
-      description.type = tensor.type;
-      description.format = TensorFormat::kLINEAR;
-      description.dims.nbDims = static_cast<int32_t>(tensor.shape.size());
-      for (size_t axis = 0; axis < tensor.shape.size(); ++axis) description.dims.d[axis] = tensor.shape[axis];
-      result.push_back(description);
-    }
-    return result;
-  }
-  std::vector<DynamicPluginTensorDesc> dynamic(int64_t largest_batch) const {
-    std::vector<DynamicPluginTensorDesc> result;
-    for (const PluginTensorDesc& description : descriptions()) {
-      DynamicPluginTensorDesc one{};
-      one.desc = description;
-      one.min = one.opt = one.max = description.dims;
-      for (int32_t axis = 0; axis < description.dims.nbDims; ++axis) {
-        if (description.dims.d[axis] < 0) {
-          one.min.d[axis] = one.opt.d[axis] = 1;
-          one.max.d[axis] = largest_batch;
-        }
-      }
-      result.push_back(one);
-    }
-    return result;
-  }
-  int32_t outputs() const { return static_cast<int32_t>(tensors.size()) - inputs; }
-  int32_t shape_change(const Plugin& plugin) const {
-    const std::vector<PluginTensorDesc> all = descriptions();
-    return runtime(plugin).onShapeChange(all.data(), inputs, all.data() + inputs, outputs());
-  }
-  int32_t configure(const Plugin& plugin) const {
-    const std::vector<DynamicPluginTensorDesc> all = dynamic(8);
-    return build(plugin).configurePlugin(all.data(), inputs, all.data() + inputs, outputs());
-  }
-};
-
-constexpr DataType kF = DataType::kFLOAT, kH = DataType::kHALF;
-
-Node mlstm_node(int64_t B = 3, DataType T = kF, bool lengths = false) {
-  const int64_t S = 1, H = 2, K = 8, V = 16;
-  Node node{"MLSTMCell",
-            8,
-            {{T, {B, S, H, K}},
-             {T, {B, S, H, K}},
-             {T, {B, S, H, V}},
-             {T, {B, S, H}},
-             {T, {B, S, H}},
-             {kF, {B, H, K, V}},
-             {kF, {B, H, K}},
-             {kF, {B, H}}}};
-  if (lengths) node.tensors.push_back({DataType::kINT32, {B}}), ++node.inputs;
-  for (const Tensor& out : std::vector<Tensor>{{T, {B, S, H, V}}, {kF, {B, H, K, V}}, {kF, {B, H, K}}, {kF, {B, H}}}) {
-    node.tensors.push_back(out);
-  }
-  return node;
-}
-
-Node slstm_node(int64_t B = 3, DataType T = kF, DataType R = kF, bool lengths = false) {
-  const int64_t S = 1, H = 2, D = 8;
-  Node node{"SLSTMCell", 7, {{T, {B, S, 4, H, D}}, {R, {H, 4, D, D}}, {kF, {4, H, D}}}};
-  for (int state = 0; state < 4; ++state) node.tensors.push_back({kF, {B, H, D}});
-  if (lengths) node.tensors.push_back({DataType::kINT32, {B}}), ++node.inputs;
-  node.tensors.push_back({T, {B, S, H, D}});
-  for (int state = 0; state < 4; ++state) node.tensors.push_back({kF, {B, H, D}});
-  return node;
-}
-
-void test_creators() {
+void library_gives_a_creator_for_each_operator() {
   std::set<std::string> names;
   for (IPluginCreatorV3One* one : creators()) {
     names.insert(one->getPluginName());
@@ -225,7 +26,7 @@ void test_creators() {
   CHECK(creator("SLSTMCell").getFieldNames()->nbFields == 1);
 }
 
-void test_build_fields() {
+void plugin_keeps_the_attributes_of_its_node() {
   CHECK((serialized(create("MLSTMCell", mlstm_fields())) ==
          std::map<std::string, std::string>{{"format_version", "1"},
                                             {"q_scale", "0.125000"},
@@ -243,7 +44,7 @@ void test_build_fields() {
   CHECK(build(node).getAliasedInput(1) == -1);
 }
 
-void test_wrong_fields() {
+void wrong_attributes_are_refused_by_name() {
   const float nan = std::nanf(""), negative = -1.0f;
   const double wide = 1.0;
   const float two[] = {1.0f, 2.0f};
@@ -264,7 +65,7 @@ void test_wrong_fields() {
   CHECK(logger().said({"null field collection"}));
 }
 
-void test_serialization() {
+void plugin_is_the_same_after_an_engine_stored_it() {
   for (const char* cell : {"MLSTMCell", "SLSTMCell"}) {
     const Plugin first =
         create(cell, std::string(cell) == "MLSTMCell" ? mlstm_fields()
@@ -288,7 +89,7 @@ void test_serialization() {
   }
 }
 
-void test_clone() {
+void clone_outlives_what_it_was_made_from() {
   Plugin first = create("MLSTMCell", mlstm_fields());
   const Node node = mlstm_node();
   CHECK(node.shape_change(first) == 0);
@@ -300,11 +101,7 @@ void test_clone() {
   CHECK(std::string(core(context).getPluginNamespace()) == "ai.xlstm");
 }
 
-// A dimension known by its address alone.
-class Extent final : public IDimensionExpr {};
-class Builder final : public IExprBuilder {};
-
-void test_output_shapes() {
+void output_shapes_follow_from_those_of_the_inputs() {
   for (const bool lengths : {false, true}) {
     for (const Node& node : {mlstm_node(3, kF, lengths), slstm_node(3, kF, kF, lengths)}) {
       const Plugin plugin = create(node.cell, {});
@@ -335,7 +132,7 @@ void test_output_shapes() {
   }
 }
 
-void test_output_types() {
+void states_are_float_whatever_the_activations_are() {
   for (const DataType type : {DataType::kFLOAT, DataType::kHALF, DataType::kBF16}) {
     const Node node = mlstm_node(1, type);
     const Plugin plugin = create(node.cell, {});
@@ -349,7 +146,7 @@ void test_output_types() {
   }
 }
 
-void test_formats() {
+void only_linear_tensors_of_the_right_types_are_supported() {
   const auto supported = [](const Node& node) {
     const Plugin plugin = create(node.cell, {});
     const std::vector<DynamicPluginTensorDesc> all = node.dynamic(8);
@@ -381,7 +178,7 @@ void test_formats() {
   CHECK(!build(plugin).supportsFormatCombination(99, all.data(), node.inputs, node.outputs()));
 }
 
-void test_configure() {
+void shapes_that_do_not_fit_are_refused_when_an_engine_is_built() {
   for (Node node : {mlstm_node(-1), slstm_node(-1), mlstm_node(-1, kH, true)}) {
     CHECK(node.configure(create(node.cell, {})) == 0);
     node.tensors[1].shape.back() = 5;
@@ -390,7 +187,7 @@ void test_configure() {
   }
 }
 
-void test_shape_change() {
+void shapes_and_types_that_do_not_fit_are_refused_when_an_engine_runs() {
   const auto refused = [](const Node& node, std::initializer_list<const char*> words) {
     CHECK(node.shape_change(create(node.cell, {})) != 0);
     CHECK(logger().said(words));
@@ -423,7 +220,7 @@ void test_shape_change() {
   refused(node, {"3 outputs"});
 }
 
-void test_workspace() {
+void only_the_slstm_needs_a_workspace() {
   const Node slstm = slstm_node(-1), mlstm = mlstm_node(-1);
   const std::vector<DynamicPluginTensorDesc> s = slstm.dynamic(8), m = mlstm.dynamic(8);
   CHECK(build(create("SLSTMCell", {})).getWorkspaceSize(s.data(), slstm.inputs, s.data() + slstm.inputs, 5) ==
@@ -431,7 +228,7 @@ void test_workspace() {
   CHECK(build(create("MLSTMCell", {})).getWorkspaceSize(m.data(), mlstm.inputs, m.data() + mlstm.inputs, 4) == 0);
 }
 
-void test_enqueue_errors() {
+void nothing_runs_before_its_shapes_were_accepted() {
   const Node node = mlstm_node();
   const Plugin plugin = create(node.cell, {});
   void* none[9] = {};
@@ -447,7 +244,7 @@ void test_enqueue_errors() {
   CHECK(logger().said({"without an accepted onShapeChange"}));  // a refused shape leaves nothing to run
 }
 
-void test_registration() {
+void registration_without_tensorrt_fails_with_a_message() {
   // No TensorRT in this process: a message and a code, no crash.
   creators();
   CHECK(symbol<int32_t(void*)>("xlstm_tensorrt_register")(nullptr) == -1);
@@ -459,19 +256,23 @@ void test_registration() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  const std::map<std::string, std::function<void()>> tests{{"creators", test_creators},
-                                                           {"build_fields", test_build_fields},
-                                                           {"wrong_fields", test_wrong_fields},
-                                                           {"serialization", test_serialization},
-                                                           {"clone", test_clone},
-                                                           {"output_shapes", test_output_shapes},
-                                                           {"output_types", test_output_types},
-                                                           {"formats", test_formats},
-                                                           {"configure", test_configure},
-                                                           {"shape_change", test_shape_change},
-                                                           {"workspace", test_workspace},
-                                                           {"enqueue_errors", test_enqueue_errors},
-                                                           {"registration", test_registration}};
+#define XLSTM_TEST(name) std::make_pair(#name, name)
+  const std::map<std::string, std::function<void()>> tests{
+      XLSTM_TEST(library_gives_a_creator_for_each_operator),
+      XLSTM_TEST(plugin_keeps_the_attributes_of_its_node),
+      XLSTM_TEST(wrong_attributes_are_refused_by_name),
+      XLSTM_TEST(plugin_is_the_same_after_an_engine_stored_it),
+      XLSTM_TEST(clone_outlives_what_it_was_made_from),
+      XLSTM_TEST(output_shapes_follow_from_those_of_the_inputs),
+      XLSTM_TEST(states_are_float_whatever_the_activations_are),
+      XLSTM_TEST(only_linear_tensors_of_the_right_types_are_supported),
+      XLSTM_TEST(shapes_that_do_not_fit_are_refused_when_an_engine_is_built),
+      XLSTM_TEST(shapes_and_types_that_do_not_fit_are_refused_when_an_engine_runs),
+      XLSTM_TEST(only_the_slstm_needs_a_workspace),
+      XLSTM_TEST(nothing_runs_before_its_shapes_were_accepted),
+      XLSTM_TEST(registration_without_tensorrt_fails_with_a_message),
+  };
+#undef XLSTM_TEST
   if (count > 1) {
     const auto found = tests.find(arguments[1]);
     if (found == tests.end()) return std::fprintf(stderr, "no test named %s\n", arguments[1]), 2;

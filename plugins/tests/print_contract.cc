@@ -1,0 +1,48 @@
+// Prints cells/contract.h as JSON, for tests/plugins/test_operator_contract.py.
+#include <cstdio>
+
+#include "cells/contract.h"
+
+namespace {
+
+const char* name_of(xlstm::Element element) {
+  switch (element) {
+    case xlstm::Element::kActivation:
+      return "T";
+    case xlstm::Element::kRecurrent:
+      return "TR";
+    case xlstm::Element::kFloat:
+      return "tensor(float)";
+    case xlstm::Element::kInt32:
+      return "tensor(int32)";
+  }
+  return "";
+}
+
+void print_tensors(const char* title, const xlstm::Table<xlstm::TensorSpec>& tensors) {
+  std::printf(", \"%s\": [", title);
+  for (const xlstm::TensorSpec& tensor : tensors) {
+    std::printf("%s[\"%s\", \"%s\", \"%s\"]", &tensor == tensors.begin() ? "" : ", ", tensor.name,
+                name_of(tensor.element), tensor.shape);
+  }
+  std::printf("]");
+}
+
+}  // namespace
+
+int main() {
+  std::printf("{\"domain\": \"%s\", \"version\": %d, \"operators\": [", xlstm::kDomain, xlstm::kVersion);
+  for (const xlstm::Operator* op : xlstm::kOperators) {
+    std::printf("%s{\"name\": \"%s\", \"first_state\": %zu", op == xlstm::kOperators[0] ? "" : ", ", op->name,
+                op->first_state);
+    print_tensors("inputs", op->inputs);
+    print_tensors("outputs", op->outputs);
+    std::printf(", \"attributes\": {");
+    for (const xlstm::Attribute& attribute : op->attributes) {
+      std::printf("%s\"%s\": %.9g", &attribute == op->attributes.begin() ? "" : ", ", attribute.name,
+                  static_cast<double>(attribute.fallback));
+    }
+    std::printf("}}");
+  }
+  std::printf("]}\n");
+}
