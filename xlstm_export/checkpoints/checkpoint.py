@@ -54,8 +54,9 @@ class Checkpoint:
         tensors: Mapping[str, LazyTensor],
         config: Mapping[str, object],
         upstream: Mapping[str, LazyTensor],
+        notes: tuple[str, ...] = (),
     ) -> Checkpoint:
-        """What a family's reader has understood of `weights`; path, files, notes and tokenizer are theirs."""
+        """What a family's reader has understood of `weights`, to whose notes it adds."""
         return cls(
             family=family,
             path=weights.path,
@@ -64,7 +65,7 @@ class Checkpoint:
             tensors=tensors,
             config=config,
             upstream=upstream,
-            notes=weights.notes,
+            notes=(*weights.notes, *notes),
             tokenizer=_tokenizer(weights.path),
         )
 

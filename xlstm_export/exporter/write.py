@@ -16,7 +16,6 @@ from ..bundle.destination import check_destination, new_folder
 from ..bundle.manifest import (
     BYTE_TOKENIZER,
     FILE_NAME,
-    LOGITS,
     METADATA_KEY,
     MODEL_FILE,
     Dimension,
@@ -30,7 +29,7 @@ from ..errors import ErrorKind, UserError
 from ..modeling.model import Model
 from ..progress import Stage, no_progress
 from ..version import __version__
-from .trace import trace_model
+from .trace import output_name, trace_model
 from .weights import attach_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -117,6 +116,7 @@ def _describe(
     outputs = positions if model.all_positions else 1
     architecture = checkpoint.architecture
     width, vocab = architecture.embedding_dim, architecture.vocab_size
+    output_width = vocab if vocab is not None and architecture.has_head else width
     tokens, vectors = (
         TensorSpec("tokens", "int64", (first, positions)),
         TensorSpec("inputs", "float32", (first, positions, width)),
@@ -128,7 +128,7 @@ def _describe(
         batch=options.batch,
         input=vectors if vocab is None else tokens,
         lengths=None if options.mode == "step" else TensorSpec("lengths", "int32", (first,)),
-        output=TensorSpec("outputs" if vocab is None else LOGITS, "float32", (first, outputs, vocab or width)),
+        output=TensorSpec(output_name(architecture), "float32", (first, outputs, output_width)),
         states=tuple(StateTensor(s.name, s.next_name, "float32", (first, *s.shape)) for s in model.states),
         tokenizer=tokenizer,
         vocab_size=vocab,
