@@ -365,7 +365,7 @@ def test_request_reaches_the_builder_unchanged(export_variant):
 def test_messages_of_tensorrt_come_without_places_in_its_sources():
     message = (
         "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([myelin_graph.h:1295: attachExceptionMsgToGraph] "
-        "MyelinCheckException: value.h:884: CHECK(is_const()) failed. In compileGraph at /_src/my/codeGenerator.cpp:2012)"
+        "MyelinCheckException: value.h:884: CHECK(is_const()) failed. In compileGraph at /_src/codeGenerator.cpp:2012)"
     )
     assert without_places(message) == (
         "IBuilder::buildSerializedNetwork: Error Code 1: Myelin (MyelinCheckException: value.h:884: "
