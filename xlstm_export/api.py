@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .bundle import Bundle
@@ -21,6 +21,8 @@ def export(
     out: str | Path,
     *,
     config: str | Path | None = None,
+    select: str | None = None,
+    settings: Mapping[str, object] | None = None,
     dtype: Dtype = "float32",
     batch: int | None = None,
     mode: Mode = "both",
@@ -35,6 +37,9 @@ def export(
         checkpoint: a file or folder of weights.
         out: the bundle's folder, made new.
         config: the model's configuration (YAML or JSON), when the checkpoint has none.
+        select: the keys that lead to the model (`ema_model`), where the checkpoint holds several.
+        settings: settings of the model that the checkpoint does not tell, or tells wrongly, by dotted keys:
+            `{"slstm_block.feedforward.act_fn": "gelu"}`.
         dtype: of the projections; cells, norms and states are float32 in any case.
         batch: a fixed batch size; None: any.
         mode: `step`, `prefill` or `both`.
@@ -46,11 +51,12 @@ def export(
     Raises:
         UserError: the checkpoint is not understood, or `out` is in the way. Nothing is left behind.
     """
-    from .checkpoints import open_checkpoint
+    from .checkpoints import ReadOptions, open_checkpoint
     from .exporter import ExportOptions, export_bundle
 
     options = ExportOptions(dtype, batch, mode, logits, link_weights, overwrite)
-    source = open_checkpoint(Path(checkpoint), None if config is None else Path(config))
+    said = ReadOptions(None if config is None else Path(config), select, settings or {})
+    source = open_checkpoint(Path(checkpoint), said)
     return export_bundle(source, Path(out), options, stage)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, RenderableType
@@ -17,6 +17,9 @@ from .bundle.engine_record import EngineRuntime, RuntimeName
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
 from .progress import Advance, Stage
+
+if TYPE_CHECKING:
+    from .checkpoints import ReadOptions
 
 app = typer.Typer(
     name="xlstm-export",
@@ -54,6 +57,22 @@ ConfigOption = Annotated[
         "--config", metavar="FILE", help="The model's configuration (YAML or JSON), when the checkpoint has none."
     ),
 ]
+SelectOption = Annotated[
+    str | None,
+    typer.Option(
+        "--select",
+        metavar="KEYS",
+        help="The model to take where the checkpoint holds several, such as `ema_model`; `inspect` lists them.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the model that the checkpoint does not tell, or tells wrongly. May be given several times.",
+    ),
+]
 CustomOpsOption = Annotated[
     str | None,
     typer.Option(
@@ -64,6 +83,13 @@ CustomOpsOption = Annotated[
 ]
 RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data instead of tables.")]
+
+
+def _said(config: Path | None, select: str | None, settings: list[str] | None) -> ReadOptions:
+    """What the options say about a checkpoint."""
+    from .checkpoints import ReadOptions, parse_overrides
+
+    return ReadOptions(config, select, parse_overrides(settings or ()))
 
 
 @app.command()
@@ -77,6 +103,8 @@ def onnx(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write the bundle to.")],
     config: ConfigOption = None,
+    select: SelectOption = None,
+    settings: SetOption = None,
     dtype: Annotated[
         Dtype, typer.Option(help="The dtype of the projections. Cells, norms and states are float32 in any case.")
     ] = "float32",
@@ -111,7 +139,8 @@ def onnx(
         from .exporter import ExportOptions, export_bundle
 
         options = ExportOptions(dtype, batch_size, mode, logits, link_weights, overwrite)
-        source = random_checkpoint(checkpoint, seed) if random_init else open_checkpoint(checkpoint, config)
+        said = _said(config, select, settings)
+        source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     _print_notes(source.notes)
     with _progress() as stage:
         bundle = export_bundle(source, output, options, stage)
@@ -126,6 +155,8 @@ def validate(
     bundle: BundleArgument,
     checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")],
     config: ConfigOption = None,
+    select: SelectOption = None,
+    settings: SetOption = None,
     runtime: RuntimeOption = "onnxruntime",
     steps: Annotated[int, typer.Option(min=1, help="The number of steps of the long run.")] = 2000,
     text: Annotated[
@@ -150,7 +181,7 @@ def validate(
     from .validation import validate as run
 
     options = ValidationOptions(runtime, _custom_ops(custom_ops), steps, text, batch, seed)
-    source = open_checkpoint(checkpoint, config)
+    source = open_checkpoint(checkpoint, _said(config, select, settings))
     _print_notes(source.notes)
     with _progress() as stage:
         result = run(bundle, source, options, stage)
@@ -275,12 +306,14 @@ def bench(
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="DIR|CKPT", help="A bundle or a checkpoint.")],
     config: ConfigOption = None,
+    select: SelectOption = None,
+    settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show what a bundle or a checkpoint holds: family, dimensions, parameters, states, operators, inputs, outputs."""
     from .inspection import inspect_path, render, to_json
 
-    result = inspect_path(path, config)
+    result = inspect_path(path, config, select, settings or ())
     _print_result(to_json(result) if json else None, lambda: render(result))
 
 

@@ -13,6 +13,9 @@ from .families import FAMILIES
 from .families.family import Family
 from .files.weights import FLOATS, Weights
 
+TOP = "."
+"""What `--select` calls a model that lies above the others."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -24,8 +27,8 @@ class Part:
 
     @property
     def name(self) -> str:
-        """What `--select` calls it; empty for a model at the top."""
-        return self.weights.root.removesuffix(".")
+        """What `--select` calls it."""
+        return self.weights.root.removesuffix(".") or TOP
 
     @property
     def outline(self) -> str:
@@ -35,11 +38,13 @@ class Part:
 def find_parts(weights: Weights) -> list[Part]:
     """Every model among tensors without wrappers in their names; what is there twice, byte for byte, is one."""
     parts: list[Part] = []
-    for family in FAMILIES:
-        for root in family.roots(weights.tensors.keys()):
-            part = Part(family, weights.below(root))
-            if not any(_is_same(part.weights, other.weights) for other in parts):
-                parts.append(part)
+    roots = [(root, family) for family in FAMILIES for root in family.roots(weights.tensors.keys())]
+    for root, family in roots:
+        inner = tuple(other for other, _ in roots if other != root and other.startswith(root))
+        own = {name: name for name in weights.tensors if name.startswith(root) and not name.startswith(inner)}
+        part = Part(family, weights.renamed(own).below(root))
+        if not any(_is_same(part.weights, other.weights) for other in parts):
+            parts.append(part)
     return parts
 
 
@@ -54,16 +59,17 @@ def choose_part(path: Path, weights: Weights, select: str | None) -> Part:
     Raises:
         UserError: no model is there, or several are.
     """
-    if select is not None:
+    if select is not None and select != TOP:
         weights = weights.below(_prefix(path, weights, select.strip(".")))
     parts = find_parts(weights)
+    if select == TOP:
+        parts = [part for part in parts if part.name == TOP] or parts
     if not parts:
         raise foreign.unknown_tensors(path, weights.tensors)
     if len(parts) > 1:
         raise UserError(
             ErrorKind.argument,
-            f"{path} holds {len(parts)} models: {_listed(parts)}. Say which one is meant: "
-            f"--select {parts[0].name or parts[1].name}",
+            f"{path} holds {len(parts)} models: {_listed(parts)}. Say which one is meant: --select {parts[0].name}",
         )
     (part,) = parts
     beside = _beside(weights, part)
@@ -91,17 +97,18 @@ def _prefix(path: Path, weights: Weights, select: str) -> str:
 
 
 def _listed(parts: Sequence[Part]) -> str:
-    words = [f"{part.name or 'the one at the top'} ({part.outline})" for part in parts]
+    words = [f"{part.name} ({part.outline})" for part in parts]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _beside(weights: Weights, part: Part) -> list[str]:
     """Where the other tensors lie that could be weights, by the first key in which they part from the model."""
     own = part.weights.root.removeprefix(weights.root)
+    model = {f"{own}{name}" for name in part.weights.tensors}
     extents = {tensor.extent for tensor in part.weights.tensors.values()} - {None}
     found: dict[str, None] = {}
     for name, tensor in weights.tensors.items():
-        if name.startswith(own) or tensor.extent in extents or tensor.dtype not in FLOATS or not tensor.shape:
+        if name in model or tensor.extent in extents or tensor.dtype not in FLOATS or not tensor.shape:
             continue
         keys, depth = name.split("."), 0
         while keys[: depth + 1] == own.split(".")[: depth + 1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
     from .render import Inspection
 
 
-def inspect_path(path: Path, config: Path | None = None) -> Inspection:
-    """Inspect whatever is at `path`; `config` is for checkpoints that need one.
+def inspect_path(
+    path: Path, config: Path | None = None, select: str | None = None, settings: Iterable[str] = ()
+) -> Inspection:
+    """Inspect whatever is at `path`: a bundle, a checkpoint, or a checkpoint of several models, which are listed.
+
+    Args:
+        path: a file or folder.
+        config, select, settings: what the user says about a checkpoint (`--config`, `--select`, `--set KEY=VALUE`).
 
     Raises:
         UserError: neither a bundle nor a checkpoint that can be read.
@@ -25,9 +32,11 @@ def inspect_path(path: Path, config: Path | None = None) -> Inspection:
         raise UserError(ErrorKind.argument, f"nothing at {path}. Give a bundle's folder or a checkpoint.")
     if path.is_dir() and (path / FILE_NAME).is_file():
         return inspect_bundle(Bundle.open(path))
-    from .checkpoint import inspect_checkpoint  # torch takes a second to import
+    from ..checkpoints import ReadOptions, parse_overrides  # torch takes a second to import
+    from .checkpoint import inspect_checkpoint, list_models
 
-    return inspect_checkpoint(path, config)
+    options = ReadOptions(config, select, parse_overrides(settings))
+    return list_models(path, options) or inspect_checkpoint(path, options)
 
 
 __all__ = ["BundleInspection", "inspect_bundle", "inspect_path", "render", "to_json"]

@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
 from ..bundle.manifest import Dtype
-from ..checkpoints import open_checkpoint
+from ..checkpoints import ReadOptions, find_models, open_checkpoint
+from ..checkpoints.open import NOTHING_SAID
 from ..exporter.write import tokenizer_name
 from ..modeling.layers import Dtypes
 from ..modeling.model import Model
@@ -44,16 +45,51 @@ class CheckpointInspection:
     state_bytes: int
     """Of one sequence."""
     plans: tuple[ExportPlan, ...]
-    kind: str = "checkpoint"
+    kind: Literal["checkpoint"] = "checkpoint"
 
 
-def inspect_checkpoint(path: Path, config: Path | None = None) -> CheckpointInspection:
+@dataclass(frozen=True)
+class ModelEntry:
+    """One of several models in a checkpoint."""
+
+    select: str
+    """What `--select` calls it."""
+    family: str
+    outline: str
+    """Its dimensions in words."""
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ModelList:
+    path: str
+    models: tuple[ModelEntry, ...]
+    kind: Literal["models"] = "models"
+
+
+def list_models(path: Path, options: ReadOptions = NOTHING_SAID) -> ModelList | None:
+    """The models of a checkpoint that holds several, of which none is selected; None where one is meant.
+
+    Raises:
+        UserError: the checkpoint's files are not understood.
+    """
+    models = find_models(path) if options.select is None else []
+    if len(models) < 2:
+        return None
+    entries = []
+    for model in models:
+        parameters = sum(tensor.numel for tensor in model.weights.tensors.values())
+        entries.append(ModelEntry(model.name, model.family.name, model.family.outline(model.weights), parameters))
+    return ModelList(str(path), tuple(entries))
+
+
+def inspect_checkpoint(path: Path, options: ReadOptions = NOTHING_SAID) -> CheckpointInspection:
     """Read a checkpoint's headers and configuration.
 
     Raises:
         UserError: the checkpoint is not understood.
     """
-    checkpoint = open_checkpoint(path, config)
+    checkpoint = open_checkpoint(path, options)
     architecture = checkpoint.architecture
     parts: Counter[str] = Counter()
     stored: Counter[str] = Counter()

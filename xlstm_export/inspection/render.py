@@ -16,9 +16,9 @@ from .bundle import BundleInspection, TensorRow
 from .dimensions import Dimensions
 
 if TYPE_CHECKING:
-    from .checkpoint import CheckpointInspection
+    from .checkpoint import CheckpointInspection, ModelList
 
-    Inspection = BundleInspection | CheckpointInspection
+    Inspection = BundleInspection | CheckpointInspection | ModelList
 
 
 def to_json(inspection: Inspection) -> str:
@@ -31,6 +31,8 @@ def render(inspection: Inspection) -> RenderableType:
     """Tables for a terminal."""
     if isinstance(inspection, BundleInspection):
         return Group(*_render_bundle(inspection))
+    if inspection.kind == "models":
+        return Group(*_render_models(inspection))
     return Group(*_render_checkpoint(inspection))
 
 
@@ -73,6 +75,15 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
             batch = str(low) if low == high else f"{low}-{high}"
             table.add_row(e.name, ", ".join(e.targets), batch, _bytes(e.bytes), Text(stale, "yellow"))
         yield table
+
+
+def _render_models(found: ModelList) -> Iterable[RenderableType]:
+    yield _facts([("checkpoint", found.path), ("models", f"{len(found.models)}: say which one is meant")])
+    yield Text()
+    table = Table("", "family", "dimensions", "parameters", box=None, pad_edge=False, header_style="dim")
+    for model in found.models:
+        table.add_row(Text(f"--select {model.select}"), model.family, model.outline, f"{model.parameters:,}")
+    yield table
 
 
 def _render_checkpoint(c: CheckpointInspection) -> Iterable[RenderableType]:

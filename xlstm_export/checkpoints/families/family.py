@@ -116,6 +116,14 @@ def join_tables(weights: Weights, tables: Tables, settings: Settings) -> tuple[W
     return weights, tied
 
 
+def without_vocabulary(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """The settings of the part between embedding and head, and a note of what they say of these two."""
+    if settings.values.get("vocab_size") is None:
+        return settings.without("vocab_size"), ()
+    note = f"vocab_size in {settings.source} has no effect: what is exported takes and gives vectors."
+    return settings.without("vocab_size"), (note,)
+
+
 def same_values(a: LazyTensor, b: LazyTensor) -> bool:
     """Whether two tensors are equal; stops reading at the first difference."""
     if a.is_same(b):

@@ -11,7 +11,7 @@ from ...modeling.architecture import Architecture, FeedForward, MLSTMBlock, SLST
 from ..checkpoint import Checkpoint
 from ..files.settings import Marks, Settings
 from ..files.weights import Weights, missing
-from .family import Family, Tables, join_tables, outline_of
+from .family import Family, Tables, join_tables, outline_of, without_vocabulary
 from .xlstm_settings import ACTIVATIONS, KEYS, agree, check_settings, from_settings, upstream_config
 from .xlstm_tensors import EMBEDDING, HEAD, KERNEL, STACK, canonical, expected, vanilla_layout
 
@@ -51,6 +51,9 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
     if stack:
         weights, tied = join_tables(weights, TABLES, settings)
         _check_tables(weights, settings)
+    else:
+        settings, unused = without_vocabulary(settings)
+        notes += unused
     architecture, group_norm_weight = _architecture(weights, stack, tied, settings)
     weights.require(expected(architecture, stack, group_norm_weight, weights))
     agree(settings, architecture, group_norm_weight)

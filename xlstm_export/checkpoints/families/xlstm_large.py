@@ -10,7 +10,7 @@ from ..checkpoint import Checkpoint
 from ..files.settings import Marks, Settings
 from ..files.weights import Weights
 from . import mlstm_large as large
-from .family import Family, Tables, join_tables
+from .family import Family, Tables, join_tables, without_vocabulary
 
 _WITHOUT_EFFECT = frozenset({"type", "mlstm_round_up_to_multiple_of", "force_bos_token_insert", "bias_init", "dropout"})
 """Keys that training code and converters write and that change nothing in a model that runs."""
@@ -35,6 +35,9 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
     whole = large.EMBEDDING in weights or large.HEAD in weights
     if whole:
         weights, tied = join_tables(weights, TABLES, settings)
+    else:
+        settings, unused = without_vocabulary(settings)
+        notes += unused
     model = large.from_weights(weights, settings, tied)
     weights.require(large.expected(model))
     large.agree(settings, model)

@@ -91,8 +91,6 @@ def agree(settings: Settings, architecture: Architecture, group_norm_weight: boo
     settings.agree("add_post_blocks_norm", architecture.final_norm is not None, "post_blocks_norm.weight")
     if architecture.vocab_size is not None:
         settings.agree("vocab_size", architecture.vocab_size, "rows of token_embedding.weight")
-    elif "vocab_size" in settings:
-        raise settings.conflict("vocab_size", None, "a block stack without token_embedding.weight and lm_head.weight")
     if "slstm_at" in settings:
         everywhere = "mlstm_block" in settings and settings.values["mlstm_block"] is None
         told = _slstm_at(settings, len(blocks))
