@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run clang-tidy over the C++ sources of plugins/ that compile without a GPU; .clang-tidy says what it looks for.
 
-    scripts/tidy.py [FILE ...]        all of them, or only these
+scripts/tidy.py [FILE ...]        all of them, or only these
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def compile_commands() -> tuple[Path, list[Path]]:
-    """A folder with compile_commands.json, in which a source that several targets share stands once; and the sources."""
+    """A folder with compile_commands.json, in which a shared source stands once, and the sources."""
     headers = cmake.header_options(["onnxruntime", "highway", "tensorrt", "json"])
     build = cmake.configure({"XLSTM_BUILD_ORT_OPERATORS": "ON", "XLSTM_BUILD_TESTS": "ON", **headers})
     entries = json.loads((build / "compile_commands.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .bundle import Bundle
@@ -93,6 +94,9 @@ def generate(
     sampling: Sampling = Sampling(),
     *,
     chunk: int | None = None,
+    ignore_eos: bool = False,
+    stops: Sequence[str] = (),
+    tokenizer: str | Path | None = None,
     runtime: RuntimeName = "onnxruntime",
     custom_ops: str | Path | None = None,
 ) -> TextGeneration:
@@ -104,12 +108,15 @@ def generate(
         max_new_tokens: the number of tokens to generate.
         sampling: how tokens are drawn.
         chunk: positions of one pass of the prompt; None: 256, or what an engine was built for.
+        ignore_eos: go on where the model ends a text.
+        stops: texts, of which the first to appear ends the text before it.
+        tokenizer: a `tokenizer.json` to use instead of the bundle's own.
         runtime, custom_ops: as for `open_session`.
 
     Raises:
         UserError: the bundle has no tokenizer or no logits, the prompt is empty, or the runtime is not here.
     """
-    tokenizer = open_tokenizer(bundle)
-    tokens = tokenizer.encode(prompt)
+    words = open_tokenizer(bundle, None if tokenizer is None else Path(tokenizer))
     session = open_session(bundle, batch=bundle.manifest.batch or 1, runtime=runtime, custom_ops=custom_ops)
-    return TextGeneration(Generation(session, tokens, max_new_tokens, Sampler(sampling), chunk), tokenizer)
+    generation = Generation(session, words.encode(prompt), max_new_tokens, Sampler(sampling), chunk, ignore_eos)
+    return TextGeneration(generation, words, stops)

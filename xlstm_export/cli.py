@@ -218,6 +218,13 @@ def generate(
             min=1, help="The positions of one pass of the prompt. By default 256, or what the engine was built for."
         ),
     ] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on where the model ends the text.")] = False,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text appears. It may be given repeatedly.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A tokenizer.json to use instead of the bundle's own.")
+    ] = None,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
 ) -> None:
@@ -227,7 +234,16 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p, seed)
     text = run(
-        bundle, prompt, max_new_tokens, sampling, chunk=chunk, runtime=runtime, custom_ops=_custom_ops(custom_ops)
+        bundle,
+        prompt,
+        max_new_tokens,
+        sampling,
+        chunk=chunk,
+        ignore_eos=ignore_eos,
+        stops=stop or (),
+        tokenizer=tokenizer,
+        runtime=runtime,
+        custom_ops=_custom_ops(custom_ops),
     )
     sys.stdout.write(prompt)
     for piece in text:

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <iostream>
 #include <numeric>
 
 #include "arguments.h"
@@ -12,11 +11,11 @@ namespace {
 constexpr char kHelp[] =
     "usage: xlstm-bench BUNDLE [options]\n"
     "Measure steps, or prompts, and print their latency in microseconds, as JSON.\n"
-    "  --steps N          (default 1000)\n"
-    "  --warmup N         steps before (default 100)\n"
-    "  --prompt N         measure also the prefill of prompts of N positions\n"
-    "  --prompts N        how many of them, after one more to warm up (default 10)\n"
-    "  --batch N          (default 1, or the bundle's)\n";
+    "  --steps N          steps to measure (default 1000)\n"
+    "  --warmup N         steps before them (default 100)\n"
+    "  --prompt N         positions of a prompt; measures its prefill too\n"
+    "  --prompts N        prompts to measure, after one more to warm up (default 10)\n"
+    "  --batch N          sequences at a time (default 1, or the bundle's batch)\n";
 
 using Clock = std::chrono::steady_clock;
 
@@ -33,8 +32,9 @@ class Feed {
         vocabulary_(info.vocab_size) {}
 
   void vary(std::uint32_t round) {
-    for (std::size_t i = 0; i < tokens_.size(); ++i)
+    for (std::size_t i = 0; i < tokens_.size(); ++i) {
       tokens_[i] = static_cast<std::int64_t>((round * 31 + i * 7) % vocabulary_);
+    }
   }
   void step(xlstm::Session& session) const { vocabulary_ ? session.step(tokens_) : session.step_vectors(vectors_); }
   void prefill(xlstm::Session& session) const {
@@ -51,17 +51,10 @@ double percentile(const std::vector<double>& sorted, double p) {
   return sorted[static_cast<std::size_t>(p * static_cast<double>(sorted.size() - 1) + 0.5)];
 }
 
-int run(int argc, char** argv) {
-  auto names = apps::Arguments::model_names();
-  names.insert({"steps", "warmup", "batch", "prompt", "prompts"});
-  const apps::Arguments arguments(argc, argv, names, {"help"});
-  if (arguments.has("help") || arguments.positional.size() != 1) {
-    std::cout << kHelp << apps::model_help;
-    return arguments.has("help") ? 0 : 2;
-  }
+void run(const apps::Arguments& arguments) {
   const std::uint32_t steps = arguments.count("steps", 1000), warmup = arguments.count("warmup", 100);
-  if (!steps) apps::Arguments::fail("--steps is 0: there is nothing to measure.");
-  const auto model = xlstm::Model::load(arguments.positional[0], arguments.model_options());
+  if (steps == 0) apps::fail("--steps is 0; give 1 or more to measure.");
+  const auto model = arguments.load();
   const xlstm::ModelInfo& info = model.info();
   const auto batch = arguments.count("batch", static_cast<std::uint32_t>(std::max(info.batch, 1)));
   auto session = model.session(static_cast<int>(batch));
@@ -84,8 +77,9 @@ int run(int argc, char** argv) {
       info.family.c_str(), info.dtype.c_str(), batch, info.state_bytes * batch, steps);
   std::printf("  \"tokens_per_second\": %.1f,\n  \"microseconds\": {\"mean\": %.2f, \"min\": %.2f, ",
               batch * 1e6 / mean, mean, microseconds.front());
-  for (const auto& [name, p] : {std::pair{"p50", .5}, {"p90", .9}, {"p99", .99}, {"p99.9", .999}})
+  for (const auto& [name, p] : {std::pair{"p50", .5}, {"p90", .9}, {"p99", .99}, {"p99.9", .999}}) {
     std::printf("\"%s\": %.2f, ", name, percentile(microseconds, p));
+  }
   std::printf("\"max\": %.2f}", microseconds.back());
   if (const std::uint32_t positions = arguments.count("prompt", 0)) {
     Feed prompt(info, batch, positions);
@@ -105,16 +99,10 @@ int run(int argc, char** argv) {
         positions, info.chunk, times.size(), 1e6 * batch * positions / median, times.front(), median, times.back());
   }
   std::printf("\n}\n");
-  return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const xlstm::Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
-    return 2;
-  }
+  return apps::application(argc, argv, kHelp, {"steps", "warmup", "batch", "prompt", "prompts"}, run);
 }

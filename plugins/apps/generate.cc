@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <limits>
 #include <sstream>
 
 #include "arguments.h"
@@ -12,13 +13,13 @@ constexpr char kHelp[] =
     "usage: xlstm-generate BUNDLE [options]\n"
     "Continue a text. Without --prompt and --ids: read lines, continue each; the state carries over, an empty line "
     "resets.\n"
-    "  --prompt TEXT      continue this (models with a byte tokenizer)\n"
-    "  --ids IDS          continue these token ids, with commas; prints ids\n"
-    "  --max-new-tokens N (default 200)\n"
-    "  --temperature X    0: greedy (default 0.8)\n"
-    "  --top-k N          0: all (default 0)\n"
-    "  --top-p X          (default 1)\n"
-    "  --seed N           (default 0)\n"
+    "  --prompt TEXT      text to continue, by a model with a byte tokenizer\n"
+    "  --ids IDS          token ids to continue, with commas; prints ids\n"
+    "  --max-new-tokens N tokens to draw (default 200)\n"
+    "  --temperature X    0 takes the most likely token; higher is more varied (default 0.8)\n"
+    "  --top-k N          draw from the N most likely tokens; 0: from all (default 0)\n"
+    "  --top-p X          draw from the most likely tokens that have this probability together (default 1)\n"
+    "  --seed N           of the random numbers (default 0)\n"
     "  --load FILE        begin from a saved state\n"
     "  --save FILE        save the state at the end\n";
 
@@ -27,7 +28,7 @@ class Generator {
   Generator(const xlstm::Model& model, const apps::Arguments& arguments)
       : session_(model.session()),
         sampler_({arguments.number("temperature", 0.8), arguments.count("top-k", 0), arguments.number("top-p", 1.0),
-                  arguments.count("seed", 0)}),
+                  arguments.count("seed", 0, std::numeric_limits<std::uint32_t>::max())}),
         count_(arguments.count("max-new-tokens", 200)) {}
 
   xlstm::Session& session() { return session_; }
@@ -35,7 +36,7 @@ class Generator {
   // Feeds the prompt, then hands every drawn token to `show` and feeds it back: the state holds all that was shown.
   template <class Show>
   void run(std::vector<std::int64_t> prompt, Show&& show) {
-    if (prompt.empty()) apps::Arguments::fail("the prompt is empty: give at least one token to start from.");
+    if (prompt.empty()) apps::fail("The prompt is empty; give at least one token to start from.");
     std::vector<std::int64_t> token{prompt.back()};
     prompt.pop_back();
     if (!prompt.empty()) session_.prefill(prompt);
@@ -65,31 +66,28 @@ std::vector<std::int64_t> parse_ids(const std::string& text) {
       if (used == id.size()) continue;
     } catch (const std::exception&) {
     }
-    apps::Arguments::fail("--ids holds \"" + id + "\", not a number.");
+    apps::fail("--ids holds \"" + id + "\"; give numbers with commas between them.");
   }
   return ids;
 }
 
-int run(int argc, char** argv) {
-  auto names = apps::Arguments::model_names();
-  names.insert({"prompt", "ids", "max-new-tokens", "temperature", "top-k", "top-p", "seed", "load", "save"});
-  const apps::Arguments arguments(argc, argv, names, {"help"});
-  if (arguments.has("help") || arguments.positional.size() != 1) {
-    std::cout << kHelp << apps::model_help;
-    return arguments.has("help") ? 0 : 2;
+void run(const apps::Arguments& arguments) {
+  const auto model = arguments.load();
+  if (!model.info().vocab_size) {
+    apps::fail(
+        "This bundle is a block stack without a vocabulary, so it generates no tokens. Feed it vectors from C++.");
   }
-  const auto model = xlstm::Model::load(arguments.positional[0], arguments.model_options());
-  if (!model.info().vocab_size)
-    apps::Arguments::fail("this bundle is a block stack without vocabulary: it has no tokens.");
   Generator generator(model, arguments);
   if (arguments.has("load")) generator.session().load_file(arguments.text("load"));
   if (arguments.has("ids")) {
     generator.run(parse_ids(arguments.text("ids")), [](std::int64_t token) { std::cout << token << std::endl; });
   } else {
-    if (model.info().tokenizer != "bytes")
-      apps::Arguments::fail(
-          "this bundle has no byte tokenizer: give token ids with --ids, or link a tokenizer into an "
-          "application of your own (see runtime/README.md).");
+    if (model.info().tokenizer != "bytes") {
+      apps::fail(
+          "This bundle has no byte tokenizer. Give token ids with --ids, or link a tokenizer into an application of "
+          "your "
+          "own (see runtime/README.md).");
+    }
     const xlstm::ByteTokenizer tokenizer;
     const auto show = [](std::int64_t token) { std::cout << static_cast<char>(token) << std::flush; };
     if (arguments.has("prompt")) {
@@ -98,24 +96,21 @@ int run(int argc, char** argv) {
     } else {
       std::cerr << "> " << std::flush;
       for (std::string line; std::getline(std::cin, line); std::cerr << "> " << std::flush) {
-        if (line.empty())
+        if (line.empty()) {
           generator.session().reset();
-        else
+        } else {
           generator.run(tokenizer.encode(line), show);
+        }
       }
     }
   }
   if (arguments.has("save")) generator.session().save_file(arguments.text("save"));
-  return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const xlstm::Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
-    return 2;
-  }
+  return apps::application(argc, argv, kHelp,
+                           {"prompt", "ids", "max-new-tokens", "temperature", "top-k", "top-p", "seed", "load", "save"},
+                           run);
 }

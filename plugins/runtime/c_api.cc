@@ -41,7 +41,7 @@ xlstm_status guarded(Body&& body) noexcept {
 
 template <class... Pointers>
 void require(const Pointers*... pointers) {
-  if (((pointers == nullptr) || ...)) throw xlstm::Error(xlstm::ErrorCode::argument, "an argument is NULL.");
+  if (((pointers == nullptr) || ...)) throw xlstm::Error(xlstm::ErrorCode::argument, "An argument is NULL.");
 }
 
 const char* or_empty(const char* path) { return path ? path : ""; }
@@ -49,16 +49,17 @@ const char* or_empty(const char* path) { return path ? path : ""; }
 xlstm::Options to_options(const xlstm_options* c) {
   xlstm::Options options;
   if (!c) return options;
-  if (c->size != sizeof *c)
+  if (c->size != sizeof *c) {
     throw xlstm::Error(xlstm::ErrorCode::argument,
                        "xlstm_options has another size than this library's: start from xlstm_default_options().");
+  }
   options.backend = static_cast<xlstm::Backend>(c->backend);
   options.device = static_cast<xlstm::Device>(c->device);
   options.device_id = c->device_id;
   options.threads = c->threads;
   options.cuda_graph = c->cuda_graph != 0;
   options.onnxruntime_library = or_empty(c->onnxruntime_library);
-  options.custom_op_library = or_empty(c->custom_op_library);
+  options.custom_ops = or_empty(c->custom_ops);
   options.engine = or_empty(c->engine);
   options.tensorrt_library = or_empty(c->tensorrt_library);
   options.plugin_library = or_empty(c->plugin_library);
@@ -172,9 +173,10 @@ xlstm_status xlstm_session_save(const xlstm_session* session, void* bytes, size_
     const auto saved = session->session.save();
     *size = saved.size();
     if (!bytes) return;
-    if (capacity < saved.size())
-      throw xlstm::Error(xlstm::ErrorCode::argument, "the saved state takes " + std::to_string(saved.size()) +
+    if (capacity < saved.size()) {
+      throw xlstm::Error(xlstm::ErrorCode::argument, "The saved state takes " + std::to_string(saved.size()) +
                                                          " bytes; there is room for " + std::to_string(capacity) + ".");
+    }
     std::memcpy(bytes, saved.data(), saved.size());
   });
 }

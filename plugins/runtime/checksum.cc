@@ -1,7 +1,11 @@
-#include "checksum.h"
+#include "runtime/checksum.h"
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
+#include <vector>
+
+#include "xlstm/xlstm.hpp"
 
 namespace xlstm::internal {
 namespace {
@@ -27,8 +31,9 @@ struct CrcTables {
       for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0u);
       tables[0][b] = crc;
     }
-    for (int k = 1; k < 8; ++k)
+    for (int k = 1; k < 8; ++k) {
       for (std::uint32_t b = 0; b < 256; ++b) tables[k][b] = tables[k - 1][b] >> 8 ^ tables[0][tables[k - 1][b] & 0xff];
+    }
   }
 };
 constexpr CrcTables kCrc;
@@ -43,6 +48,15 @@ void Sha256::update(const void* data, std::size_t size) {
     size_ += n, bytes += n, size -= n;
     if (size_ % 64 == 0) compress(block_);
   }
+}
+
+void Sha256::update(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<char> block(1 << 20);
+  while (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0) {
+    update(block.data(), static_cast<std::size_t>(file.gcount()));
+  }
+  if (!file.is_open() || file.bad()) throw Error(ErrorCode::bundle, path.string() + " cannot be read. Copy it again.");
 }
 
 std::array<std::uint8_t, 32> Sha256::digest() {
@@ -60,9 +74,10 @@ std::array<std::uint8_t, 32> Sha256::digest() {
 
 void Sha256::compress(const std::uint8_t* block) {
   std::uint32_t w[64];
-  for (int i = 0; i < 16; ++i)
+  for (int i = 0; i < 16; ++i) {
     w[i] = std::uint32_t{block[4 * i]} << 24 | std::uint32_t{block[4 * i + 1]} << 16 |
            std::uint32_t{block[4 * i + 2]} << 8 | std::uint32_t{block[4 * i + 3]};
+  }
   for (int i = 16; i < 64; ++i) {
     const std::uint32_t s0 = rotate(w[i - 15], 7) ^ rotate(w[i - 15], 18) ^ w[i - 15] >> 3;
     const std::uint32_t s1 = rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 
 namespace xlstm::internal {
@@ -11,7 +12,8 @@ namespace xlstm::internal {
 class Sha256 {
  public:
   void update(const void* data, std::size_t size);
-  std::array<std::uint8_t, 32> digest();  // once, at the end
+  void update(const std::filesystem::path& file);  // its bytes; throws Error(bundle) where it cannot be read
+  std::array<std::uint8_t, 32> digest();           // once, at the end
 
  private:
   void compress(const std::uint8_t* block);

@@ -1,11 +1,13 @@
-#include "chunk_buffers.h"
-
-#include <cstring>
+#include "runtime/chunk_buffers.h"
 
 namespace xlstm::internal {
 
-ChunkBuffers::ChunkBuffers(const Manifest& manifest, int batch, const CudaDevice* device, const CudaStream* stream)
-    : manifest_(manifest), batch_(static_cast<std::size_t>(batch)), device_(device), stream_(stream) {}
+ChunkBuffers::ChunkBuffers(const Manifest& manifest, int batch, const CudaStream* stream)
+    : manifest_(manifest),
+      batch_(static_cast<std::size_t>(batch)),
+      input_(stream, 0),
+      lengths_(stream, lengths_bytes()),
+      output_(stream, 0) {}
 
 std::size_t ChunkBuffers::input_bytes(std::size_t positions) const {
   return batch_ * positions * manifest_.input.row_bytes();
@@ -16,9 +18,10 @@ std::size_t ChunkBuffers::output_bytes(std::size_t positions) const {
 }
 
 void ChunkBuffers::load(const Chunk& chunk) {
-  reserve(output_, output_bytes(chunk.positions));
-  upload(input_, chunk.input, input_bytes(chunk.positions));
-  upload(lengths_, chunk.lengths, lengths_bytes());
+  output_.reserve(output_bytes(chunk.positions));
+  input_.reserve(input_bytes(chunk.positions));
+  input_.upload(0, chunk.input, input_bytes(chunk.positions));
+  lengths_.upload(0, chunk.lengths, lengths_bytes());
 }
 
 void ChunkBuffers::fetch(const Chunk& chunk) const {
@@ -27,33 +30,9 @@ void ChunkBuffers::fetch(const Chunk& chunk) const {
   for (std::size_t row = 0; row < batch_; ++row) {
     if (!chunk.outputs[row]) continue;
     const std::size_t last = static_cast<std::size_t>(chunk.lengths[row]) - 1;
-    const std::size_t offset = (all ? row * chunk.positions + last : row) * bytes;
-    if (stream_)
-      XLSTM_CUDA(*device_, cuMemcpyDtoHAsync_v2, chunk.outputs[row], output_.gpu->address() + offset, bytes, *stream_);
-    else
-      std::memcpy(chunk.outputs[row], output_.host->data() + offset, bytes);
+    output_.download((all ? row * chunk.positions + last : row) * bytes, chunk.outputs[row], bytes);
   }
-  if (stream_) stream_->synchronize();
-}
-
-void ChunkBuffers::reserve(Memory& memory, std::size_t bytes) const {
-  if (bytes <= memory.bytes) return;
-  memory.host.reset();  // the old one first: both need not fit
-  memory.gpu.reset();
-  memory.bytes = 0;
-  if (stream_)
-    memory.gpu.emplace(*device_, bytes);
-  else
-    memory.host.emplace(bytes);
-  memory.bytes = bytes;
-}
-
-void ChunkBuffers::upload(Memory& memory, const void* from, std::size_t bytes) const {
-  reserve(memory, bytes);
-  if (stream_)
-    XLSTM_CUDA(*device_, cuMemcpyHtoDAsync_v2, memory.gpu->address(), from, bytes, *stream_);
-  else
-    std::memcpy(memory.data(), from, bytes);
+  output_.finish();
 }
 
 }  // namespace xlstm::internal

@@ -1,19 +1,24 @@
-// What a prefill pass reads and writes, on the host or on a GPU. The buffers are made for the first chunk, grow to the
-// largest, and serve all that follow.
+// What a pass over a chunk reads and writes. The buffers are made for the first chunk, grow to the largest, and serve
+// all that follow.
 #pragma once
 
-#include <optional>
-
-#include "backend.h"
-#include "cuda_driver.h"
-#include "states.h"
+#include "runtime/buffer.h"
+#include "runtime/manifest.h"
 
 namespace xlstm::internal {
 
+// A part of each row's prompt, which one pass takes in. On the host.
+struct Chunk {
+  std::size_t positions;        // of the longest row, at least 1
+  const void* input;            // (batch, positions, input width): int64 tokens or float32 vectors, zeros as padding
+  const std::int32_t* lengths;  // (batch): valid positions of each row
+  float* const* outputs;        // (batch): where to put the output of a row's last valid position; null: nowhere
+};
+
 class ChunkBuffers {
  public:
-  // `device` and `stream` as in StateBuffers. They and the manifest outlive it.
-  ChunkBuffers(const Manifest& manifest, int batch, const CudaDevice* device, const CudaStream* stream);
+  // `stream` as in Buffer. The manifest outlives it.
+  ChunkBuffers(const Manifest& manifest, int batch, const CudaStream* stream);
 
   // Make room for a chunk and queue the transfer of its input and lengths.
   void load(const Chunk& chunk);
@@ -29,20 +34,9 @@ class ChunkBuffers {
   std::size_t output_bytes(std::size_t positions) const;
 
  private:
-  struct Memory {
-    std::size_t bytes = 0;
-    std::optional<HostBuffer> host;
-    std::optional<DeviceBuffer> gpu;
-    void* data() const { return gpu ? gpu->pointer() : host->data(); }
-  };
-  void reserve(Memory& memory, std::size_t bytes) const;
-  void upload(Memory& memory, const void* from, std::size_t bytes) const;
-
   const Manifest& manifest_;
   std::size_t batch_;
-  const CudaDevice* device_;
-  const CudaStream* stream_;
-  Memory input_, lengths_, output_;
+  Buffer input_, lengths_, output_;
 };
 
 }  // namespace xlstm::internal

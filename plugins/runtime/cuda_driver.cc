@@ -1,8 +1,9 @@
-#include "cuda_driver.h"
+#include "runtime/cuda_driver.h"
 
 #include <algorithm>
+#include <cstring>
 
-#include "shared_library.h"
+#include "runtime/shared_library.h"
 #include "xlstm/xlstm.hpp"
 
 namespace xlstm::internal {
@@ -34,11 +35,13 @@ CudaDevice::CudaDevice(int index) {
   XLSTM_CUDA_DRIVER(XLSTM_FIND)
 #undef XLSTM_FIND
   int count = 0, device = 0;
-  if (cuInit(0) != 0 || cuDeviceGetCount(&count) != 0 || count == 0)
-    throw Error(ErrorCode::unavailable, "the CUDA driver sees no GPU. Run on the CPU (Device::cpu).");
-  if (index < 0 || index >= count)
+  if (cuInit(0) != 0 || cuDeviceGetCount(&count) != 0 || count == 0) {
+    throw Error(ErrorCode::unavailable, "The CUDA driver sees no GPU. Run on the CPU (Device::cpu).");
+  }
+  if (index < 0 || index >= count) {
     throw Error(ErrorCode::unavailable,
-                "there is no GPU " + std::to_string(index) + ": the driver sees " + std::to_string(count) + ".");
+                "There is no GPU " + std::to_string(index) + "; the driver sees " + std::to_string(count) + ".");
+  }
   XLSTM_CUDA(*this, cuDeviceGet, &device, index);
   // Never released: the primary context is shared with the libraries that use it, and lives as long as the process.
   XLSTM_CUDA(*this, cuDevicePrimaryCtxRetain, &context_, device);
@@ -54,19 +57,9 @@ void CudaDevice::check(int result, const char* call) const {
   throw Error(ErrorCode::runtime, std::string(call) + " failed: " + text + " (" + std::to_string(result) + ").");
 }
 
-DeviceBuffer::DeviceBuffer(const CudaDevice& device, std::size_t bytes) : device_(&device), bytes_(bytes) {
-  XLSTM_CUDA(device, cuMemAlloc_v2, &address_, std::max<std::size_t>(bytes, 1));
-}
-
-DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept
-    : device_(other.device_), address_(std::exchange(other.address_, 0)), bytes_(other.bytes_) {}
-
-DeviceBuffer::~DeviceBuffer() {
-  if (address_) device_->cuMemFree_v2(address_);
-}
-
-PinnedBuffer::PinnedBuffer(const CudaDevice& device, std::size_t bytes) : device_(device), bytes_(bytes) {
+PinnedBuffer::PinnedBuffer(const CudaDevice& device, std::size_t bytes) : device_(device) {
   XLSTM_CUDA(device, cuMemHostAlloc, &data_, std::max<std::size_t>(bytes, 1), 0u);
+  std::memset(data_, 0, bytes);
 }
 
 PinnedBuffer::~PinnedBuffer() { device_.cuMemFreeHost(data_); }

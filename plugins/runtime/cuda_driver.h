@@ -4,8 +4,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <memory>
 #include <string>
 
 struct CUctx_st;
@@ -63,42 +61,27 @@ class CudaDevice {
 
 #define XLSTM_CUDA(device, call, ...) (device).check((device).call(__VA_ARGS__), #call)
 
-// Owned device memory, page-locked host memory, and a stream.
-class DeviceBuffer {
- public:
-  DeviceBuffer(const CudaDevice& device, std::size_t bytes);
-  DeviceBuffer(DeviceBuffer&& other) noexcept;
-  ~DeviceBuffer();
-  unsigned long long address() const { return address_; }
-  void* pointer() const { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(address_)); }
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  const CudaDevice* device_;
-  unsigned long long address_ = 0;
-  std::size_t bytes_;
-};
-
+// Page-locked memory of the host, zeroed: a GPU reads and writes it while the host goes on.
 class PinnedBuffer {
  public:
   PinnedBuffer(const CudaDevice& device, std::size_t bytes);
   PinnedBuffer(const PinnedBuffer&) = delete;
   ~PinnedBuffer();
   void* data() const { return data_; }
-  std::size_t bytes() const { return bytes_; }
 
  private:
   const CudaDevice& device_;
   void* data_ = nullptr;
-  std::size_t bytes_;
 };
 
+// Work on a device, done in the order in which it is queued.
 class CudaStream {
  public:
   explicit CudaStream(const CudaDevice& device);
   CudaStream(const CudaStream&) = delete;
   ~CudaStream();
   operator CUstream_st*() const { return stream_; }
+  const CudaDevice& device() const { return device_; }
   void synchronize() const;
 
  private:

@@ -3,7 +3,7 @@
 // without sorting.
 #include <cuda_runtime.h>
 
-#include "device_sampler.h"
+#include "runtime/device_sampler.h"
 
 namespace xlstm::cuda {
 namespace {
@@ -12,16 +12,18 @@ constexpr int kThreads = 256, kBins = 256, kPasses = 8;
 constexpr double kOne = 1099511627776.0;  // 2^40
 using Count = unsigned long long;
 
-// Rises with the logit; among equal logits the lower token has the greater key. NaN comes below everything.
+// Rises with the logit; among equal logits the lower token has the greater key. A NaN is the greatest.
 __device__ __forceinline__ Count key_of(float logit, int token) {
   union {
     float value;
     unsigned bits;
   } word = {logit + 0.0f};  // -0 becomes +0
   unsigned rank = word.bits & 0x80000000u ? ~word.bits : word.bits | 0x80000000u;
-  if (logit != logit) rank = 0;
+  if (logit != logit) rank = 0xffffffffu;
   return static_cast<Count>(rank) << 32 | (0xffffffffu - static_cast<unsigned>(token));
 }
+
+__device__ __forceinline__ bool is_finite(double x) { return x - x == 0; }
 
 __device__ __forceinline__ int token_of(Count key) {
   return static_cast<int>(0xffffffffu - static_cast<unsigned>(key & 0xffffffffu));
@@ -65,19 +67,21 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs args) {
   const float* const logits = args.logits + static_cast<std::size_t>(row) * args.vocabulary;
   Count weight = 0;
   const Count best = select(logits, nullptr, args.vocabulary, 1, weight);
-  if (args.temperature == 0) {
+  const float top = logits[token_of(best)];
+  if (args.temperature == 0 || !is_finite(top / args.temperature)) {
     if (threadIdx.x == 0) args.tokens[row] = token_of(best);
     return;
   }
   Count lowest = 0;  // the last kept key
-  if (args.top_k && args.top_k < static_cast<std::uint64_t>(args.vocabulary))
+  if (args.top_k && args.top_k < static_cast<std::uint64_t>(args.vocabulary)) {
     lowest = select(logits, nullptr, args.vocabulary, static_cast<Count>(args.top_k), weight);
+  }
 
   Count* const weights = reinterpret_cast<Count*>(args.weights) + static_cast<std::size_t>(row) * args.vocabulary;
-  const double highest = logits[token_of(best)] / args.temperature;
+  const double highest = top / args.temperature;
   for (int token = static_cast<int>(threadIdx.x); token < args.vocabulary; token += kThreads) {
     const double share = key_of(logits[token], token) < lowest ? 0.0 : exp(logits[token] / args.temperature - highest);
-    weights[token] = share > 0.0 ? static_cast<Count>(share * kOne + 0.5) : 0ull;  // 0 for NaN too
+    weights[token] = share > 0.0 ? static_cast<Count>(share * kOne + 0.5) : 0ull;
   }
   __syncthreads();
 

@@ -1,142 +1,63 @@
-#include "manifest.h"
+#include "runtime/manifest.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
-#include <limits>
-#include <nlohmann/json.hpp>
+#include <set>
 
-#include "checksum.h"
+#include "runtime/checksum.h"
+#include "runtime/strict_json.h"
 #include "xlstm/xlstm.hpp"
 
 namespace xlstm::internal {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr char kFormat[] = "xlstm-bundle";
 constexpr int kFormatVersion = 2;
-constexpr const char* kKeys[] = {"family",       "dtype",  "mode",         "batch",     "input",
-                                 "lengths",      "output", "states",       "tokenizer", "vocab_size",
-                                 "architecture", "source", "weight_files", "producer"};
+constexpr char kRemedy[] = "Export the bundle again.";
 
 // Of all dimensions after the batch, at one position where their number is open.
 std::size_t product_of_rest(const std::vector<std::int64_t>& shape) {
   std::size_t product = 1;
-  for (std::size_t i = 1; i < shape.size(); ++i)
+  for (std::size_t i = 1; i < shape.size(); ++i) {
     product *= static_cast<std::size_t>(std::max<std::int64_t>(shape[i], 1));
+  }
   return product;
 }
 
-std::string shortened(const Json& value) {
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60);
+std::string dtype_of(const Fields& entries) {
+  return entries.choice("dtype", {"float32", "float16", "bfloat16", "int64", "int32"});
 }
 
-class Checker {
- public:
-  explicit Checker(const std::string& where) : where_(where) {}
+TensorSpec tensor(const Fields& entries, int batch, bool positions) {
+  return {entries.text("name"), dtype_of(entries), entries.shape("shape", batch, positions)};
+}
 
-  [[noreturn]] void fail(const std::string& what) const {
-    throw Error(ErrorCode::bundle, where_ + ": " + what + ". Export the bundle again.");
+// FORMAT.md's five rules, on a manifest whose entries are all well formed.
+void check_rules(const Fields& entries, const Manifest& manifest, bool steps) {
+  const TensorSpec &input = manifest.input, &output = manifest.output;
+  const std::int64_t positions = steps ? 1 : 0;
+  const bool tokens = manifest.vocab_size > 0;
+  if (input.dtype != (tokens ? "int64" : "float32") || input.shape.size() != (tokens ? 2 : 3) ||
+      input.shape[1] != positions) {
+    entries.fail(std::string("input is not ") + (tokens ? "tokens, int64 (batch, " : "vectors, float32 (batch, ") +
+                 (steps ? "1" : "sequence") + (tokens ? ")" : ", width)"));
   }
-
-  const Json& object(const Json& data, const std::string& key) const {
-    return entry(data, key, "", "an object", [](const Json& v) { return v.is_object(); });
+  if (output.dtype != "float32" || output.shape.size() != 3 || (output.shape[1] != 1 && output.shape[1] != positions)) {
+    entries.fail(std::string("output is not float32 (batch, 1") + (steps ? "" : " or sequence") + ", width)");
   }
-
-  const Json& list(const Json& data, const std::string& key, const std::string& at = "") const {
-    return entry(data, key, at, "a list", [](const Json& v) { return v.is_array(); });
+  if (manifest.gives_logits() && output.row_elements() != manifest.vocab_size) {
+    entries.fail("output is logits of width " + std::to_string(output.row_elements()) + ", which is not vocab_size");
   }
-
-  std::string text(const Json& data, const std::string& key, const std::string& at = "") const {
-    return entry(data, key, at, "a string", [](const Json& v) { return v.is_string(); }).get<std::string>();
+  std::set<std::string> inputs{input.name}, outputs{output.name};
+  const auto check_new = [&](std::set<std::string>& names, const std::string& name) {
+    if (!names.insert(name).second) entries.fail("two tensors are called " + name);
+  };
+  if (!manifest.lengths.empty()) check_new(inputs, manifest.lengths);
+  for (const StateTensor& state : manifest.states) {
+    if (state.dtype != "float32") entries.fail("state " + state.input + " is " + state.dtype + ", not float32");
+    check_new(inputs, state.input);
+    check_new(outputs, state.output);
   }
-
-  std::string optional_text(const Json& data, const std::string& key, const std::string& at = "") const {
-    const auto found = data.find(key);
-    return found == data.end() || found->is_null() ? std::string() : text(data, key, at);
-  }
-
-  std::int64_t optional_count(const Json& data, const std::string& key) const {
-    const auto found = data.find(key);
-    if (found == data.end() || found->is_null()) return 0;
-    return entry(data, key, "", "a positive number", is_count).get<std::int64_t>();
-  }
-
-  // `open`: the second dimension may be "sequence".
-  std::vector<std::int64_t> shape(const Json& data, const std::string& at, bool open = false) const {
-    const Json& json = list(data, "shape", at);
-    bool good = !json.empty();
-    std::vector<std::int64_t> shape;
-    std::int64_t elements = 1;
-    for (std::size_t i = 0; good && i < json.size(); ++i) {
-      const bool any = (i == 0 && json[i] == "batch") || (open && i == 1 && json[i] == "sequence");
-      good = any || is_count(json[i]);
-      if (!good) break;
-      shape.push_back(any ? 0 : json[i].get<std::int64_t>());
-      if (i > 0 && !any)
-        good = !__builtin_mul_overflow(elements, shape[i], &elements) && elements < (std::int64_t{1} << 40);
-    }
-    if (!good) fail(at + "shape is " + shortened(json) + ", not a batch and positive numbers");
-    return shape;
-  }
-
-  TensorSpec tensor(const Json& data, const std::string& key) const {
-    const Json& value = object(data, key);
-    const std::string at = key + ".";
-    return {text(value, "name", at), text(value, "dtype", at), shape(value, at, true)};
-  }
-
-  // The name of the input `lengths`; empty where there is none.
-  std::string lengths(const Json& data) const {
-    if (data["lengths"].is_null()) return "";
-    const TensorSpec spec = tensor(data, "lengths");
-    if (spec.dtype != "int32" || spec.shape.size() != 1) fail("lengths is not an int32 for each row of the batch");
-    return spec.name;
-  }
-
-  StateTensor state(const Json& value, std::size_t index) const {
-    const std::string key = "states[" + std::to_string(index) + "]", at = key + ".";
-    if (!value.is_object()) fail(key + " is " + shortened(value) + ", not an object");
-    return {text(value, "input", at), text(value, "output", at), text(value, "dtype", at), shape(value, at)};
-  }
-
-  std::string choice(const Json& data, const std::string& key, std::initializer_list<const char*> allowed) const {
-    const Json& value = data.at(key);
-    std::string names;
-    for (const char* name : allowed) {
-      if (value == name) return name;
-      names += std::string(names.empty() ? "" : ", ") + name;
-    }
-    fail(key + " is " + shortened(value) + ", not one of " + names);
-  }
-
-  std::string file_name(const Json& value) const {
-    const std::string name = value.is_string() ? value.get<std::string>() : "";
-    if (name.empty() || name == "." || name == ".." || name.find_first_of(std::string("/\\\0", 3)) != std::string::npos)
-      fail("weight_files holds " + shortened(value) + ", not a plain file name");
-    return name;
-  }
-
- private:
-  static bool is_count(const Json& value) {
-    if (!value.is_number_integer()) return false;
-    if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max())
-      return false;
-    return value.get<std::int64_t>() > 0;
-  }
-
-  template <class Predicate>
-  const Json& entry(const Json& data, const std::string& key, const std::string& at, const char* kind,
-                    Predicate&& good) const {
-    const auto found = data.find(key);
-    if (found == data.end()) fail(at + key + " is missing");
-    if (!good(*found)) fail(at + key + " is " + shortened(*found) + ", not " + kind);
-    return *found;
-  }
-
-  const std::string& where_;
-};
+}
 
 }  // namespace
 
@@ -166,67 +87,58 @@ std::size_t Manifest::state_row_elements() const {
 Manifest read_manifest(const std::filesystem::path& bundle) {
   const std::filesystem::path path = bundle / kManifestFile;
   std::error_code ignored;
-  std::ifstream file;
-  if (std::filesystem::is_regular_file(path, ignored)) file.open(path, std::ios::binary);
-  if (!file.is_open())
+  if (!std::filesystem::is_regular_file(path, ignored)) {
     throw Error(ErrorCode::bundle, bundle.string() + " is not a bundle: no " + kManifestFile +
                                        " there. Make one with `xlstm-export onnx CKPT -o DIR`.");
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  return parse_manifest(text, path.string());
+  }
+  return parse_manifest(read_json_file(path, kRemedy), path.string());
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& where) {
-  Json data;
-  try {
-    data = Json::parse(text);
-  } catch (const Json::exception& error) {
-    throw Error(ErrorCode::bundle, where + " is not valid JSON (" + error.what() + "). Export the bundle again.");
-  }
-  if (!data.is_object() || data.value("format", Json()) != kFormat)
+  const Json data = parse_json(text, where, kRemedy);
+  if (!data.is_object() || data.value("format", Json()) != kFormat) {
     throw Error(ErrorCode::bundle,
-                where + " is not a manifest of xlstm-export: no \"format\": \"" + std::string(kFormat) + "\".");
+                where + " is not a manifest of xlstm-export: no \"format\": \"" + kFormat + "\". " + kRemedy);
+  }
   const Json version = data.value("format_version", Json());
-  if (version != kFormatVersion)
-    throw Error(ErrorCode::bundle, where + " has format version " + shortened(version) +
-                                       "; this library reads version " + std::to_string(kFormatVersion) +
+  if (!version.is_number_integer() || version != kFormatVersion) {
+    throw Error(ErrorCode::bundle, where + " has format version " + version.dump() + "; this library reads version " +
+                                       std::to_string(kFormatVersion) +
                                        ". Export the bundle again, or use the library that belongs to it.");
-  std::string missing;
-  for (const char* key : kKeys)
-    if (!data.contains(key)) missing += std::string(missing.empty() ? "" : ", ") + key;
-  if (!missing.empty()) throw Error(ErrorCode::bundle, where + " lacks " + missing + ". Export the bundle again.");
-
-  const Checker check(where);
+  }
+  const Fields entries(data, where, kRemedy);
+  entries.require({"family", "dtype", "mode", "batch", "input", "lengths", "output", "states", "tokenizer",
+                   "vocab_size", "architecture", "source", "weight_files", "producer"});
+  const bool steps = entries.choice("mode", {"step", "prefill", "both"}) == "step";
+  const Fields source = entries.below("source");
   Manifest manifest;
-  manifest.family = check.text(data, "family");
-  manifest.dtype = check.choice(data, "dtype", {"float32", "float16", "bfloat16"});
-  const bool steps_only = check.choice(data, "mode", {"step", "prefill", "both"}) == "step";
-  manifest.batch = static_cast<int>(check.optional_count(data, "batch"));
-  manifest.input = check.tensor(data, "input");
-  manifest.lengths = check.lengths(data);
-  manifest.output = check.tensor(data, "output");
-  const Json& states = check.list(data, "states");
-  for (std::size_t i = 0; i < states.size(); ++i) manifest.states.push_back(check.state(states[i], i));
-  manifest.tokenizer = check.optional_text(data, "tokenizer");
-  manifest.vocab_size = static_cast<std::size_t>(check.optional_count(data, "vocab_size"));
-  manifest.architecture = check.object(data, "architecture").dump(-1, ' ', true, Json::error_handler_t::replace);
-  manifest.source_sha256 = check.optional_text(check.object(data, "source"), "sha256", "source.");
-  check.text(data["source"], "path", "source.");
-  for (const Json& name : check.list(data, "weight_files")) manifest.weight_files.push_back(check.file_name(name));
-  check.object(data, "producer");
-
-  const TensorSpec &input = manifest.input, &output = manifest.output;
-  if (steps_only != manifest.lengths.empty() || steps_only == input.any_positions() ||
-      (steps_only && output.any_positions()))
-    check.fail("mode is " + shortened(data["mode"]) + ", which lengths and the shapes of input and output contradict");
-  if (input.shape.size() < 2 || input.shape[1] > 1 || output.shape.size() < 2 || output.shape[1] > 1)
-    check.fail("input and output have a second dimension that is neither 1 nor the sequence");
-  const std::string input_dtype = manifest.vocab_size ? "int64" : "float32";
-  if (input.dtype != input_dtype) check.fail("input.dtype is " + input.dtype + ", not " + input_dtype);
-  if (output.dtype != "float32") check.fail("output.dtype is " + output.dtype + ", not float32");
-  for (const StateTensor& state : manifest.states)
-    if (state.dtype != "float32") check.fail("the state " + state.input + " is " + state.dtype + ", not float32");
-  if (manifest.vocab_size && (input.row_elements() != 1 || output.row_elements() != manifest.vocab_size))
-    check.fail("input and output are not one token and the logits of the vocabulary");
+  manifest.family = entries.text("family");
+  manifest.dtype = entries.choice("dtype", {"float32", "float16", "bfloat16"});
+  manifest.batch = entries.is_null("batch") ? 0 : entries.count("batch");
+  manifest.input = tensor(entries.below("input"), manifest.batch, !steps);
+  if (entries.is_null("lengths") != steps) {
+    entries.fail(std::string("lengths is ") + (steps ? "there in mode step" : "null, but the mode is not step"));
+  }
+  if (!steps) {
+    const TensorSpec lengths = tensor(entries.below("lengths"), manifest.batch, false);
+    if (lengths.dtype != "int32" || lengths.shape.size() != 1) {
+      entries.fail("lengths is not an int32 for each row of the batch");
+    }
+    manifest.lengths = lengths.name;
+  }
+  manifest.output = tensor(entries.below("output"), manifest.batch, !steps);
+  for (const Fields& state : entries.each("states")) {
+    manifest.states.push_back(
+        {state.text("input"), state.text("output"), dtype_of(state), state.shape("shape", manifest.batch, false)});
+  }
+  manifest.tokenizer = entries.is_null("tokenizer") ? "" : entries.file_name("tokenizer");
+  manifest.vocab_size = entries.is_null("vocab_size") ? 0 : static_cast<std::size_t>(entries.count("vocab_size"));
+  manifest.architecture = canonical_text(entries.mapping("architecture"));
+  source.text("path");
+  manifest.source_sha256 = source.is_null("sha256") ? "" : source.sha256("sha256");
+  manifest.weight_files = entries.file_names("weight_files");
+  entries.mapping("producer");
+  check_rules(entries, manifest, steps);
   return manifest;
 }
 
@@ -236,13 +148,7 @@ std::string model_hash(const std::filesystem::path& bundle, const Manifest& mani
   add(manifest.architecture);
   add(manifest.source_sha256);
   if (manifest.source_sha256.empty()) {
-    std::vector<char> block(1 << 20);
-    for (const std::string& name : manifest.weight_files) {
-      std::ifstream file(bundle / name, std::ios::binary);
-      if (!file) throw Error(ErrorCode::bundle, "cannot read " + (bundle / name).string() + ".");
-      while (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0)
-        hash.update(block.data(), static_cast<std::size_t>(file.gcount()));
-    }
+    for (const std::string& name : manifest.weight_files) hash.update(bundle / name);
   }
   return to_hex(hash.digest());
 }

@@ -1,4 +1,4 @@
-// manifest.json of a bundle, checked as xlstm_export/graph/manifest.py checks it.
+// manifest.json of a bundle: the reader of FORMAT.md (xlstm_export/bundle/FORMAT.md), which says what is refused.
 #pragma once
 
 #include <cstddef>
@@ -36,12 +36,13 @@ struct Manifest {
   std::string lengths;  // int32 (batch), the valid positions of each row; empty: a pass is one position of every row
   std::vector<StateTensor> states;
   std::string tokenizer;       // empty: none
-  std::size_t vocab_size = 0;  // 0: none
-  std::string architecture;    // JSON with sorted keys
+  std::size_t vocab_size = 0;  // 0: it is fed vectors
+  std::string architecture;    // canonical JSON
   std::string source_sha256;   // empty: random weights
   std::vector<std::string> weight_files;
 
-  std::size_t state_row_elements() const;  // float32 values of all states of one sequence
+  bool gives_logits() const { return output.name == "logits"; }  // from which tokens can be drawn
+  std::size_t state_row_elements() const;                        // float32 values of all states of one sequence
 };
 
 inline constexpr char kModelFile[] = "model.onnx";
@@ -49,10 +50,10 @@ inline constexpr char kManifestFile[] = "manifest.json";
 
 // Throws Error(bundle): not a bundle, not readable, of another version, or with missing or wrong entries.
 Manifest read_manifest(const std::filesystem::path& bundle);
+// `where` names the file in messages.
 Manifest parse_manifest(const std::string& text, const std::string& where);
 
-// SHA-256, hexadecimal, that names the model in state files: over the architecture and the checkpoint's checksum, or,
-// where the weights came from no file, over the bundle's weights themselves (which reads them all).
+// The model's hash (FORMAT.md, saved state), hexadecimal. Where the weights came from no file it reads them all.
 std::string model_hash(const std::filesystem::path& bundle, const Manifest&);
 
 }  // namespace xlstm::internal

@@ -4,11 +4,12 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <mutex>
 
-#include "backend.h"
-#include "manifest.h"
-#include "state_file.h"
+#include "runtime/backend.h"
+#include "runtime/manifest.h"
+#include "runtime/state_file.h"
 #include "xlstm/xlstm.hpp"
 
 namespace xlstm {
@@ -19,7 +20,7 @@ struct Model::Impl {
   std::filesystem::path bundle;
   Manifest manifest;
   ModelInfo info;
-  std::unique_ptr<internal::Engine> engine;
+  std::unique_ptr<internal::LoadedBundle> loaded;
   mutable std::once_flag hashed;
   mutable std::string hash;
 
@@ -30,24 +31,29 @@ struct Model::Impl {
 };
 
 struct Session::Impl {
+  Impl(std::shared_ptr<const Model::Impl> of, int size)
+      : model(std::move(of)),
+        batch(model->loaded->batch(size)),
+        uniforms(static_cast<std::size_t>(size)),
+        drawn(static_cast<std::size_t>(size)) {}
+
   std::shared_ptr<const Model::Impl> model;
-  std::unique_ptr<internal::Stream> stream;
-  int batch;
-  std::vector<double> uniforms = std::vector<double>(static_cast<std::size_t>(batch));
-  std::vector<std::int64_t> drawn = std::vector<std::int64_t>(static_cast<std::size_t>(batch));
+  std::unique_ptr<internal::Batch> batch;
+  std::vector<double> uniforms;
+  std::vector<std::int64_t> drawn;
   // Of a prefill, allocated by the first: a chunk, where its outputs go, and the outputs.
-  std::vector<std::byte> chunk = {};
-  std::vector<std::int32_t> lengths = {};
-  std::vector<float*> destinations = {};
-  std::vector<float> outputs = {};
+  std::vector<std::byte> chunk;
+  std::vector<std::int32_t> lengths;
+  std::vector<float*> destinations;
+  std::vector<float> outputs;
 
   const Manifest& manifest() const { return model->manifest; }
-  std::size_t rows() const { return static_cast<std::size_t>(batch); }
+  std::size_t rows() const { return static_cast<std::size_t>(batch->size()); }
 
   // `inputs`: a token or a vector for each row.
   Logits step(const void* inputs) {
-    std::memcpy(stream->input(), inputs, rows() * manifest().input.row_bytes());
-    return {stream->step(), rows(), model->info.output_width};
+    std::memcpy(batch->input(), inputs, rows() * manifest().input.row_bytes());
+    return {batch->step(), rows(), model->info.output_width};
   }
 
   // What a row is fed: tokens or vectors, one after another.
@@ -63,11 +69,13 @@ struct Session::Impl {
       shortest = std::min(shortest, prompt.length);
     }
     if (model->info.chunk || longest == 0) return prefill_in_chunks(prompts, longest);
-    if (shortest != longest)
-      throw Error(ErrorCode::argument,
-                  "prefill: prompts of " + std::to_string(shortest) + " to " + std::to_string(longest) +
-                      " tokens; this model goes step by step, with all rows at once. Give prompts of one length, or "
-                      "export the bundle with --mode both (and then build the engine again, if you use one).");
+    if (shortest != longest) {
+      throw Error(
+          ErrorCode::argument,
+          "prefill got prompts of " + std::to_string(shortest) + " to " + std::to_string(longest) +
+              " tokens, but this model goes step by step, with all rows at once. Give prompts of one length, or "
+              "export the bundle with --mode both (and then build the engine again, if you use one).");
+    }
     return prefill_in_steps(prompts, longest);
   }
 
@@ -76,8 +84,9 @@ struct Session::Impl {
     chunk.resize(rows() * bytes);
     Logits logits;
     for (std::size_t position = 0; position < length; ++position) {
-      for (std::size_t row = 0; row < rows(); ++row)
+      for (std::size_t row = 0; row < rows(); ++row) {
         std::memcpy(chunk.data() + row * bytes, prompts[row].data + position * bytes, bytes);
+      }
       logits = step(chunk.data());
     }
     return logits;
@@ -88,8 +97,9 @@ struct Session::Impl {
     outputs.resize(rows() * width);  // not cleared: they may be what is fed
     lengths.resize(rows());
     destinations.resize(rows());
-    for (std::size_t row = 0; row < rows(); ++row)
+    for (std::size_t row = 0; row < rows(); ++row) {
       if (prompts[row].length == 0) std::fill_n(outputs.data() + row * width, width, 0.0f);
+    }
     for (std::size_t start = 0, positions; start < longest; start += positions) {
       positions = std::min(longest - start, static_cast<std::size_t>(model->info.chunk));
       chunk.assign(rows() * positions * bytes, std::byte{0});
@@ -101,49 +111,47 @@ struct Session::Impl {
         lengths[row] = static_cast<std::int32_t>(count);
         destinations[row] = ends ? outputs.data() + row * width : nullptr;
       }
-      stream->prefill({positions, chunk.data(), lengths.data(), destinations.data()});
+      batch->prefill({positions, chunk.data(), lengths.data(), destinations.data()});
     }
     return {outputs.data(), rows(), width};
   }
 
   void check_vectors(const char* what) const {
-    if (model->info.vocab_size)
-      throw Error(ErrorCode::argument, std::string("this model has a vocabulary: feed it tokens, with ") + what + ".");
+    if (model->info.vocab_size) {
+      throw Error(ErrorCode::argument, std::string("This model has a vocabulary. Feed it tokens, with ") + what + ".");
+    }
   }
 
   void check_tokens(const char* vectors, Span<const std::int64_t> tokens) const {
     const std::size_t vocabulary = model->info.vocab_size;
-    if (!vocabulary)
+    if (!vocabulary) {
       throw Error(ErrorCode::argument,
-                  std::string("this model is a block stack: feed it vectors, with ") + vectors + ".");
-    for (const std::int64_t token : tokens)
-      if (static_cast<std::uint64_t>(token) >= vocabulary)
-        throw Error(ErrorCode::argument, "token " + std::to_string(token) + " is beyond the vocabulary of " +
-                                             std::to_string(vocabulary) + ".");
+                  std::string("This model is a block stack. Feed it vectors, with ") + vectors + ".");
+    }
+    for (const std::int64_t token : tokens) {
+      if (static_cast<std::uint64_t>(token) >= vocabulary) {
+        throw Error(ErrorCode::argument, "Token " + std::to_string(token) + " is outside the vocabulary of " +
+                                             std::to_string(vocabulary) + ". Give tokens from 0 to " +
+                                             std::to_string(vocabulary - 1) + ".");
+      }
+    }
   }
 
   void check_size(const char* what, std::size_t size, std::size_t expected) const {
-    if (size != expected)
-      throw Error(ErrorCode::argument, std::string(what) + ": " + std::to_string(size) + " values for a batch of " +
-                                           std::to_string(batch) + ", expected " + std::to_string(expected) + ".");
+    if (size != expected) {
+      throw Error(ErrorCode::argument, std::string(what) + " got " + std::to_string(size) + " values for a batch of " +
+                                           std::to_string(rows()) + "; it takes " + std::to_string(expected) + ".");
+    }
   }
 };
-
-namespace {
-
-std::unique_ptr<Session::Impl> make_session(std::shared_ptr<const Model::Impl> model, int batch) {
-  auto stream = model->engine->stream(batch);
-  return std::unique_ptr<Session::Impl>(new Session::Impl{std::move(model), std::move(stream), batch});
-}
-
-}  // namespace
 
 Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   auto impl = std::make_shared<Impl>();
   impl->bundle = bundle;
-  if (options.chunk < 0)
-    throw Error(ErrorCode::argument, "a chunk of " + std::to_string(options.chunk) +
-                                         " positions is none: give 1 or more, or 0 for the default.");
+  if (options.chunk < 0) {
+    throw Error(ErrorCode::argument,
+                "The chunk is " + std::to_string(options.chunk) + "; give 1 or more positions, or 0 for the default.");
+  }
   const Manifest& manifest = impl->manifest = internal::read_manifest(bundle);
   const bool tensorrt =
       options.backend == Backend::tensorrt || (options.backend == Backend::automatic && !options.engine.empty());
@@ -156,10 +164,11 @@ Model Model::load(const std::filesystem::path& bundle, const Options& options) {
     require(internal::kModelFile);
     for (const std::string& name : manifest.weight_files) require(name);
   }
-  if (!missing.empty())
+  if (!missing.empty()) {
     throw Error(ErrorCode::bundle,
-                bundle.string() + " lacks " + missing + ": it was not copied whole. Copy or export it again.");
-  impl->engine = tensorrt ? internal::load_tensorrt(bundle, manifest, options)
+                bundle.string() + " lacks " + missing + ". It was not copied whole: copy or export it again.");
+  }
+  impl->loaded = tensorrt ? internal::load_tensorrt(bundle, manifest, options)
                           : internal::load_onnxruntime(bundle, manifest, options);
   ModelInfo& info = impl->info;
   info.family = manifest.family;
@@ -171,20 +180,27 @@ Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   info.state_bytes = manifest.state_row_elements() * sizeof(float);
   info.tokenizer = manifest.tokenizer;
   info.backend = tensorrt ? "tensorrt" : "onnxruntime";
-  info.device = impl->engine->device();
-  info.cuda_graph = impl->engine->cuda_graph();
-  info.chunk = std::min(options.chunk ? options.chunk : internal::kDefaultChunk, impl->engine->max_chunk());
+  info.device = impl->loaded->device();
+  info.cuda_graph = impl->loaded->cuda_graph();
+  info.chunk = std::min(options.chunk ? options.chunk : internal::kDefaultChunk, impl->loaded->max_chunk());
   return Model(std::move(impl));
 }
 
 Session Model::session(int batch) const {
-  if (batch < 1)
-    throw Error(ErrorCode::argument, "a batch of " + std::to_string(batch) + " is no batch: give 1 or more.");
-  if (const int made_for = impl_->manifest.batch; made_for && batch != made_for)
+  if (batch < 1) throw Error(ErrorCode::argument, "The batch is " + std::to_string(batch) + "; give 1 or more.");
+  if (const int made_for = impl_->manifest.batch; made_for && batch != made_for) {
     throw Error(ErrorCode::argument, impl_->bundle.string() + " was exported for batch " + std::to_string(made_for) +
                                          ", not " + std::to_string(batch) + ". Export it with --batch dynamic or " +
                                          std::to_string(batch) + ".");
-  return Session(make_session(impl_, batch));
+  }
+  const std::size_t most = std::numeric_limits<std::ptrdiff_t>::max() / sizeof(float) / static_cast<std::size_t>(batch);
+  const Manifest& manifest = impl_->manifest;
+  for (const std::size_t values :
+       {manifest.state_row_elements(), manifest.input.row_bytes(), manifest.output.row_elements()}) {
+    if (values <= most) continue;
+    throw Error(ErrorCode::runtime, "There is no memory for a batch of " + std::to_string(batch) + " of this model.");
+  }
+  return Session(std::make_unique<Session::Impl>(impl_, batch));
 }
 
 const ModelInfo& Model::info() const noexcept { return impl_->info; }
@@ -196,7 +212,7 @@ Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;
 
-int Session::batch() const noexcept { return impl_->batch; }
+int Session::batch() const noexcept { return impl_->batch->size(); }
 
 Logits Session::step(Span<const std::int64_t> tokens) {
   impl_->check_tokens("step_vectors", tokens);
@@ -207,12 +223,17 @@ Logits Session::step(Span<const std::int64_t> tokens) {
 Span<const std::int64_t> Session::step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler) {
   impl_->check_tokens("step_vectors", tokens);
   impl_->check_size("step_and_sample", tokens.size(), impl_->rows());
+  if (!impl_->manifest().gives_logits()) {
+    throw Error(ErrorCode::argument,
+                "This model gives vectors, not logits, so that no token can be drawn. Take its outputs with step.");
+  }
   std::vector<std::int64_t>& drawn = impl_->drawn;
-  if (impl_->stream->can_sample()) {
-    if (sampler.sampling_.temperature != 0)
+  if (impl_->batch->can_sample()) {
+    if (sampler.sampling_.temperature != 0) {
       for (double& uniform : impl_->uniforms) uniform = sampler.uniform();
-    std::copy(tokens.begin(), tokens.end(), static_cast<std::int64_t*>(impl_->stream->input()));
-    impl_->stream->step_and_sample(sampler.sampling_, impl_->uniforms.data(), drawn.data());
+    }
+    std::copy(tokens.begin(), tokens.end(), static_cast<std::int64_t*>(impl_->batch->input()));
+    impl_->batch->step_and_sample(sampler.sampling_, impl_->uniforms.data(), drawn.data());
   } else {
     const Logits logits = impl_->step(tokens.data());
     for (std::size_t row = 0; row < logits.rows; ++row) drawn[row] = sampler(logits[row]);
@@ -231,15 +252,17 @@ namespace {
 // Texts of one length, row by row. `values`: all tokens or floats.
 template <class Value>
 std::vector<Session::Impl::Prompt> rows_of(const char* what, const Session::Impl& session, Span<const Value> values) {
-  if (values.empty())
-    throw Error(ErrorCode::argument, std::string(what) + ": no " +
+  if (values.empty()) {
+    throw Error(ErrorCode::argument, std::string(what) + " got no " +
                                          (std::is_same_v<Value, float> ? "vectors" : "tokens") +
-                                         ". Give at least one for every row.");
+                                         ". Give at least one for each row.");
+  }
   const std::size_t width = session.model->info.input_width, length = values.size() / (session.rows() * width);
   session.check_size(what, values.size(), std::max<std::size_t>(length, 1) * session.rows() * width);
   std::vector<Session::Impl::Prompt> prompts;
-  for (std::size_t row = 0; row < session.rows(); ++row)
+  for (std::size_t row = 0; row < session.rows(); ++row) {
     prompts.push_back({reinterpret_cast<const std::byte*>(values.data() + row * length * width), length});
+  }
   return prompts;
 }
 
@@ -251,9 +274,10 @@ Logits Session::prefill(Span<const std::int64_t> tokens) {
 }
 
 Logits Session::prefill(const std::vector<std::vector<std::int64_t>>& prompts) {
-  if (prompts.size() != impl_->rows())
-    throw Error(ErrorCode::argument, "prefill: " + std::to_string(prompts.size()) + " prompts for a batch of " +
-                                         std::to_string(impl_->batch) + ". Give one for each row; it may be empty.");
+  if (prompts.size() != impl_->rows()) {
+    throw Error(ErrorCode::argument, "prefill got " + std::to_string(prompts.size()) + " prompts for a batch of " +
+                                         std::to_string(batch()) + ". Give one for each row; it may be empty.");
+  }
   std::vector<Impl::Prompt> rows;
   for (const auto& prompt : prompts) {
     impl_->check_tokens("prefill_vectors", prompt);
@@ -267,34 +291,35 @@ Logits Session::prefill_vectors(Span<const float> inputs) {
   return impl_->prefill(rows_of("prefill_vectors", *impl_, inputs));
 }
 
-void Session::reset() { impl_->stream->reset(-1); }
+void Session::reset() { impl_->batch->reset(-1); }
 
 void Session::reset(int row) {
-  if (row < 0 || row >= impl_->batch)
+  if (row < 0 || row >= batch()) {
     throw Error(ErrorCode::argument,
-                "there is no row " + std::to_string(row) + " in a batch of " + std::to_string(impl_->batch) + ".");
-  impl_->stream->reset(row);
+                "There is no row " + std::to_string(row) + " in a batch of " + std::to_string(batch()) + ".");
+  }
+  impl_->batch->reset(row);
 }
 
 Session Session::fork() const {
-  auto copy = make_session(impl_->model, impl_->batch);
-  copy->stream->copy_states(*impl_->stream);
+  auto copy = std::make_unique<Impl>(impl_->model, batch());
+  copy->batch->copy_states(*impl_->batch);
   return Session(std::move(copy));
 }
 
 std::vector<std::uint8_t> Session::save() const {
-  return internal::encode_state(impl_->manifest(), impl_->model->model_hash(), impl_->batch,
-                                [this](float* payload) { impl_->stream->read_states(payload); });
+  return internal::encode_state(impl_->manifest(), impl_->model->model_hash(), batch(),
+                                [this](float* payload) { impl_->batch->read_states(payload); });
 }
 
 namespace {
 
 void load_state(Session::Impl& session, Span<const std::uint8_t> bytes, const std::string& where) {
   const Span<const std::uint8_t> payload =
-      internal::decode_state(session.manifest(), session.model->model_hash(), session.batch, bytes, where);
+      internal::decode_state(session.manifest(), session.model->model_hash(), session.batch->size(), bytes, where);
   std::vector<float> aligned(payload.size() / sizeof(float));
   std::memcpy(aligned.data(), payload.data(), payload.size());
-  session.stream->write_states(aligned.data());
+  session.batch->write_states(aligned.data());
 }
 
 }  // namespace
@@ -313,13 +338,14 @@ void Session::save_file(const std::filesystem::path& path) const {
   if (!file || failure) {
     std::error_code ignored;
     std::filesystem::remove(partial, ignored);
-    throw Error(ErrorCode::argument, "cannot write " + path.string() + (failure ? ": " + failure.message() : "") + ".");
+    throw Error(ErrorCode::argument,
+                path.string() + " cannot be written" + (failure ? ": " + failure.message() : "") + ".");
   }
 }
 
 void Session::load_file(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(ErrorCode::state, "cannot read " + path.string() + ".");
+  if (!file) throw Error(ErrorCode::state, path.string() + " cannot be read.");
   const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
   load_state(*impl_, {reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()}, path.string());
 }

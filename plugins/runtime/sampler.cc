@@ -15,24 +15,27 @@ double Sampler::uniform() {
 
 Sampler::Sampler(const Sampling& sampling) : sampling_(sampling), random_(sampling.seed) {
   const auto refuse = [](const std::string& what) { throw Error(ErrorCode::argument, what); };
-  if (!std::isfinite(sampling.temperature) || sampling.temperature < 0)
-    refuse("temperature is " + std::to_string(sampling.temperature) + ": give 0 (greedy) or a positive number.");
-  if (!(sampling.top_p > 0 && sampling.top_p <= 1))
-    refuse("top-p is " + std::to_string(sampling.top_p) + ": give a number above 0 and up to 1.");
+  if (!std::isfinite(sampling.temperature) || sampling.temperature < 0) {
+    refuse("The temperature is " + std::to_string(sampling.temperature) + "; give 0 (greedy) or a positive number.");
+  }
+  if (!(sampling.top_p > 0 && sampling.top_p <= 1)) {
+    refuse("top-p is " + std::to_string(sampling.top_p) + "; give a number above 0 and up to 1.");
+  }
 }
 
 std::int64_t Sampler::operator()(Span<const float> logits) {
-  if (logits.empty()) throw Error(ErrorCode::argument, "there are no logits to choose from.");
-  // Descending, ties by index; NaN (a broken model) last, so that the order stays an order.
+  if (logits.empty()) throw Error(ErrorCode::argument, "There are no logits to choose from.");
+  // Descending, ties by index. A NaN is the greatest, as it is to numpy's argmax.
   const auto before = [logits](std::uint32_t a, std::uint32_t b) {
     const float x = logits[a], y = logits[b];
-    if (std::isnan(x) || std::isnan(y)) return std::isnan(x) == std::isnan(y) ? a < b : std::isnan(y);
+    if (std::isnan(x) || std::isnan(y)) return std::isnan(x) == std::isnan(y) ? a < b : std::isnan(x);
     return x != y ? x > y : a < b;
   };
   if (sampling_.temperature == 0) {
     std::uint32_t best = 0;
-    for (std::uint32_t i = 1; i < logits.size(); ++i)
+    for (std::uint32_t i = 1; i < logits.size(); ++i) {
       if (before(i, best)) best = i;
+    }
     return best;
   }
   order_.resize(logits.size());
@@ -41,8 +44,10 @@ std::int64_t Sampler::operator()(Span<const float> logits) {
   if (sampling_.top_k && sampling_.top_k < count) count = sampling_.top_k;
   std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(count), order_.end(), before);
 
-  cumulative_.resize(count);
+  const double random = uniform();
   const double highest = logits[order_[0]] / sampling_.temperature;
+  if (!std::isfinite(highest)) return order_[0];
+  cumulative_.resize(count);
   double sum = 0;
   for (std::size_t i = 0; i < count; ++i) {
     sum += std::exp(logits[order_[i]] / sampling_.temperature - highest);
@@ -53,8 +58,7 @@ std::int64_t Sampler::operator()(Span<const float> logits) {
     const auto last = std::lower_bound(cumulative_.begin(), end, sampling_.top_p * cumulative_.back());
     if (last != end) end = last + 1;
   }
-  const double draw = uniform() * *(end - 1);
-  const auto chosen = std::min(std::upper_bound(cumulative_.begin(), end, draw), end - 1);
+  const auto chosen = std::min(std::upper_bound(cumulative_.begin(), end, random * *(end - 1)), end - 1);
   return order_[static_cast<std::size_t>(chosen - cumulative_.begin())];
 }
 

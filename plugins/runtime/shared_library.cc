@@ -1,4 +1,4 @@
-#include "shared_library.h"
+#include "runtime/shared_library.h"
 
 #include <dlfcn.h>
 
@@ -12,10 +12,11 @@ SharedLibrary SharedLibrary::open(const std::string& what, const std::filesystem
                                   const std::vector<std::string>& names, const std::string& advice) {
   std::vector<std::string> candidates = names;
   const char* from_environment = environment ? std::getenv(environment) : nullptr;
-  if (!chosen.empty())
+  if (!chosen.empty()) {
     candidates = {chosen.string()};
-  else if (from_environment && *from_environment)
+  } else if (from_environment && *from_environment) {
     candidates = {from_environment};
+  }
   std::string reasons;
   for (const std::string& name : candidates) {
     if (void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) return {handle, name};
@@ -27,8 +28,9 @@ SharedLibrary SharedLibrary::open(const std::string& what, const std::filesystem
 
 void* SharedLibrary::symbol(const char* name) const {
   void* address = dlsym(handle_, name);
-  if (!address)
+  if (!address) {
     throw Error(ErrorCode::unavailable, path_ + " has no function " + name + ": it is another library or version.");
+  }
   return address;
 }
 

@@ -1,9 +1,9 @@
-#include "state_file.h"
+#include "runtime/state_file.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "checksum.h"
+#include "runtime/checksum.h"
 
 namespace xlstm::internal {
 namespace {
@@ -28,8 +28,9 @@ void append(std::vector<std::uint8_t>& bytes, T value) {
 }
 
 void append_hash(std::vector<std::uint8_t>& bytes, const std::string& hex) {
-  for (std::size_t i = 0; i < kHashBytes; ++i)
+  for (std::size_t i = 0; i < kHashBytes; ++i) {
     bytes.push_back(static_cast<std::uint8_t>(std::stoi(hex.substr(2 * i, 2), nullptr, 16)));
+  }
 }
 
 }  // namespace
@@ -60,28 +61,35 @@ Span<const std::uint8_t> decode_state(const Manifest& manifest, const std::strin
                                       Span<const std::uint8_t> bytes, const std::string& where) {
   const auto refuse = [&where](const std::string& why) { throw Error(ErrorCode::state, where + " " + why); };
   const std::uint8_t* const data = bytes.data();
-  if (bytes.size() < kBodyAt || !std::equal(std::begin(kMagic), std::end(kMagic), data))
+  if (bytes.size() < kBodyAt || !std::equal(std::begin(kMagic), std::end(kMagic), data)) {
     refuse("is not a saved state: it does not begin like one.");
-  if (const auto version = read<std::uint32_t>(data + kVersionAt); version != kVersion)
+  }
+  if (const auto version = read<std::uint32_t>(data + kVersionAt); version != kVersion) {
     refuse("has format version " + std::to_string(version) + "; this library reads version " +
            std::to_string(kVersion) + ". Load it with the library that saved it.");
+  }
   const auto announced = read<std::uint64_t>(data + kSizeAt);
-  if (const std::uint64_t present = bytes.size() - kBodyAt; present != announced)
+  if (const std::uint64_t present = bytes.size() - kBodyAt; present != announced) {
     refuse((present < announced ? "is truncated: " : "is too long: ") + std::to_string(present) + " bytes of " +
            std::to_string(announced) + " follow its beginning. Copy it again.");
-  if (read<std::uint32_t>(data + kChecksumAt) != crc32c(data + kSizeAt, bytes.size() - kSizeAt))
+  }
+  if (read<std::uint32_t>(data + kChecksumAt) != crc32c(data + kSizeAt, bytes.size() - kSizeAt)) {
     refuse("is damaged: its checksum does not match. Copy it again.");
+  }
   // From here on the bytes are what a writer wrote; only a wrong writer fails below.
   std::vector<std::uint8_t> expected = encode_state_header(manifest, hash, batch);
   if (bytes.size() < kBatchAt + 8) refuse("does not hold the states of this model.");
-  if (!std::equal(data + kBodyAt, data + kBatchAt, expected.begin() + kBodyAt))
+  if (!std::equal(data + kBodyAt, data + kBatchAt, expected.begin() + kBodyAt)) {
     refuse("was saved by another model (its weights or architecture differ). Load it into the model that saved it.");
-  if (const auto saved = read<std::uint32_t>(data + kBatchAt); saved != static_cast<std::uint32_t>(batch))
+  }
+  if (const auto saved = read<std::uint32_t>(data + kBatchAt); saved != static_cast<std::uint32_t>(batch)) {
     refuse("holds " + std::to_string(saved) + " sequences; this session has a batch of " + std::to_string(batch) + ".");
+  }
   const std::size_t payload = manifest.state_row_elements() * static_cast<std::size_t>(batch) * sizeof(float);
   if (bytes.size() != expected.size() + payload ||
-      !std::equal(expected.begin() + kBatchAt, expected.end(), data + kBatchAt))
+      !std::equal(expected.begin() + kBatchAt, expected.end(), data + kBatchAt)) {
     refuse("does not hold the states of this model.");
+  }
   return {data + expected.size(), payload};
 }
 

@@ -4,19 +4,15 @@
 #include <NvInferRuntime.h>
 
 #include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <mutex>
 #include <optional>
 
-#include "backend.h"
-#include "chunk_buffers.h"
-#include "cuda_driver.h"
-#include "cuda_sampler.h"
-#include "engine_file.h"
-#include "shared_library.h"
-#include "states.h"
+#include "runtime/backend.h"
+#include "runtime/cuda_driver.h"
+#include "runtime/engine_choice.h"
+#include "runtime/shared_library.h"
 
 #if __has_include(<cuda.h>)
 #include <cuda.h>
@@ -55,7 +51,7 @@ class Logger : public nvinfer1::ILogger {
 
   std::string last() {
     const std::lock_guard lock(mutex_);
-    return last_.empty() ? "it says no more" : last_;
+    return last_.empty() ? "it gives no reason" : last_;
   }
 
  private:
@@ -78,8 +74,9 @@ std::string name_of(nvinfer1::DataType type) {
 
 nvinfer1::Dims dims_of(const std::vector<std::int64_t>& shape) {
   nvinfer1::Dims dims{};
-  if (shape.size() > nvinfer1::Dims::MAX_DIMS)
-    throw Error(ErrorCode::bundle, "a tensor has too many dimensions for TensorRT.");
+  if (shape.size() > nvinfer1::Dims::MAX_DIMS) {
+    throw Error(ErrorCode::bundle, "A tensor has too many dimensions for TensorRT.");
+  }
   dims.nbDims = static_cast<std::int32_t>(shape.size());
   std::copy(shape.begin(), shape.end(), dims.d);
   return dims;
@@ -91,11 +88,11 @@ std::string text_of(const nvinfer1::Dims& dims) {
   return text;
 }
 
-// What the streams of one model share.
+// What the batches of one model share.
 struct Shared {
   Manifest manifest;
   CudaDevice device;
-  EngineFile file = {};
+  Engine file = {};
   Logger logger = {};
   std::unique_ptr<nvinfer1::IRuntime> runtime = nullptr;
   std::unique_ptr<nvinfer1::ICudaEngine> engine = nullptr;  // its contexts may be used from several threads, one each
@@ -112,9 +109,10 @@ class Context {
         stream_(stream),
         // Memory for this profile alone: steps need little, prefill much.
         context_(shared.engine->createExecutionContext(Allocation::kON_PROFILE_CHANGE)) {
-    if (!context_ || !context_->setOptimizationProfileAsync(profile, stream))
-      throw Error(ErrorCode::runtime,
-                  "TensorRT cannot make an execution context on " + name() + ": " + shared.logger.last());
+    if (!context_ || !context_->setOptimizationProfileAsync(profile, stream)) {
+      throw Error(ErrorCode::runtime, "TensorRT cannot make an execution context on the engine's " + name() +
+                                          " profile: " + shared.logger.last());
+    }
     for (const StateTensor& state : shared.manifest.states) set_shape(state.input, state.sized(batch));
     if (const std::string& lengths = shared.manifest.lengths; !lengths.empty()) set_shape(lengths, {batch});
   }
@@ -137,17 +135,16 @@ class Context {
       bind(manifest.states[i].input, states.tensor(turn, i));
       bind(manifest.states[i].output, states.tensor(1 - turn, i));
     }
-    if (!context_->enqueueV3(stream_))
-      throw Error(ErrorCode::runtime, "TensorRT failed on " + name() + ": " + shared_.logger.last());
+    if (!context_->enqueueV3(stream_)) {
+      throw Error(ErrorCode::runtime,
+                  "TensorRT failed on the engine's " + name() + " profile: " + shared_.logger.last());
+    }
   }
 
  private:
   using Allocation = nvinfer1::ExecutionContextAllocationStrategy;
 
-  std::string name() const {
-    const char* profile = profile_ == shared_.file.prefill_profile ? "prefill" : "decode";
-    return std::string("the engine's ") + profile + " profile";
-  }
+  std::string name() const { return profile_ == shared_.file.record.prefill_profile ? "prefill" : "decode"; }
 
   void set_shape(const std::string& tensor, const std::vector<std::int64_t>& shape) {
     const nvinfer1::Dims dims = dims_of(shape);
@@ -156,15 +153,17 @@ class Context {
     const auto bound = [&](Selector selector) {
       return text_of(shared_.engine->getProfileShape(tensor.c_str(), profile_, selector));
     };
-    throw Error(ErrorCode::argument, name() + " takes " + tensor + " of " + bound(Selector::kMIN) + " to " +
-                                         bound(Selector::kMAX) + ", not " + text_of(dims) +
-                                         ". Build the engine again for a batch of " + std::to_string(batch_) + ".");
+    throw Error(ErrorCode::argument, "The engine's " + name() + " profile takes " + tensor + " of " +
+                                         bound(Selector::kMIN) + " to " + bound(Selector::kMAX) + ", not " +
+                                         text_of(dims) + ". Build the engine again for a batch of " +
+                                         std::to_string(batch_) + ".");
   }
 
   void bind(const std::string& name, void* address) {
-    if (!context_->setTensorAddress(name.c_str(), address))
+    if (!context_->setTensorAddress(name.c_str(), address)) {
       throw Error(ErrorCode::bundle,
-                  "the engine does not take the bundle's tensor " + name + ": " + shared_.logger.last());
+                  "The engine does not take the bundle's tensor " + name + ": " + shared_.logger.last());
+    }
   }
 
   Shared& shared_;
@@ -174,188 +173,130 @@ class Context {
   std::size_t positions_ = 0;
 };
 
-class TensorRTStream : public Stream {
+class TensorRTRunner : public Runner {
  public:
-  TensorRTStream(Shared& shared, int batch, bool graphs)
+  // The states are zeros before and after it is made.
+  TensorRTRunner(Shared& shared, int batch, BatchBuffers& buffers, const CudaStream& stream, bool graphs)
       : shared_(shared),
-        device_((shared.device.make_current(), shared.device)),
-        manifest_(shared.manifest),
         batch_(batch),
-        stream_(device_),
-        states_(manifest_, batch, &device_, &stream_),
-        host_input_(device_, rows() * manifest_.input.row_bytes()),
-        host_output_(device_, rows() * manifest_.output.row_bytes()),
-        input_(device_, host_input_.bytes()),
-        ones_(device_, rows() * sizeof(std::int32_t)),
-        output_(device_, host_output_.bytes()),
-        decode_(shared, shared.file.decode_profile, batch, stream_),
-        chunk_(manifest_, batch, &device_, &stream_) {
-    const std::vector<std::int32_t> ones(rows(), 1);
-    XLSTM_CUDA(device_, cuMemcpyHtoDAsync_v2, ones_.address(), ones.data(), ones_.bytes(), stream_);
-    stream_.synchronize();
+        buffers_(buffers),
+        stream_(stream),
+        decode_(shared, shared.file.record.decode_profile, batch, stream) {
     decode_.set_positions(1);
-    std::memset(host_input_.data(), 0, host_input_.bytes());
-    if (graphs) {
-      for (int turn = 0; turn < 2; ++turn) capture(turn);
-      for (int turn = 0; turn < 2; ++turn, states_.advance()) states_.reset(-1);  // what the first runs left
+    if (!graphs) return;
+    StateBuffers& states = buffers.states;
+    for (int turn = 0; turn < 2; ++turn) capture(turn);
+    for (int turn = 0; turn < 2; ++turn, states.advance()) states.reset(-1);  // what the first runs left
+  }
+
+  void step() override {
+    const int turn = buffers_.states.current();
+    if (graphs_[turn]) {
+      XLSTM_CUDA(shared_.device, cuGraphLaunch, graphs_[turn].get(), stream_);
+    } else {
+      enqueue(turn);
     }
   }
 
-  ~TensorRTStream() override {
-    try {
-      device_.make_current();
-      stream_.synchronize();
-    } catch (const Error&) {  // a lost device: nothing to wait for
-    }
-    for (CUgraphExec_st* graph : graphs_)
-      if (graph) device_.cuGraphExecDestroy(graph);
-  }
-
-  void* input() override { return host_input_.data(); }
-
-  const float* step() override {
-    device_.make_current();
-    run();
-    XLSTM_CUDA(device_, cuMemcpyDtoHAsync_v2, host_output_.data(), output_.address(), output_.bytes(), stream_);
-    stream_.synchronize();
-    states_.advance();
-    return static_cast<const float*>(host_output_.data());
-  }
-
-  void prefill(const Chunk& chunk) override {
-    device_.make_current();
-    if (!prefill_) prefill_.emplace(shared_, shared_.file.prefill_profile, batch_, stream_);
-    prefill_->set_positions(chunk.positions);
-    chunk_.load(chunk);
-    prefill_->enqueue(states_, states_.current(), chunk_.input(), chunk_.lengths(), chunk_.output());
-    chunk_.fetch(chunk);
-    states_.advance();
-  }
-
-  bool can_sample() const override { return CudaSampler::available(); }
-
-  void step_and_sample(const Sampling& sampling, const double* uniforms, std::int64_t* tokens) override {
-    device_.make_current();
-    if (!sampler_) sampler_.emplace(device_, stream_, batch_, manifest_.vocab_size);
-    run();
-    sampler_->draw(output_, sampling, uniforms, tokens);
-    states_.advance();
-  }
-
-  void reset(int row) override {
-    device_.make_current();
-    states_.reset(row);
-  }
-  void read_states(float* host) const override {
-    device_.make_current();
-    states_.read(host);
-  }
-  void write_states(const float* host) override {
-    device_.make_current();
-    states_.write(host);
-  }
-  void copy_states(const Stream& from) override {
-    device_.make_current();
-    states_.copy(static_cast<const TensorRTStream&>(from).states_);
+  void prefill(std::size_t positions) override {
+    if (!prefill_) prefill_.emplace(shared_, shared_.file.record.prefill_profile, batch_, stream_);
+    prefill_->set_positions(positions);
+    const ChunkBuffers& chunk = buffers_.chunk;
+    prefill_->enqueue(buffers_.states, buffers_.states.current(), chunk.input(), chunk.lengths(), chunk.output());
   }
 
  private:
-  std::size_t rows() const { return static_cast<std::size_t>(batch_); }
-
-  // Queue the next step; the caller fetches its outputs and advances the states.
-  void run() {
-    const int turn = states_.current();
-    if (graphs_[turn])
-      XLSTM_CUDA(device_, cuGraphLaunch, graphs_[turn], stream_);
-    else
-      enqueue(turn);
-  }
+  struct DestroyGraph {
+    const CudaDevice* device;
+    void operator()(CUgraphExec_st* graph) const { device->cuGraphExecDestroy(graph); }
+  };
+  using Graph = std::unique_ptr<CUgraphExec_st, DestroyGraph>;
 
   // Queue one step from state set `turn` to the other, with the transfer of its input.
   void enqueue(int turn) {
-    XLSTM_CUDA(device_, cuMemcpyHtoDAsync_v2, input_.address(), host_input_.data(), input_.bytes(), stream_);
-    decode_.enqueue(states_, turn, input_.pointer(), ones_.pointer(), output_.pointer());
+    buffers_.input.upload();
+    decode_.enqueue(buffers_.states, turn, buffers_.input.data(), buffers_.ones.data(), buffers_.output.data());
   }
 
   void capture(int turn) {
     enqueue(turn);  // the first run of a context does work that cannot be captured
     stream_.synchronize();
-    const std::string advice = " Set Options::cuda_graph to false to run without.";
+    const CudaDevice& device = shared_.device;
     CUgraph_st* graph = nullptr;
-    XLSTM_CUDA(device_, cuStreamBeginCapture_v2, stream_, kThreadLocalCapture);
+    XLSTM_CUDA(device, cuStreamBeginCapture_v2, stream_, kThreadLocalCapture);
     try {
       enqueue(turn);
     } catch (const Error& error) {
-      device_.cuStreamEndCapture(stream_, &graph);
-      if (graph) device_.cuGraphDestroy(graph);
-      throw Error(ErrorCode::runtime,
-                  std::string("a step cannot be captured into a CUDA graph: ") + error.what() + advice);
+      device.cuStreamEndCapture(stream_, &graph);
+      if (graph) device.cuGraphDestroy(graph);
+      throw Error(ErrorCode::runtime, std::string("A step cannot be captured into a CUDA graph: ") + error.what() +
+                                          " Set Options::cuda_graph to false to run without.");
     }
-    XLSTM_CUDA(device_, cuStreamEndCapture, stream_, &graph);
-    const int result = device_.cuGraphInstantiateWithFlags(&graphs_[turn], graph, 0ull);
-    device_.cuGraphDestroy(graph);
-    device_.check(result, "cuGraphInstantiateWithFlags");
+    XLSTM_CUDA(device, cuStreamEndCapture, stream_, &graph);
+    CUgraphExec_st* executable = nullptr;
+    const int result = device.cuGraphInstantiateWithFlags(&executable, graph, 0ull);
+    device.cuGraphDestroy(graph);
+    device.check(result, "cuGraphInstantiateWithFlags");
+    graphs_[turn].reset(executable);
   }
 
   Shared& shared_;
-  const CudaDevice& device_;
-  const Manifest& manifest_;
   int batch_;
-  CudaStream stream_;
-  StateBuffers states_;
-  PinnedBuffer host_input_, host_output_;
-  DeviceBuffer input_;
-  DeviceBuffer ones_;  // the lengths of a step
-  DeviceBuffer output_;
+  BatchBuffers& buffers_;
+  const CudaStream& stream_;
   Context decode_;
   std::optional<Context> prefill_;  // made when first needed, as its buffers
-  ChunkBuffers chunk_;
-  CUgraphExec_st* graphs_[2] = {nullptr, nullptr};
-  std::optional<CudaSampler> sampler_;
+  Graph graphs_[2] = {Graph(nullptr, DestroyGraph{&shared_.device}), Graph(nullptr, DestroyGraph{&shared_.device})};
 };
 
-class TensorRTEngine : public Engine {
+class TensorRTBundle : public LoadedBundle {
  public:
-  TensorRTEngine(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options)
+  TensorRTBundle(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options)
       : library_(open_library(options)),
         shared_{manifest, CudaDevice(device_index(options))},
         index_(options.device_id),
         graphs_(options.cuda_graph) {
-    const EngineFile& file = shared_.file = find_engine(bundle, options, NV_TENSORRT_MAJOR);
+    const Engine& file = shared_.file = choose_engine({bundle, manifest.batch, NV_TENSORRT_MAJOR}, options.engine);
     const auto create = library_.function<void*(void*, std::int32_t)>("createInferRuntime_INTERNAL");
     shared_.runtime.reset(static_cast<nvinfer1::IRuntime*>(create(&shared_.logger, NV_TENSORRT_VERSION)));
     if (!shared_.runtime) throw Error(ErrorCode::unavailable, "TensorRT cannot start: " + shared_.logger.last());
     shared_.runtime->setEngineHostCodeAllowed(true);  // version-compatible engines carry their runtime
-    if (!file.plugin_library.empty()) load_plugins(file);
-    std::ifstream stream(file.engine, std::ios::binary);
+    if (!file.record.plugins.empty() || !options.plugin_library.empty()) load_plugins(options.plugin_library);
+    std::ifstream stream(file.path, std::ios::binary);
     const std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
     shared_.engine.reset(shared_.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
-    if (!shared_.engine)
+    if (!shared_.engine) {
       throw Error(ErrorCode::unavailable,
-                  "TensorRT cannot load " + file.engine.string() + ": " + shared_.logger.last() +
+                  "TensorRT cannot load " + file.path.string() + ": " + shared_.logger.last() +
                       ". Engines fit the GPU and the TensorRT version they were built for; build it "
                       "again on this machine.");
+    }
     check_tensor(manifest.input.name, manifest.input.dtype, nvinfer1::TensorIOMode::kINPUT);
     check_tensor(manifest.output.name, manifest.output.dtype, nvinfer1::TensorIOMode::kOUTPUT);
     if (!manifest.lengths.empty()) check_tensor(manifest.lengths, "int32", nvinfer1::TensorIOMode::kINPUT);
     if (const int profiles = shared_.engine->getNbOptimizationProfiles();
-        std::max(file.decode_profile, file.prefill_profile) >= profiles)
-      throw Error(ErrorCode::bundle, file.engine.string() + " has " + std::to_string(profiles) +
+        std::max(file.record.decode_profile, file.record.prefill_profile) >= profiles) {
+      throw Error(ErrorCode::bundle, file.path.string() + " has " + std::to_string(profiles) +
                                          " optimisation profiles, not those that the file beside it names. Build the "
                                          "engine again from this bundle.");
+    }
     for (const StateTensor& state : manifest.states) {
       check_tensor(state.input, state.dtype, nvinfer1::TensorIOMode::kINPUT);
       check_tensor(state.output, state.dtype, nvinfer1::TensorIOMode::kOUTPUT);
     }
   }
 
-  std::unique_ptr<Stream> stream(int batch) const override {
-    return std::make_unique<TensorRTStream>(shared_, batch, graphs_);
+  std::unique_ptr<Batch> batch(int size) const override {
+    shared_.device.make_current();
+    const auto stream = std::make_shared<const CudaStream>(shared_.device);
+    return std::make_unique<Batch>(shared_.manifest, size, Place{stream}, [&](BatchBuffers& buffers) {
+      return std::make_unique<TensorRTRunner>(shared_, size, buffers, *stream, graphs_);
+    });
   }
 
   std::string device() const override { return "cuda:" + std::to_string(index_); }
   bool cuda_graph() const override { return graphs_; }
-  int max_chunk() const override { return shared_.file.max_chunk; }
+  int max_chunk() const override { return shared_.file.record.max_chunk; }
 
  private:
   static SharedLibrary open_library(const Options& options) {
@@ -365,44 +306,52 @@ class TensorRTEngine : public Engine {
                             "Install TensorRT " + major + ", or name its libnvinfer.so." + major +
                                 " in Options::tensorrt_library or in the environment variable XLSTM_NVINFER.");
     const std::int32_t version = library.function<std::int32_t()>("getInferLibVersion")();
-    if (const std::int32_t found = version / 10000; found != NV_TENSORRT_MAJOR)
+    if (const std::int32_t found = version / 10000; found != NV_TENSORRT_MAJOR) {
       throw Error(ErrorCode::unavailable, library.path() + " is TensorRT " + std::to_string(found) +
                                               "; this libxlstm_runtime was compiled for TensorRT " + major +
                                               ". Compile it against the headers of that version.");
+    }
     return library;
   }
 
   static int device_index(const Options& options) {
-    if (options.device == Device::cpu)
+    if (options.device == Device::cpu) {
       throw Error(ErrorCode::argument,
-                  "TensorRT runs on a GPU only: choose Device::cuda, or the ONNX Runtime back end.");
+                  "TensorRT runs on a GPU alone. Choose Device::cuda, or the ONNX Runtime back end.");
+    }
     return options.device_id;
   }
 
-  void load_plugins(const EngineFile& file) {
+  // `named`: by the user; empty: the library beside the engine.
+  void load_plugins(const std::filesystem::path& named) {
     nvinfer1::IPluginRegistry& registry = shared_.runtime->getPluginRegistry();
     if (registry.getCreator("MLSTMCell", "1", "ai.xlstm")) return;  // the application has loaded them
+    const Engine& file = shared_.file;
+    const auto path = named.empty() ? file.path.parent_path() / file.record.plugins : named;
     std::error_code ignored;
-    const std::string path = file.plugin_library.string();
-    if (!std::filesystem::is_regular_file(file.plugin_library, ignored))
+    if (!std::filesystem::is_regular_file(path, ignored)) {
       throw Error(ErrorCode::unavailable,
-                  file.engine.string() + " needs the plugin library " + path +
-                      ", which is not there. Copy libxlstm_tensorrt.so beside the engine, or name it "
-                      "in Options::plugin_library.");
-    if (!registry.loadLibrary(path.c_str()))
+                  file.path.string() + " needs the plugin library " + path.string() +
+                      ", which is not there. Copy libxlstm_tensorrt.so beside the engine, or name it in "
+                      "Options::plugin_library.");
+    }
+    if (!registry.loadLibrary(path.string().c_str())) {
       throw Error(ErrorCode::unavailable,
-                  "TensorRT cannot load the plugin library " + path + ": " + shared_.logger.last());
+                  "TensorRT cannot load the plugin library " + path.string() + ": " + shared_.logger.last());
+    }
   }
 
   void check_tensor(const std::string& name, const std::string& dtype, nvinfer1::TensorIOMode mode) const {
-    if (shared_.engine->getTensorIOMode(name.c_str()) != mode)
-      throw Error(ErrorCode::bundle, "the engine has no " +
+    if (shared_.engine->getTensorIOMode(name.c_str()) != mode) {
+      throw Error(ErrorCode::bundle, "The engine has no " +
                                          std::string(mode == nvinfer1::TensorIOMode::kINPUT ? "input " : "output ") +
                                          name + ", which the bundle names. Build the engine again from this bundle.");
-    if (const std::string found = name_of(shared_.engine->getTensorDataType(name.c_str())); found != dtype)
-      throw Error(ErrorCode::bundle, "the engine's " + name + " is " + found + ", not " + dtype +
+    }
+    if (const std::string found = name_of(shared_.engine->getTensorDataType(name.c_str())); found != dtype) {
+      throw Error(ErrorCode::bundle, "The engine's " + name + " is " + found + ", not " + dtype +
                                          " as in the bundle. Build the "
                                          "engine again from this bundle.");
+    }
   }
 
   SharedLibrary library_;
@@ -413,9 +362,9 @@ class TensorRTEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> load_tensorrt(const std::filesystem::path& bundle, const Manifest& manifest,
-                                      const Options& options) {
-  return std::make_unique<TensorRTEngine>(bundle, manifest, options);
+std::unique_ptr<LoadedBundle> load_tensorrt(const std::filesystem::path& bundle, const Manifest& manifest,
+                                            const Options& options) {
+  return std::make_unique<TensorRTBundle>(bundle, manifest, options);
 }
 
 }  // namespace xlstm::internal

@@ -14,8 +14,9 @@ std::vector<std::int64_t> ByteTokenizer::encode(std::string_view text) const {
 std::string ByteTokenizer::decode(Span<const std::int64_t> tokens) const {
   std::string text;
   for (const std::int64_t token : tokens) {
-    if (token < 0 || token > 255)
-      throw Error(ErrorCode::argument, "token " + std::to_string(token) + " is not a byte.");
+    if (token < 0 || token > 255) {
+      throw Error(ErrorCode::argument, "Token " + std::to_string(token) + " is not a byte.");
+    }
     text += static_cast<char>(token);
   }
   return text;

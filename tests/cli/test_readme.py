@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -53,27 +55,31 @@ def test_two_commands_exist_and_ci_runs_the_second():
     assert scripts[1] in (ROOT / ".ci" / "run").read_text()
 
 
+def available(command: list[str]) -> bool:
+    """Whether this machine has what the command needs."""
+    return "tensorrt-rtx" not in command or importlib.util.find_spec("tensorrt_rtx") is not None
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The libraries that the README builds go to a folder of this test's own, where its later commands find them."""
+    return os.environ | {"XLSTM_EXPORT_LIBRARIES": str(tmp_path_factory.mktemp("libraries"))}
+
+
 @pytest.mark.slow
-def test_commands_run_in_order(desk):
-    for command in COMMANDS:
-        shown = " ".join(command)
-        if "tensorrt-rtx" in shown:
-            pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-        if command[1] == "plugins":
-            continue  # tests/plugins builds them
+def test_commands_run_as_they_stand_and_in_order(desk, environment):
+    for command in filter(available, COMMANDS):
         process = [sys.executable, "-m", "xlstm_export.cli", *command[1:]]
-        if command[1] == "validate":
-            process += ["--steps", "50"]  # the last one counts
-        result = subprocess.run(process, cwd=desk, capture_output=True, text=True, timeout=900)
-        assert result.returncode == 0, f"{shown}\n{result.stdout}\n{result.stderr}"
+        result = subprocess.run(process, cwd=desk, env=environment, capture_output=True, text=True, timeout=1500)
+        assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
 
 
 @pytest.mark.slow
-def test_python_example_continues_the_text(desk, export_variant, demo_bundle):
-    example = next(text for language, text in BLOCKS if language == "python")
-    bundle = desk / "bundle"
-    if not bundle.exists():
-        shutil.copytree(demo_bundle, bundle)
+@pytest.mark.parametrize("example", [text for language, text in BLOCKS if language == "python"], ids=["face", "bare"])
+def test_python_example_continues_the_text(example, desk, demo_bundle):
+    if not (desk / "bundle").exists():
+        shutil.copytree(demo_bundle, desk / "bundle")
     result = subprocess.run([sys.executable, "-c", example], cwd=desk, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0 and len(result.stdout) == 40, result.stderr
+    assert result.returncode == 0, result.stderr
+    assert 40 <= len(result.stdout) <= 60
     assert result.stdout.isascii() and result.stdout.count(" ") > 3

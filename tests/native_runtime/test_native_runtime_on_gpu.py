@@ -36,26 +36,25 @@ def prefill(bundle: Path, prompts: list[np.ndarray], folder: Path, *named: str) 
 
 
 @pytest.mark.parametrize("graph", ["graph=1", "graph=0"])
-@pytest.mark.parametrize("ops", [False, True], ids=["definitions", "custom-ops"])
-def test_onnxruntime_on_cuda_equals_the_cpu_on_the_trained_model(
-    demo_bundle: Path, tmp_path: Path, graph: str, ops: bool
+@pytest.mark.parametrize("with_custom_ops", [False, True], ids=["definitions", "custom-ops"])
+def test_onnxruntime_on_cuda_agrees_with_the_cpu_on_the_trained_model(
+    demo_bundle: Path, tmp_path: Path, graph: str, with_custom_ops: bool
 ) -> None:
-    library = find_onnxruntime_library() if ops else None
-    if ops and library is None:
+    library = find_onnxruntime_library() if with_custom_ops else None
+    if with_custom_ops and library is None:
         pytest.skip("needs the custom-op library with CUDA: xlstm-export plugins build")
+    on_device = ["device=cuda", graph, *([f"custom_ops={library}"] if with_custom_ops else [])]
     tokens = np.random.default_rng(0).integers(32, 127, (STEPS, 2))
     _, expected = steps(demo_bundle, tokens, tmp_path, "threads=1")
-    place, found = steps(demo_bundle, tokens, tmp_path, "device=cuda", graph, *([f"ops={library}"] if ops else []))
+    place, found = steps(demo_bundle, tokens, tmp_path, *on_device)
     assert place.startswith("onnxruntime cuda:0")
-    if ops and graph == "graph=1":
+    if with_custom_ops and graph == "graph=1":
         assert place.endswith(" graph")  # the whole graph is on the GPU, so it must have been captured
     # float32 on both sides (TF32 is off), in another order of additions, over hundreds of recurrent steps.
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
     prompts = [tokens[:150, 0], tokens[:0, 0], tokens[:7, 1]]
     on_cpu = prefill(demo_bundle, prompts, tmp_path, "threads=1", "chunk=64")
-    on_gpu = prefill(
-        demo_bundle, prompts, tmp_path, "device=cuda", graph, "chunk=64", *([f"ops={library}"] if ops else [])
-    )
+    on_gpu = prefill(demo_bundle, prompts, tmp_path, "chunk=64", *on_device)
     assert np.abs(on_gpu - on_cpu).max() < 1e-3 * np.abs(on_cpu).max()
 
 
@@ -67,7 +66,7 @@ def test_the_gpu_draws_the_tokens_that_the_host_draws_from_the_same_logits(demo_
     assert len(ids.split()) == STEPS
 
 
-def test_tensorrt_equals_the_cpu(export_variant: Callable[..., tuple], tmp_path: Path) -> None:
+def test_tensorrt_agrees_with_the_cpu(export_variant: Callable[..., tuple], tmp_path: Path) -> None:
     pytest.importorskip("tensorrt", reason="needs TensorRT")
     bundle = export_variant("a-mixed")[2]
     run(sys.executable, "-m", "xlstm_export.cli", "build", bundle, "--runtime", "tensorrt")

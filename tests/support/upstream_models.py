@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
 VOCAB = 97
@@ -103,18 +103,20 @@ def _build_xlstm(config: dict) -> nn.Module:
 
 
 def _build_large(config: dict) -> nn.Module:
-    from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+    from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeBlockStack, xLSTMLargeConfig
 
     runtime = {"mode": "inference", "return_last_states": True, "autocast_kernel_dtype": "float32", **NATIVE_KERNELS}
-    return xLSTMLarge(xLSTMLargeConfig(**(config | runtime)))
+    model = xLSTMLarge if "vocab_size" in config else xLSTMLargeBlockStack
+    return model(xLSTMLargeConfig(**({"vocab_size": 1} | config | runtime)))
 
 
 def _build_hf(config: dict) -> nn.Module:
     from transformers.models.xlstm.configuration_xlstm import xLSTMConfig
-    from transformers.models.xlstm.modeling_xlstm import xLSTMForCausalLM
+    from transformers.models.xlstm.modeling_xlstm import xLSTMForCausalLM, xLSTMModel
 
     config.pop("model_type", None)
-    return xLSTMForCausalLM(xLSTMConfig(**(config | NATIVE_KERNELS | {"autocast_kernel_dtype": "float32"})))
+    model = xLSTMModel if config.get("architectures") == ["xLSTMModel"] else xLSTMForCausalLM
+    return model(xLSTMConfig(**(config | NATIVE_KERNELS | {"autocast_kernel_dtype": "float32"})))
 
 
 def to_double(model: nn.Module) -> nn.Module:
@@ -134,7 +136,7 @@ def to_double(model: nn.Module) -> nn.Module:
 
 
 def is_block_stack(model: nn.Module) -> bool:
-    return type(model).__name__ == "xLSTMBlockStack"
+    return type(model).__name__ in ("xLSTMBlockStack", "xLSTMLargeBlockStack")
 
 
 def random_inputs(model: nn.Module, batch: int, steps: int, seed: int = 0) -> Tensor:
@@ -156,8 +158,11 @@ def upstream_step(model: nn.Module, inputs: Tensor, state: Any = None) -> tuple[
     match type(model).__name__:
         case "xLSTMLMModel" | "xLSTMBlockStack":
             return model.step(inputs, state=state)
-        case "xLSTMLarge":
+        case "xLSTMLarge" | "xLSTMLargeBlockStack":
             return model(inputs, state)
+        case "xLSTMModel":
+            output = model(inputs, cache_params=state, use_cache=True)
+            return output.last_hidden_state, output.cache_params
         case "xLSTMForCausalLM":
             output = model.backbone(inputs, cache_params=state, use_cache=True)
             logits, cap = model.lm_head(output.last_hidden_state), model.config.output_logit_soft_cap
@@ -168,7 +173,7 @@ def upstream_step(model: nn.Module, inputs: Tensor, state: Any = None) -> tuple[
 def canonical_states(model: nn.Module, state: Any) -> dict[str, Tensor]:
     """An upstream state under the names and in the layouts of `Model`, copied."""
     states: dict[str, Tensor] = {}
-    if type(model).__name__ in ("xLSTMLarge", "xLSTMForCausalLM"):
+    if type(model).__name__ in ("xLSTMLarge", "xLSTMLargeBlockStack", "xLSTMForCausalLM", "xLSTMModel"):
         blocks = state if isinstance(state, dict) else state.rnn_state
         for index, (C, n, m) in blocks.items():
             states |= {f"blocks.{index}.mlstm.C": C, f"blocks.{index}.mlstm.n": n, f"blocks.{index}.mlstm.m": m[..., 0]}
@@ -255,6 +260,25 @@ def _write_cuda_layout(model: nn.Module, config: dict, directory: Path) -> Path:
     return directory / "ckpt.pt"
 
 
+def _write_portable_layout(model: nn.Module, config: dict, directory: Path) -> Path:
+    """sLSTM recurrent kernels with four axes and biases with three, which either backend of upstream converts from."""
+    weights = model.state_dict()
+    for name, module in model.named_modules():
+        if type(module).__name__ == "sLSTMCell_vanilla":
+            weights[f"{name}._recurrent_kernel_"] = module._recurrent_kernel_int2ext(
+                module._recurrent_kernel_.data
+            ).contiguous()
+            weights[f"{name}._bias_"] = module._bias_int2ext(module._bias_.data).contiguous()
+    torch.save({"model": weights, "cfg": config}, directory / "ckpt.pt")
+    return directory / "ckpt.pt"
+
+
+def _write_whole_module(model: nn.Module, config: dict, directory: Path) -> Path:
+    """The module itself, pickled, as a training loop keeps its best one."""
+    torch.save({"best": model, "epoch": 3}, directory / "best.pt")
+    return directory / "best.pt"
+
+
 def _write_large(model: nn.Module, config: dict, directory: Path) -> Path:
     """xLSTMLarge directory: `config.yaml` and `model.safetensors`."""
     save_file(model.state_dict(), str(directory / "model.safetensors"))
@@ -270,6 +294,22 @@ def _write_large_shards(model: nn.Module, config: dict, directory: Path) -> Path
         save_file(dict(weights[shard * third : (shard + 1) * third]), str(directory / f"model_{shard}.safetensors"))
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     return directory
+
+
+def _write_large_shards_with_index(model: nn.Module, config: dict, directory: Path) -> Path:
+    """As xlstm-jax converts to it: numbered shards, and an index beside them."""
+    _write_large_shards(model, config, directory)
+    _write_index(directory, "model.safetensors", ".safetensors")
+    return directory
+
+
+def _write_index(directory: Path, name: str, suffix: str) -> None:
+    weight_map = {}
+    for shard in sorted(directory.glob(f"*{suffix}")):
+        names = load_file(shard) if suffix == ".safetensors" else torch.load(shard, weights_only=True)
+        weight_map |= dict.fromkeys(names, shard.name)
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (directory / f"{name}.index.json").write_text(json.dumps(index))
 
 
 def _write_hf(model: nn.Module, config: dict, directory: Path) -> Path:
@@ -297,6 +337,38 @@ def _write_hf_jax_spelling(model: nn.Module, config: dict, directory: Path) -> P
     config |= {"model_type": "xlstm", "step_kernel": "triton", "chunkwise_kernel": "chunkwise--triton_xl_chunk"}
     (directory / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), str(directory / "model.safetensors"), metadata={"format": "pt"})
+    return directory
+
+
+def _write_hf_jax_shards(model: nn.Module, config: dict, directory: Path) -> Path:
+    """As xlstm-jax converts to it: `config.json` with three keys, numbered shards, and an index."""
+    _write_large_shards_with_index(model, config, directory)
+    (directory / "config.yaml").unlink()
+    told = {"model_type": "xlstm", "embedding_dim": config["hidden_size"], "num_blocks": config["num_hidden_layers"]}
+    (directory / "config.json").write_text(json.dumps(told))
+    return directory
+
+
+def _write_hf_pickle_shards(model: nn.Module, config: dict, directory: Path) -> Path:
+    """As older versions of transformers saved: pickled shards with an index, beside what their trainer keeps."""
+    model.config.save_pretrained(str(directory))
+    weights = list(model.state_dict().items())
+    for shard, part in enumerate((weights[: len(weights) // 2], weights[len(weights) // 2 :])):
+        torch.save(dict(part), directory / f"pytorch_model-0000{shard + 1}-of-00002.bin")
+    _write_index(directory, "pytorch_model.bin", ".bin")
+    torch.save({"state": {0: torch.zeros(3)}}, directory / "optimizer.pt")
+    torch.save({"lr": 0.1}, directory / "training_args.bin")
+    torch.save({"cpu": torch.zeros(3)}, directory / "rng_state_0.pth")
+    return directory
+
+
+def _write_hf_old_names(model: nn.Module, config: dict, directory: Path) -> Path:
+    """As transformers 4.54 saved where the `xlstm` package was not installed: `query`, `key`, `value`."""
+    model.save_pretrained(str(directory))
+    weights = load_file(directory / "model.safetensors")
+    for new, old in (("q", "query"), ("k", "key"), ("v", "value")):
+        weights = {name.replace(f".mlstm_layer.{new}.", f".mlstm_layer.{old}."): t for name, t in weights.items()}
+    save_file(weights, str(directory / "model.safetensors"), metadata={"format": "pt"})
     return directory
 
 
@@ -329,7 +401,8 @@ def _xlstm(
 
 
 def _large(**config: Any) -> dict:
-    return {"embedding_dim": 128, "num_heads": 4, "num_blocks": 2, "vocab_size": VOCAB} | config
+    merged = {"embedding_dim": 128, "num_heads": 4, "num_blocks": 2, "vocab_size": VOCAB} | config
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _hf(**config: Any) -> dict:
@@ -372,6 +445,8 @@ _ALL = [
     Variant("a-sigmoid", "xlstm", _activation("sigmoid"), _write_pt),
     Variant("a-swish", "xlstm", _activation("swish"), _write_pt),
     Variant("a-selu", "xlstm", _activation("selu"), _write_pt),
+    Variant("a-portable-layout", "xlstm", _xlstm(slstm_at=[0, 1]), _write_portable_layout),
+    Variant("a-whole-module", "xlstm", _activation("relu"), _write_whole_module),
     Variant("b-single", "xlstm-large", _large(), _write_large),
     Variant("b-shards", "xlstm-large", _large(), _write_large_shards, torch.bfloat16),
     Variant("b-fused", "xlstm-large", _large(weight_mode="fused"), _write_large),
@@ -388,12 +463,21 @@ _ALL = [
         _large(gate_soft_cap=7.0, output_logit_soft_cap=3.0, norm_eps=1e-2, eps=1e-1, ffn_proj_factor=2.1),
         _write_large,
     ),
+    Variant("b-shards-index", "xlstm-large", _large(), _write_large_shards_with_index),
+    Variant("b-backbone", "xlstm-large", _large(vocab_size=None), _write_large),
+    Variant("b-whole-module", "xlstm-large", _large(norm_eps=1e-3), _write_whole_module),
     Variant("c-single", "xlstm-hf", _hf(), _write_hf),
     Variant("c-shards", "xlstm-hf", _hf(), _write_hf_shards),
     Variant("c-bfloat16", "xlstm-hf", _hf(), _write_hf_shards, torch.bfloat16),
     Variant("c-jax-spelling", "xlstm-hf", _hf(), _write_hf_jax_spelling),
     Variant("c-bias", "xlstm-hf", _hf(use_bias=True), _write_hf),
     Variant("c-tied", "xlstm-hf", _hf(tie_word_embeddings=True), _write_hf_tied, tied_by_hand=True),
+    Variant("c-jax-shards", "xlstm-hf", _hf(num_heads=8), _write_hf_jax_shards),
+    Variant("c-pickle-shards", "xlstm-hf", _hf(), _write_hf_pickle_shards),
+    Variant("c-old-names", "xlstm-hf", _hf(), _write_hf_old_names),
+    Variant("c-said-to-be-tied", "xlstm-hf", _hf(tie_word_embeddings=True), _write_hf),
+    Variant("c-backbone", "xlstm-hf", _hf(architectures=["xLSTMModel"], norm_eps=1e-3), _write_hf),
+    Variant("c-whole-module", "xlstm-hf", _hf(gate_soft_cap=9.0), _write_whole_module),
     Variant("c-other-constants", "xlstm-hf", _hf(gate_soft_cap=9.0, norm_eps=1e-3, num_heads=2), _write_hf),
 ]
 

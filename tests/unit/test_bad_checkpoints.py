@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.bad_inputs import BAD_INPUTS, BadInput
 
-from xlstm_export.checkpoints import open_checkpoint
+from xlstm_export.checkpoints import ReadOptions, open_checkpoint
 from xlstm_export.errors import UserError
 
 
@@ -18,7 +18,7 @@ def test_bad_input_is_refused_with_its_own_message(bad: BadInput, tmp_path, monk
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     with pytest.raises(UserError) as caught:
-        checkpoint = open_checkpoint(path, config)
+        checkpoint = open_checkpoint(path, ReadOptions(config))
         assert bad.when_read, "accepted"
         for tensor in checkpoint.tensors.values():
             tensor.check()

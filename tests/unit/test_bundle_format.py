@@ -53,8 +53,10 @@ def test_manifest_in_the_metadata_is_the_file(demo_bundle):
 
 
 def test_hash_of_a_model_is_over_the_text_that_the_format_defines():
-    value = {"é": [1, 2.0, 1e-6, 1e15, 1.25e15, 0.0001, 1e16, -1e15, None, True], "a": {"b": "x\n"}}
-    text = r'{"a":{"b":"x\n"},"\u00e9":[1,2.0,1e-06,1e+15,1.25e+15,0.0001,1e+16,-1e+15,null,true]}'
+    value = {"é": [1, 2.0, 1e-6, 1e15, 1.25e15, 1608033081899588.5, 0.0001, 1e16, -1e15, None, True], "a": {"b": "x\n"}}
+    text = (
+        r'{"a":{"b":"x\n"},"\u00e9":[1,2.0,1e-06,1e+15,1.25e+15,1.6080330818995885e+15,0.0001,1e+16,-1e+15,null,true]}'
+    )
     assert _canonical(value) == text
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from xlstm_export.checkpoints.files import safetensors as safetensors_files
 from xlstm_export.checkpoints.files import tensors
 from xlstm_export.checkpoints.files.finite import is_finite
-from xlstm_export.checkpoints.files.tensors import LazyTensor
+from xlstm_export.checkpoints.files.tensors import FileExtent, LazyTensor
 from xlstm_export.errors import UserError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -28,8 +28,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor
 
 
 def both_kinds(stored: tuple[Path, torch.Tensor]) -> list[LazyTensor]:
+    """In the order of its bytes, and with its axes in another order in the file."""
     path, values = stored
-    return [safetensors_files.read_file(path).tensors["x"], LazyTensor.loaded("x", path, values)]
+    other = path.with_name("transposed")
+    other.write_bytes(b"before" + values.permute(2, 0, 1).contiguous().numpy().tobytes())
+    extent = FileExtent(other, 6, values.nbytes)
+    return [
+        safetensors_files.read_file(path).tensors["x"],
+        LazyTensor.strided("x", extent, (7, 5, 3), (5, 1, 35), torch.float32),
+    ]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -40,6 +40,23 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
     assert {Sampler(Sampling(1.0, top_p=0.3, seed=s))(LOGITS) for s in range(200)} == {1}
 
 
+@pytest.mark.parametrize("sampling", [Sampling(0), Sampling(1.0, seed=5), Sampling(1.0, 2, 0.5, 5)], ids=str)
+def test_greatest_logit_is_chosen_where_it_is_not_finite_and_nan_counts_as_the_greatest(sampling):
+    def choice(*logits: float) -> int:
+        return Sampler(sampling)(np.array(logits, np.float32))
+
+    assert choice(5, np.nan, np.inf, -np.nan, 7) == 1
+    assert choice(5, -np.inf, np.inf, np.inf, 7) == 2
+    assert choice(-np.inf, -np.inf, -np.inf) == 0
+
+
+def test_logits_that_are_not_finite_take_one_random_number_as_others_do():
+    broken, whole = Sampler(Sampling(1.0, seed=5)), Sampler(Sampling(1.0, seed=5))
+    broken(np.array([np.nan, 1], np.float32))
+    whole(LOGITS)
+    assert [broken(LOGITS) for _ in range(20)] == [whole(LOGITS) for _ in range(20)]
+
+
 def test_random_numbers_are_those_of_std_mt19937():
     """The C++ standard fixes the 10,000th output of std::mt19937 with its default seed, 5489: 4123659995."""
     generator = np.random.RandomState(5489)
@@ -150,7 +167,7 @@ def test_generation_refuses_impossible_prompts(prompt, says, export_variant):
 
 def test_block_stack_has_no_tokens_to_generate(export_variant):
     _, _, bundle = export_variant("a-stack")
-    with open_session(Bundle.open(bundle)) as session, pytest.raises(UserError, match="block stack"):
+    with open_session(Bundle.open(bundle)) as session, pytest.raises(UserError, match="gives vectors, not logits"):
         Generation(session, [1], 5, Sampler(Sampling()))
 
 

@@ -126,7 +126,7 @@ class Bundle:
 
     def fits(self, record: EngineRecord) -> bool:
         """Whether an engine was built from this very graph and manifest, byte for byte."""
-        return (record.model, record.manifest) == self.hashes
+        return self.model_file.is_file() and (record.model, record.manifest) == self.hashes
 
     def engines(self) -> list[Engine]:
         """Those that have a readable sidecar, newest first."""
@@ -167,7 +167,7 @@ def _canonical(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_canonical, value)) + "]"
     if isinstance(value, float) and 1e15 <= abs(value) < 1e16:  # where Python does not write an exponent yet
-        digits = repr(abs(value)).removesuffix(".0").rstrip("0")
+        digits = repr(abs(value)).replace(".", "").rstrip("0")
         fraction = f".{digits[1:]}" if len(digits) > 1 else ""
         return f"{'-' if value < 0 else ''}{digits[0]}{fraction}e+15"
     return json.dumps(value)

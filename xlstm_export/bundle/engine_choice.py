@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,8 @@ class Wanted:
 
 def engine_files(bundle: Path) -> list[Path]:
     """The engines of a bundle, newest first."""
-    files = (bundle / FOLDER).glob("*.engine")
-    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    files = (path for path in (bundle / FOLDER).glob("*.engine") if path.is_file())
+    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, os.fsencode(path.name)), reverse=True)
 
 
 def choose_engine(wanted: Wanted, named: Path | None) -> Engine:

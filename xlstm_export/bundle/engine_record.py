@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -167,7 +168,7 @@ def parse_record(data: Any, where: str) -> EngineRecord:
     entries = Fields(data, where, _REMEDY)
     entries.require(f.name for f in fields(EngineRecord))
     runtime_version = entries.text("runtime_version")
-    if not runtime_version.partition(".")[0].isascii() or not runtime_version.partition(".")[0].isdigit():
+    if re.match(r"[0-9]{1,9}(\.|\Z)", runtime_version) is None:
         entries.fail(f"runtime_version is {runtime_version!r}, which does not begin with a number")
     batch = entries.counts("batch", 3)
     if not batch[0] <= batch[1] <= batch[2]:
@@ -202,7 +203,7 @@ def _file(entries: Fields) -> FileHash:
 
 
 def _tensor(entries: Fields) -> EngineTensor:
-    shape = entries.extents("shape")
+    shape = entries.integers("shape", -1)
     profiles = tuple(
         TensorProfile(p.text("name"), *(p.counts(key, len(shape)) for key in ("min", "opt", "max")))
         for p in entries.each("profiles")

@@ -13,7 +13,7 @@ from ..errors import ErrorKind, UserError
 
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 64
-_MAX_COUNT = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 _MAX_ELEMENTS = 2**40
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32")
 
@@ -36,11 +36,14 @@ def parse_json(data: bytes, where: str, remedy: str) -> Any:
     if len(data) > _MAX_BYTES:
         raise UserError(ErrorKind.bundle, f"{where} has {len(data):,} bytes, more than {_MAX_BYTES:,}. {remedy}")
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no character
+        text = data.decode("utf-8")
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer, object_pairs_hook=_object
+        )
+        _require_characters(value)
     except (ValueError, RecursionError) as error:
         raise UserError(ErrorKind.bundle, f"{where} is not valid JSON ({error}). {remedy}") from None
-    if _depth(value) > _MAX_DEPTH:
+    if _depth(text) > _MAX_DEPTH:
         raise UserError(ErrorKind.bundle, f"{where} is nested more than {_MAX_DEPTH} deep. {remedy}")
     return value
 
@@ -55,12 +58,32 @@ def _finite(text: str) -> float:
     return value
 
 
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-    return depth
+def _integer(text: str) -> int:
+    if not -(2**63) <= (value := int(text)) < 2**64:
+        raise ValueError("an integer has more than 64 bits")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The last of equal keys counts; what the others hold is dropped here, and checked before."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        _require_characters(pairs)
+    return value
+
+
+def _require_characters(value: Any) -> None:
+    """A lone surrogate is no character, and cannot be encoded."""
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+
+
+def _depth(text: str) -> int:
+    """Of valid JSON, what is dropped included."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class Fields:
@@ -96,6 +119,10 @@ class Fields:
     def is_null(self, key: str) -> bool:
         return self.raw(key) is None
 
+    def is_absent(self, key: str) -> bool:
+        """Whether an optional entry is left out, or null."""
+        return self._data.get(key) is None
+
     def _checked(self, key: str, good: bool, wanted: str) -> Any:
         if not good:
             self.fail(f"{self._at}{key} is {_shown(self._data[key])}, not {wanted}")
@@ -123,7 +150,7 @@ class Fields:
         return self._checked(key, good, f"an integer from {least} to {most}")
 
     def count(self, key: str) -> int:
-        return self.integer(key, 1, _MAX_COUNT)
+        return self.integer(key, 1, MAX_COUNT)
 
     def number(self, key: str) -> float:
         value = self.raw(key)
@@ -144,10 +171,10 @@ class Fields:
         good = len(self.items(key)) == length and all(map(is_count, self._data[key]))
         return tuple(self._checked(key, good, f"a list of {length} positive numbers"))
 
-    def extents(self, key: str) -> tuple[int, ...]:
-        """A list of integers from -1 on."""
-        good = all(isinstance(v, int) and not isinstance(v, bool) and -1 <= v <= _MAX_COUNT for v in self.items(key))
-        return tuple(self._checked(key, good, "a list of integers from -1 on"))
+    def integers(self, key: str, least: int) -> tuple[int, ...]:
+        """A list of integers from `least` on."""
+        good = all(isinstance(v, int) and not isinstance(v, bool) and least <= v <= MAX_COUNT for v in self.items(key))
+        return tuple(self._checked(key, good, f"a list of integers from {least} on"))
 
     def texts(self, key: str) -> tuple[str, ...]:
         return tuple(self._checked(key, all(map(_is_text, self.items(key))), "a list of texts"))
@@ -178,7 +205,7 @@ class Fields:
 
 def is_count(value: Any) -> bool:
     """Whether it is an integer from 1 to 2147483647."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_COUNT
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
 
 
 def _is_text(value: Any) -> bool:

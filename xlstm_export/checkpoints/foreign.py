@@ -70,12 +70,6 @@ def refuse_folder(path: Path) -> None:
             f"{path} is a distributed checkpoint. Convert it: "
             "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER ckpt.pt",
         )
-    if (path / "pytorch_model.bin.index.json").is_file() and not any(path.glob("*.safetensors")):
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{path} holds a sharded pickle checkpoint. Save it as safetensors: model.save_pretrained(..., "
-            "safe_serialization=True).",
-        )
     if (path / "adapter_config.json").is_file():
         raise UserError(
             ErrorKind.checkpoint,
@@ -90,14 +84,21 @@ def refuse_settings(path: Path, values: Mapping[str, object]) -> None:
     model = values.get("model_config", values)
     if isinstance(model, Mapping) and "input_patch_size" in model:
         raise UserError(ErrorKind.checkpoint, f"{path} describes TiRex, {_TIREX}")
-    kind = values.get("model_type", "xlstm")
-    if "architectures" in values and kind != "xlstm":
+
+
+def refuse_architecture(path: Path, values: Mapping[str, object]) -> None:
+    """Raise `UserError` for a Hugging Face configuration in which no xLSTM model was found."""
+    if "architectures" in values and "model_type" in values:
+        kind = values["model_type"]
         raise UserError(
             ErrorKind.checkpoint, f"{path} describes a model of type {kind!r}, which is no xLSTM. {_SUPPORTED}"
         )
 
 
-_TIREX = f"the sLSTM forecaster, which is not supported yet. {_SUPPORTED}"
+_TIREX = (
+    "the sLSTM forecaster, which is not supported yet. NX-AI's tirex package exports it whole (its notebook "
+    f"examples/tirex_onnx.ipynb): a window of values in, quantiles out, not step by step. {_SUPPORTED}"
+)
 _TIREX_2 = (
     "which runs in both directions over the window and attends across variates: it has no step mode to export. "
     f"{_SUPPORTED}"
@@ -120,11 +121,6 @@ _MODELS: tuple[tuple[tuple[str, ...], str], ...] = (
         "(plain or huggingface) and give that.",
     ),
     (
-        (r"^blocks\.\d+\.mlstm_layer\.",),
-        "{path} is an xLSTM backbone without its language-model head (tensor {first}, ...). Save the whole xLSTMLarge "
-        "or xLSTMForCausalLM.",
-    ),
-    (
         (r"(?i)[ms]?lstm",),
         "{example} has LSTM cells, but not those of a supported model: cells of other implementations differ in their "
         f"equations even where they are called xLSTM. {_SUPPORTED}",
@@ -145,4 +141,4 @@ def unknown_tensors(path: Path, tensor_names: Iterable[str]) -> UserError:
         if all(any(re.search(pattern, name) for name in names) for pattern in patterns)
     )
     example = f"{path} (tensor {names[0]}, ...)"
-    return UserError(ErrorKind.checkpoint, message.format(path=path, first=names[0], example=example))
+    return UserError(ErrorKind.checkpoint, message.format(path=path, example=example))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from ..modeling.architecture import Architecture
 from ..modeling.model import Model
 from .checkpoint import Checkpoint
 from .files.tensors import LazyTensor
-from .open import read_config
+from .open import NOTHING_SAID, ReadOptions, read_config
 
 
-def random_checkpoint(config_file: Path, seed: int) -> Checkpoint:
+def random_checkpoint(config_file: Path, seed: int, options: ReadOptions = NOTHING_SAID) -> Checkpoint:
     """A checkpoint that a configuration file alone describes (`xlstm-export onnx CONFIG --random-init`)."""
-    family, architecture, config = read_config(config_file)
+    family, architecture, config = read_config(config_file, options)
     tensors = random_tensors(architecture, seed)
     return Checkpoint(family, config_file, (), architecture, tensors, config)
 
@@ -26,7 +27,7 @@ def random_tensors(architecture: Architecture, seed: int) -> dict[str, LazyTenso
     with torch.device("meta"):
         parameters = dict(Model(architecture).named_parameters())
     return {
-        name: LazyTensor(tuple(p.shape), torch.float32, lambda name=name, shape=p.shape: _draw(name, shape, seed))
+        name: LazyTensor(tuple(p.shape), torch.float32, functools.partial(_draw, name, p.shape, seed))
         for name, p in parameters.items()
     }
 

@@ -15,6 +15,7 @@ import torch
 from onnxscript.values import Opset
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from ..bundle.manifest import LOGITS
 from ..modeling.architecture import Architecture
 from ..modeling.layers import Dtypes
 from ..modeling.model import Model
@@ -55,6 +56,13 @@ def _given(lengths: Any) -> tuple[Any, ...]:
     return () if lengths is None else (lengths,)
 
 
+def output_name(architecture: Architecture) -> str:
+    """Of the graph's first output: tokens can be drawn from what is called logits, and from nothing else."""
+    if architecture.gives_logits:
+        return LOGITS
+    return "outputs" if architecture.vocab_size is None else "hidden"
+
+
 def trace_model(
     architecture: Architecture, dtype: torch.dtype, batch: int | None, sequence: bool, all_positions: bool = False
 ) -> tuple[ir.Model, Model]:
@@ -77,9 +85,9 @@ def trace_model(
         model = Model(architecture, Dtypes(weights=dtype), all_positions).eval()
         example = (batch or 2, 3 if sequence else 1)
         if architecture.vocab_size is None:
-            inputs, names = torch.zeros(*example, architecture.embedding_dim), ("inputs", "outputs")
+            inputs, names = torch.zeros(*example, architecture.embedding_dim), ("inputs", output_name(architecture))
         else:
-            inputs, names = torch.zeros(example, dtype=torch.int64), ("tokens", "logits")
+            inputs, names = torch.zeros(example, dtype=torch.int64), ("tokens", output_name(architecture))
         lengths = {"lengths": torch.ones(example[0], dtype=torch.int32)} if sequence else {}
         states = model.initial_states(example[0])
         rows = {0: torch.export.Dim("batch", min=1)} if batch is None else {}

@@ -17,6 +17,8 @@ class Dimensions:
     vocab_size: int | None
     """None: a block stack, (B, 1, D) in and out."""
     tied_head: bool
+    has_head: bool
+    """False: hidden states come out, (B, 1, D)."""
     blocks: tuple[BlockGroup, ...]
 
 
@@ -40,7 +42,11 @@ def dimensions_of(architecture: dict[str, Any], where: str) -> Dimensions:
             settings = json.loads(text)
             groups.append(BlockGroup(settings.pop("kind"), tuple(indices), settings))
         return Dimensions(
-            architecture["embedding_dim"], architecture["vocab_size"], architecture["tied_head"], tuple(groups)
+            embedding_dim=architecture["embedding_dim"],
+            vocab_size=architecture["vocab_size"],
+            tied_head=architecture["tied_head"],
+            has_head=architecture["has_head"],
+            blocks=tuple(groups),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -98,8 +98,8 @@ def _render_checkpoint(c: CheckpointInspection) -> Iterable[RenderableType]:
 
 def _dimension_rows(d: Dimensions) -> Iterable[tuple[str, str]]:
     vocabulary = "block stack without vocabulary" if d.vocab_size is None else f"vocabulary {d.vocab_size:,}"
-    tied = ", tied head" if d.tied_head else ""
-    yield "dimensions", f"width {d.embedding_dim:,}, {sum(len(g.indices) for g in d.blocks)} blocks, {vocabulary}{tied}"
+    head = ", tied head" if d.tied_head else "" if d.has_head or d.vocab_size is None else ", no head: hidden states"
+    yield "dimensions", f"width {d.embedding_dim:,}, {sum(len(g.indices) for g in d.blocks)} blocks, {vocabulary}{head}"
     for group in d.blocks:
         yield f"  {group.kind}", f"{_ranges(group.indices)}: {_settings(group.settings)}"
 

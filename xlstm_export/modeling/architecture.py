@@ -87,6 +87,13 @@ class Architecture:
     final_norm_bias: bool = False
     logit_soft_cap: float = 0.0
     """logits = cap * tanh(logits / cap); 0: none."""
+    has_head: bool = True
+    """Of a model with a vocabulary: False where hidden states come out, (B, S, D), after the final norm."""
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the output is logits, (B, S, V); else it is vectors, (B, S, D)."""
+        return self.vocab_size is not None and self.has_head
 
     def to_dict(self) -> dict:
         """Plain values, for the manifest."""

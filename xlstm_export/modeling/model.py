@@ -1,4 +1,4 @@
-"""The whole model: tokens (or input vectors) and all states in, logits and next states out."""
+"""The whole model: tokens (or input vectors) and all states in, logits (or hidden states) and next states out."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Model(nn.Module):
         if architecture.final_norm:
             eps, bias = architecture.final_norm_eps, architecture.final_norm_bias
             self.norm = make_norm(architecture.final_norm, dim, eps, bias, dtypes)
-        if architecture.vocab_size is not None:
+        if architecture.vocab_size is not None and architecture.has_head:
             tied = architecture.tied_head
             weight = self.embedding.weight if tied else parameter(architecture.vocab_size, dim, dtype=dtypes.weights)
             self.head = Head(weight, architecture.logit_soft_cap, dtypes)
@@ -87,12 +87,13 @@ class Model(nn.Module):
                 length 0 keeps its states. None: one step, S = 1.
 
         Returns:
-            logits (B, 1, V) at each row's last position, or (B, S, V) with `all_positions`, in the compute dtype; for
-            a block stack outputs (B, 1, D) or (B, S, D). Those of padding mean nothing. Then the next states.
+            logits (B, 1, V) at each row's last position, or (B, S, V) with `all_positions`, in the compute dtype; of
+            a model without head, hidden states of width D in their place. Those of padding mean nothing. Then the next
+            states.
         """
-        has_vocabulary = self.architecture.vocab_size is not None
         chunk = Chunk(inputs.shape[0], inputs.shape[1], lengths)
-        if has_vocabulary:
+        inputs = chunk.valid(inputs)
+        if self.architecture.vocab_size is not None:
             x = self.embedding(inputs)
         else:
             x = inputs.reshape(-1, self.architecture.embedding_dim).to(self.dtypes.compute)
@@ -106,6 +107,6 @@ class Model(nn.Module):
             x, outputs = chunk.rows(x, (lengths - 1).clamp(min=0), 1, chunk.sequence), 1
         if self.norm is not None:
             x = self.norm(x)
-        if has_vocabulary:
+        if self.architecture.gives_logits:
             x = self.head(x)
         return x.reshape(chunk.batch, outputs, x.shape[-1]), *next_states

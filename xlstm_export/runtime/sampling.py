@@ -2,6 +2,9 @@
 
 The random numbers are those of MT19937 with 53 bits a draw (numpy's frozen `RandomState`), so that a C++ program
 with `std::mt19937` draws the same tokens from the same seed.
+
+Logits that are not finite come from a broken model. What is chosen is defined all the same: a NaN counts as the
+greatest logit, and where the greatest, divided by the temperature, is not finite, it is chosen.
 """
 
 from __future__ import annotations
@@ -45,8 +48,12 @@ class Sampler:
     def __call__(self, logits: np.ndarray) -> int:
         """Choose from logits (V) float32. Ties go to the lower token."""
         s = self.sampling
+        best = int(np.argmax(logits))
         if s.temperature == 0:
-            return int(np.argmax(logits))
+            return best
+        random = self._random.random_sample()
+        if not np.isfinite(float(logits[best]) / s.temperature):
+            return best
         order = np.argsort(-logits, kind="stable")
         if s.top_k:
             order = order[: s.top_k]
@@ -55,5 +62,5 @@ class Sampler:
         if s.top_p < 1:
             kept = int(np.searchsorted(cumulative, s.top_p * cumulative[-1])) + 1
             cumulative = cumulative[:kept]
-        draw = self._random.random_sample() * cumulative[-1]
-        return int(order[min(int(np.searchsorted(cumulative, draw, side="right")), len(cumulative) - 1)])
+        chosen = int(np.searchsorted(cumulative, random * cumulative[-1], side="right"))
+        return int(order[min(chosen, len(cumulative) - 1)])

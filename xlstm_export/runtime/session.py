@@ -22,7 +22,7 @@ def checked_pass(
     """What `Session.feed` is given, contiguous and in the graph's types: inputs (B, S) or (B, S, D), lengths (B) int32.
 
     Raises:
-        ValueError: wrong shapes or lengths, or lengths in mode `step`.
+        ValueError: wrong shapes or lengths, lengths in mode `step`, or a token that is not in the vocabulary.
     """
     spec = manifest.input
     sequence = inputs.shape[1] if inputs.ndim > 1 and spec.shape[1] == "sequence" else 1
@@ -34,6 +34,10 @@ def checked_pass(
         raise ValueError(f"lengths are {lengths}, expected {batch} numbers from 0 to {sequence}")
     if manifest.lengths is None and np.min(lengths) < 1:
         raise ValueError("a bundle of mode `step` has no idle rows. Export it with --mode both.")
+    if manifest.vocab_size is not None:
+        here = inputs[np.arange(sequence) < np.asarray(lengths)[:, None]]
+        if len(wrong := here[(here < 0) | (here >= manifest.vocab_size)]):
+            raise ValueError(f"token {wrong[0]} is not in the vocabulary of {manifest.vocab_size}")
     return np.ascontiguousarray(inputs, spec.dtype), np.ascontiguousarray(lengths, np.int32)
 
 

@@ -42,11 +42,10 @@ def run_prompts(
     random = np.random.default_rng(seed)
     steps, rows = inputs.shape[:2]
     prompt = sum(pieces)
-    vocabulary = inputs.ndim == 2
     machines.reset()
     whole = inputs[:prompt].swapaxes(0, 1)
     reference_forward, nudged_forward = machines.reference.forward(whole), machines.nudged.forward(whole)
-    stepped, forward = Recorder(1, vocabulary), Recorder(1, vocabulary)
+    stepped, forward = Recorder(1, machines.give_logits), Recorder(1, machines.give_logits)
     at = 0
     for size in [*pieces, *[1] * (steps - prompt)]:
         for position in range(at, at + size):

@@ -59,9 +59,9 @@ class Scenario:
     rows: int
     steps: int
     outputs: Series
-    """`metrics.relative_error` of logits, or of a block stack's outputs."""
+    """`metrics.relative_error` of logits, or of vectors where the model has no head."""
     kl: list[float]
-    """Per step, mean over the rows, nats; empty for block stacks."""
+    """Per step, mean over the rows, nats; empty where the model has no head."""
     disagreements: list[Disagreement]
     states: dict[str, Series]
     """`metrics.state_error` by state, every `stride`-th step and at the last; empty where only outputs are compared."""
@@ -95,6 +95,11 @@ class Machines:
     nudged: UpstreamSession
     """Upstream with its weights moved by one unit roundoff: see `tolerance`."""
     bundle: Session
+
+    @property
+    def give_logits(self) -> bool:
+        """Whether the outputs are logits; else they are vectors."""
+        return self.bundle.manifest.gives_logits
 
     def write_states(self, states: Mapping[str, np.ndarray]) -> None:
         for stepper in self._all:
@@ -134,9 +139,8 @@ def run_scenario(
         tick: called with 1 after each step.
     """
     steps, rows = inputs.shape[:2]
-    vocabulary = inputs.ndim == 2
     machines.reset() if start is None else machines.write_states(start)
-    recorder = Recorder(_stride(machines.reference.read_states(), steps), vocabulary)
+    recorder = Recorder(_stride(machines.reference.read_states(), steps), machines.give_logits)
     nats = np.zeros(2)
     for step in range(steps):
         if resets and step in resets:
@@ -181,10 +185,10 @@ class _Open:
 
 
 class Recorder:
-    """Collects the errors of one run. `stride`: how often states are compared; `vocabulary`: outputs are logits."""
+    """Collects the errors of one run. `stride`: how often states are compared; `logits`: whether outputs are logits."""
 
-    def __init__(self, stride: int, vocabulary: bool):
-        self._stride, self._vocabulary = stride, vocabulary
+    def __init__(self, stride: int, logits: bool):
+        self._stride, self._logits = stride, logits
         self.output_series = _Open()
         self.state_series: dict[str, _Open] = {}
         self.kl: list[float] = []
@@ -196,7 +200,7 @@ class Recorder:
     def outputs(self, step: int, reference: np.ndarray, nudged: np.ndarray, actual: np.ndarray) -> None:
         error = metrics.relative_error(reference, actual).max()
         self.output_series.add(step, error, metrics.relative_error(reference, nudged).max())
-        if self._vocabulary:
+        if self._logits:
             self.kl.append(float(metrics.kl_divergence(reference, actual).mean()))
             gaps = metrics.top_one_gap(reference, actual)
             self.disagreements += [Disagreement(step, int(row), float(gaps[row])) for row in np.flatnonzero(gaps)]

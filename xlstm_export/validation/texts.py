@@ -38,6 +38,10 @@ def read_text(path: Path, bundle: Bundle, rows: int, steps: int) -> TextTokens:
     manifest = bundle.manifest
     if manifest.vocab_size is None:
         raise UserError(ErrorKind.argument, f"{bundle.path} is a block stack, which reads vectors: leave --text out.")
+    if not manifest.gives_logits:
+        raise UserError(
+            ErrorKind.argument, f"{bundle.path} gives hidden states, which say nothing of a text: leave --text out."
+        )
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

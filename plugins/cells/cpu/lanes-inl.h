@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cells/cells.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -20,6 +21,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Storage of an activation; the arithmetic is always float.
 using Float16 = hwy::float16_t;
 using BFloat16 = hwy::bfloat16_t;
+
+// Calls function(T{}) with the C++ type of `type`.
+template <class Function>
+HWY_INLINE void dispatch_type(DataType type, const Function& function) {
+  switch (type) {
+    case DataType::kFloat32:
+      return function(float{});
+    case DataType::kFloat16:
+      return function(Float16{});
+    case DataType::kBFloat16:
+      return function(BFloat16{});
+  }
+}
 
 template <class D>
 HWY_INLINE hn::Vec<D> load(D d, const float* from) {

@@ -223,14 +223,7 @@ void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
 
 // At most one position.
 void mlstm_step(const MlstmArgs& args, const ParallelFor& parallel_for) {
-  switch (args.type) {
-    case DataType::kFloat32:
-      return mlstm_typed<float>(args, parallel_for);
-    case DataType::kFloat16:
-      return mlstm_typed<Float16>(args, parallel_for);
-    case DataType::kBFloat16:
-      return mlstm_typed<BFloat16>(args, parallel_for);
-  }
+  dispatch_type(args.type, [&](auto zero) HWY_ATTR { mlstm_typed<decltype(zero)>(args, parallel_for); });
 }
 
 }  // namespace xlstm::cpu::HWY_NAMESPACE

@@ -158,24 +158,15 @@ void slstm_typed(const SlstmArgs& a, const ParallelFor& parallel_for) {
   });
 }
 
-template <class T>
-void slstm_with_activations(const SlstmArgs& a, const ParallelFor& parallel_for) {
-  if (a.recurrent_type == DataType::kFloat32) return slstm_typed<T, float>(a, parallel_for);
-  slstm_typed<T, T>(a, parallel_for);
-}
-
 }  // namespace
 
 // At most one position.
 void slstm_step(const SlstmArgs& args, const ParallelFor& parallel_for) {
-  switch (args.type) {
-    case DataType::kFloat32:
-      return slstm_typed<float, float>(args, parallel_for);
-    case DataType::kFloat16:
-      return slstm_with_activations<Float16>(args, parallel_for);
-    case DataType::kBFloat16:
-      return slstm_with_activations<BFloat16>(args, parallel_for);
-  }
+  dispatch_type(args.type, [&](auto zero) HWY_ATTR {
+    using T = decltype(zero);
+    const bool is_float = args.recurrent_type == DataType::kFloat32;
+    is_float ? slstm_typed<T, float>(args, parallel_for) : slstm_typed<T, T>(args, parallel_for);
+  });
 }
 
 }  // namespace xlstm::cpu::HWY_NAMESPACE

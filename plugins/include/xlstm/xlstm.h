@@ -43,7 +43,7 @@ typedef struct {
   int threads;
   int cuda_graph;
   const char* onnxruntime_library;
-  const char* custom_op_library;
+  const char* custom_ops;
   const char* engine;
   const char* tensorrt_library;
   const char* plugin_library;

@@ -1,7 +1,7 @@
 // Run an xLSTM bundle from C++17.
 //
 //   auto model = xlstm::Model::load("bundles/kjv");      // immutable, shared
-//   auto session = model.session();                      // a stream of state on the shared weights
+//   auto session = model.session();                      // its own state on the shared weights
 //   xlstm::Sampler sampler({.8f, 40, .95f, 1});
 //   auto logits = session.prefill(xlstm::ByteTokenizer().encode("In the beginning "));
 //   for (int i = 0; i < 200; ++i) {
@@ -104,8 +104,9 @@ struct Options {
   int chunk = 0;
   /// libonnxruntime.so of ONNX Runtime 1.21 or newer. Empty: $XLSTM_ONNXRUNTIME, then the system's. One for a process.
   std::filesystem::path onnxruntime_library;
-  /// libxlstm_onnxruntime.so, the fused cells. Empty: the cells' definitions in the bundle are run.
-  std::filesystem::path custom_op_library;
+  /// libxlstm_onnxruntime.so: the cells as custom operators of ONNX Runtime. Empty: their definitions in the bundle are
+  /// run.
+  std::filesystem::path custom_ops;
   /// A TensorRT engine built from this bundle.
   std::filesystem::path engine;
   /// libnvinfer.so of the major version this library was compiled for. Empty: $XLSTM_NVINFER, then the system's.
@@ -149,7 +150,7 @@ class XLSTM_API Model {
   /// Errors: bundle, unavailable.
   static Model load(const std::filesystem::path& bundle, const Options& options = {});
 
-  /// A stream of `batch` sequences with zero states, which advance together.
+  /// `batch` sequences with zero states, which advance together.
   /// Errors: argument (a batch that the bundle or engine was not made for), runtime (out of memory).
   Session session(int batch = 1) const;
 
@@ -182,8 +183,10 @@ class XLSTM_API Session {
   Logits step(std::int64_t token) { return step(Span<const std::int64_t>(&token, 1)); }
 
   /// As `step`, then choose a token for each row with `sampler`, in the order of the rows. On a GPU, where the library
-  /// was built with XLSTM_CUDA, the choice is made there and only token ids leave it. The ids are valid until the next
-  /// call. Errors: as `step`; the sampler's random numbers may then have been drawn.
+  /// was built with XLSTM_CUDA, the choice is made there and only token ids leave it; it is that of the sampler, but
+  /// for draws within 1e-12 of the border between two tokens. The ids are valid until the next call.
+  /// Errors: as `step`, and argument for a model that gives vectors. The sampler's random numbers may then have been
+  /// drawn.
   Span<const std::int64_t> step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler);
 
   /// For block stacks: feed one vector a row, (batch, width).
@@ -209,8 +212,9 @@ class XLSTM_API Session {
   /// An independent session with a copy of the states.
   Session fork() const;
 
-  /// The states in the byte format of runtime/state_file.h; `load` sets them, and changes nothing where it throws.
-  /// Errors of load: state (damaged, or not of this version, model or batch), bundle. The file is written whole or not.
+  /// The states as a saved state, whose byte format FORMAT.md specifies (installed in share/doc/xlstm); the Python
+  /// package reads and writes the same. `load` sets them, and changes nothing where it throws. Errors of load: state
+  /// (damaged, or not of this version, model or batch), bundle. The file is written whole or not.
   std::vector<std::uint8_t> save() const;
   void load(Span<const std::uint8_t> bytes);
   void save_file(const std::filesystem::path& path) const;
@@ -232,13 +236,16 @@ struct Sampling {
   std::uint32_t seed = 0;
 };
 
-/// Draws tokens from one stream of random numbers; the same tokens as the Python package draws from the same seed.
+/// Draws tokens from one stream of random numbers. From the same logits and seed the Python package draws the same
+/// tokens: random numbers, order and sums are the same, so that only a draw within the rounding of `exp`, 1e-15, of the
+/// border between two tokens could fall differently.
 class XLSTM_API Sampler {
  public:
   /// Errors: argument.
   explicit Sampler(const Sampling& sampling = {});
 
-  /// Choose from the logits (V) of one row. Ties go to the lower token.
+  /// Choose from the logits (V) of one row. Ties go to the lower token. A NaN (of a broken model) counts as the
+  /// greatest logit; where the greatest, divided by the temperature, is not finite, it is chosen.
   std::int64_t operator()(Span<const float> logits);
 
  private:

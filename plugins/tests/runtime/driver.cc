@@ -1,6 +1,6 @@
 // Drives a session for tests/native_runtime: feeds a file of inputs, writes what comes out.
 //
-//   runtime_driver steps BUNDLE BATCH INPUTS OUTPUTS [ops=LIBRARY] [threads=N] [load=STATE] [save=STATE]
+//   runtime_driver steps BUNDLE BATCH INPUTS OUTPUTS [custom_ops=LIBRARY] [threads=N] [load=STATE] [save=STATE]
 //                  [device=cuda] [graph=0] [engine=FILE]
 //       INPUTS: (steps, batch) int64 tokens, or (steps, batch, width) float32; OUTPUTS: (steps, batch, width) float32
 //   runtime_driver prefill BUNDLE LENGTHS INPUTS OUTPUTS [chunk=N] [the same]
@@ -10,6 +10,15 @@
 //   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED [cuda]
 //       PROMPT: ids with commas; prints COUNT ids. They are drawn twice, by step_and_sample and on the host, and must
 //       agree
+//   runtime_driver draw LOGITS WIDTH TEMPERATURE TOP_K TOP_P SEED
+//       LOGITS: (rows, WIDTH) float32; prints the token that a sampler draws from each row
+//   runtime_driver check manifest FILE... | engine FILE... | state MANIFEST BATCH FILE...
+//       reads each as what it says and prints `ok`, or the name of its ErrorCode
+//   runtime_driver hash MANIFEST
+//       prints the model's hash
+//   runtime_driver engine BUNDLE BATCH MAJOR [FILE]
+//       prints the engine that TensorRT MAJOR runs the bundle with (FILE: named by the user), or the name of the
+//       ErrorCode; BATCH 0: not known
 #include <xlstm/xlstm.hpp>
 
 #include <cstdio>
@@ -19,6 +28,11 @@
 #include <iterator>
 #include <map>
 #include <sstream>
+
+#include "runtime/engine_choice.h"
+#include "runtime/engine_record.h"
+#include "runtime/manifest.h"
+#include "runtime/state_file.h"
 
 namespace {
 
@@ -39,7 +53,7 @@ xlstm::Model load(const char* bundle, Named& named) {
   options.device = named["device"] == "cuda" ? xlstm::Device::cuda : xlstm::Device::cpu;
   options.cuda_graph = named["graph"] != "0";
   options.engine = named["engine"];
-  options.custom_op_library = named["ops"];
+  options.custom_ops = named["custom_ops"];
   if (!named["threads"].empty()) options.threads = std::stoi(named["threads"]);
   if (!named["chunk"].empty()) options.chunk = std::stoi(named["chunk"]);
   const auto model = xlstm::Model::load(bundle, options);
@@ -129,11 +143,69 @@ int tokens(int argc, char** argv) {
   for (int count = std::stoi(argv[4]); count > 0; --count) {
     const std::int64_t expected = twin_sampler(twin.step(token)[0]);
     token[0] = session.step_and_sample(token, sampler)[0];
-    if (token[0] != expected)
+    if (token[0] != expected) {
       throw xlstm::Error(xlstm::ErrorCode::runtime, "step_and_sample differs from the host's choice");
+    }
     std::printf("%lld\n", static_cast<long long>(token[0]));
   }
   return 0;
+}
+
+int draw(char** argv) {
+  const std::vector<char> bytes = contents(argv[2]);
+  const auto width = std::stoul(argv[3]);
+  xlstm::Sampler sampler(
+      {std::stod(argv[4]), std::stoul(argv[5]), std::stod(argv[6]), static_cast<std::uint32_t>(std::stoul(argv[7]))});
+  std::vector<float> logits(width);
+  for (std::size_t at = 0; at < bytes.size(); at += width * sizeof(float)) {
+    std::memcpy(logits.data(), bytes.data() + at, width * sizeof(float));
+    std::printf("%lld\n", static_cast<long long>(sampler(logits)));
+  }
+  return 0;
+}
+
+// Prints what `body` returns, or the name of the ErrorCode that it fails with.
+template <class Body>
+void print_answer(Body&& body) {
+  constexpr const char* kNames[] = {"", "bundle", "unavailable", "argument", "state", "runtime"};
+  try {
+    std::puts(body().c_str());
+  } catch (const xlstm::Error& error) {
+    std::puts(kNames[static_cast<int>(error.code())]);
+  }
+}
+
+std::string text_of(const std::string& path) {
+  const std::vector<char> bytes = contents(path.c_str());
+  return {bytes.begin(), bytes.end()};
+}
+
+xlstm::internal::Manifest manifest_of(const char* path) { return xlstm::internal::parse_manifest(text_of(path), path); }
+
+std::string hash_of(const char* path) {
+  return xlstm::internal::model_hash(std::filesystem::path(path).parent_path(), manifest_of(path));
+}
+
+void check(const std::string& kind, int argc, char** argv) {
+  for (int i = kind == "state" ? 5 : 3; i < argc; ++i) {
+    print_answer([&] {
+      const std::string text = text_of(argv[i]);
+      if (kind == "manifest") {
+        xlstm::internal::parse_manifest(text, argv[i]);
+      } else if (kind == "engine") {
+        xlstm::internal::parse_engine_record(text, argv[i]);
+      } else {
+        const xlstm::Span<const std::uint8_t> bytes(reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
+        xlstm::internal::decode_state(manifest_of(argv[3]), hash_of(argv[3]), std::stoi(argv[4]), bytes, argv[i]);
+      }
+      return std::string("ok");
+    });
+  }
+}
+
+void choose_engine(int argc, char** argv) {
+  const xlstm::internal::Wanted wanted{argv[2], std::stoi(argv[3]), std::stoi(argv[4])};
+  print_answer([&] { return xlstm::internal::choose_engine(wanted, argc > 5 ? argv[5] : "").path.string(); });
 }
 
 }  // namespace
@@ -144,6 +216,10 @@ int main(int argc, char** argv) {
     if (command == "steps" && argc >= 6) return steps(argc, argv);
     if (command == "prefill" && argc >= 6) return prefill(argc, argv);
     if (command == "tokens" && argc >= 9) return tokens(argc, argv);
+    if (command == "draw" && argc == 8) return draw(argv);
+    if (command == "check" && argc >= 3) return check(argv[2], argc, argv), 0;
+    if (command == "hash" && argc == 3) return std::puts(hash_of(argv[2]).c_str()), 0;
+    if (command == "engine" && argc >= 5) return choose_engine(argc, argv), 0;
     std::cerr << "see the head of driver.cc\n";
     return 64;
   } catch (const xlstm::Error& error) {

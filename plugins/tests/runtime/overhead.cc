@@ -1,5 +1,5 @@
 // The runtime's own cost: a step against a bare call of ONNX Runtime with the same bindings, in one run, by turns.
-//   overhead BUNDLE [ROUNDS] [THREADS] [CUSTOM-OP LIBRARY]      prints JSON
+//   overhead BUNDLE [ROUNDS] [THREADS] [CUSTOM-OPS]      prints JSON
 #include <algorithm>
 #include <chrono>
 
@@ -10,10 +10,10 @@ int main(int argc, char** argv) {
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 2000, threads = argc > 3 ? std::atoi(argv[3]) : 1;
   auto options = test_options();
   options.threads = threads;
-  const char* const ops = argc > 4 ? argv[4] : nullptr;
-  if (ops) options.custom_op_library = ops;
+  const char* const custom_ops = argc > 4 ? argv[4] : nullptr;
+  if (custom_ops) options.custom_ops = custom_ops;
   auto session = xlstm::Model::load(argv[1], options).session();
-  BareSession bare(argv[1], threads, ops);
+  BareSession bare(argv[1], threads, custom_ops);
   const auto microseconds = [](auto&& body) {
     const auto start = std::chrono::steady_clock::now();
     body();
@@ -25,10 +25,11 @@ int main(int argc, char** argv) {
     double step = 0, run = 0;
     const auto take_step = [&] { step = microseconds([&] { session.step(token); }); };
     const auto take_run = [&] { run = microseconds([&] { bare.token = token, bare.run(); }); };
-    if (i % 2)
+    if (i % 2) {
       take_step(), take_run();
-    else
+    } else {
       take_run(), take_step();
+    }
     if (i < 100) continue;
     steps.push_back(step);
     runs.push_back(run);

@@ -10,8 +10,8 @@ inline unsigned long long atomicAdd(unsigned long long* at, unsigned long long v
   return old;
 }
 
-#include "../../runtime/device_sampler.cu"
 #include "check.h"
+#include "runtime/device_sampler.cu"
 
 namespace {
 
@@ -28,8 +28,11 @@ std::vector<float> make_logits(int vocabulary, std::mt19937& random, int kind) {
     if (kind == 1) logit = std::round(logit);               // many ties
     if (kind == 2) logit = random() % 2 ? 0.0f : -0.0f;     // all equal
     if (kind == 3 && random() % 3 == 0) logit = -INFINITY;  // masked tokens
+    if (kind == 4) logit = -INFINITY;
+    if (kind == 5 && random() % 50 == 0) logit = INFINITY;
+    if (kind == 6 && random() % 50 == 0) logit = random() % 2 ? NAN : -NAN;  // a broken model
   }
-  logits[0] = 1.0f;
+  if (kind < 4) logits[0] = 1.0f;
   return logits;
 }
 
@@ -38,7 +41,7 @@ std::vector<float> make_logits(int vocabulary, std::mt19937& random, int kind) {
 int main() {
   std::mt19937 random(1);
   for (const int vocabulary : {1, 2, 97, 300}) {
-    for (int kind = 0; kind < 4; ++kind) {
+    for (int kind = 0; kind < 7; ++kind) {
       for (const auto& [temperature, top_k, top_p] : {std::tuple{0.0, 0, 1.0},
                                                       {1.0, 0, 1.0},
                                                       {0.7, 5, 1.0},
@@ -66,8 +69,9 @@ int main() {
         CHECK(xlstm::cuda::launch_sample(args, nullptr) == cudaSuccess);
         xlstm::Sampler sampler({temperature, static_cast<std::size_t>(top_k), top_p, seed});
         const std::size_t width = static_cast<std::size_t>(vocabulary);
-        for (std::size_t row = 0; row < kBatch; ++row)
+        for (std::size_t row = 0; row < kBatch; ++row) {
           CHECK(tokens[row] == sampler(xlstm::Span<const float>(logits.data() + row * width, width)));
+        }
       }
     }
   }

@@ -82,14 +82,14 @@ void behaviour() {
   damaged.back() ^= 1;
   check_error(ErrorCode::state, "the saved state is damaged", [&] { a.load(damaged); });
   check_error(ErrorCode::state, "holds 1 sequences", [&] { rows.load(saved); });
-  check_error(ErrorCode::argument, "is beyond the vocabulary", [&] { a.step(static_cast<std::int64_t>(vocabulary)); });
-  check_error(ErrorCode::argument, "token -1 is beyond", [&] { a.step(-1); });
-  check_error(ErrorCode::argument, "step: 2 values for a batch of 1, expected 1", [&] { a.step(Tokens{1, 2}); });
-  check_error(ErrorCode::argument, "prefill: no tokens", [&] { a.prefill(Tokens{}); });
-  check_error(ErrorCode::argument, "expected 3", [&] { rows.prefill(Tokens{1, 2, 3, 4}); });
-  check_error(ErrorCode::argument, "feed it tokens, with step", [&] { a.step_vectors(std::vector<float>{1}); });
-  check_error(ErrorCode::argument, "no row 3 in a batch of 3", [&] { rows.reset(3); });
-  check_error(ErrorCode::argument, "a batch of 0", [&] { model.session(0); });
+  check_error(ErrorCode::argument, "is outside the vocabulary", [&] { a.step(static_cast<std::int64_t>(vocabulary)); });
+  check_error(ErrorCode::argument, "Token -1 is outside", [&] { a.step(-1); });
+  check_error(ErrorCode::argument, "step got 2 values for a batch of 1; it takes 1.", [&] { a.step(Tokens{1, 2}); });
+  check_error(ErrorCode::argument, "prefill got no tokens", [&] { a.prefill(Tokens{}); });
+  check_error(ErrorCode::argument, "it takes 3", [&] { rows.prefill(Tokens{1, 2, 3, 4}); });
+  check_error(ErrorCode::argument, "Feed it tokens, with step", [&] { a.step_vectors(std::vector<float>{1}); });
+  check_error(ErrorCode::argument, "There is no row 3 in a batch of 3", [&] { rows.reset(3); });
+  check_error(ErrorCode::argument, "The batch is 0; give 1 or more.", [&] { model.session(0); });
   CHECK(copy(a.step(7)) == expected);
 
   // Files; a session outlives its model.
@@ -100,15 +100,16 @@ void behaviour() {
   moved.load_file(path);
   CHECK(copy(moved.step(9)) == copy(a.step(9)));
   std::filesystem::remove(path);
-  check_error(ErrorCode::state, "cannot read", [&] { moved.load_file(path); });
-  check_error(ErrorCode::argument, "cannot write", [&] { moved.save_file("/nonexistent/state"); });
+  check_error(ErrorCode::state, "cannot be read", [&] { moved.load_file(path); });
+  check_error(ErrorCode::argument, "cannot be written", [&] { moved.save_file("/nonexistent/state"); });
 
   xlstm::Options options = test_options();
-  options.custom_op_library = "/nonexistent/ops.so";
-  check_error(ErrorCode::unavailable, "no custom-op library", [&] { xlstm::Model::load(test_bundle(), options); });
+  options.custom_ops = "/nonexistent/ops.so";
+  check_error(ErrorCode::unavailable, "There is no library of custom operators at /nonexistent/ops.so",
+              [&] { xlstm::Model::load(test_bundle(), options); });
   options = test_options();
   options.onnxruntime_library = "/nonexistent/libonnxruntime.so";
-  check_error(ErrorCode::unavailable, "a process can use one", [&] { xlstm::Model::load(test_bundle(), options); });
+  check_error(ErrorCode::unavailable, "A process can use one", [&] { xlstm::Model::load(test_bundle(), options); });
   options = test_options();
   options.backend = xlstm::Backend::tensorrt;
   check_error(ErrorCode::unavailable, "TensorRT", [&] { xlstm::Model::load(test_bundle(), options); });
@@ -167,18 +168,20 @@ void prefill() {
     const auto logits = batch.prefill(prompts(lengths));
     for (std::size_t row = 0; row < lengths.size(); ++row) {
       const std::vector<float> found(logits[row].begin(), logits[row].end());
-      if (lengths[row])
+      if (lengths[row]) {
         check_close(found, expected[lengths[row] - 1]);
-      else
+      } else {
         CHECK(found == std::vector<float>(vocabulary));
+      }
     }
     const auto after = batch.step(Tokens(lengths.size(), 7)), idle = kept.step(Tokens(lengths.size(), 7));
     for (std::size_t row = 0; row < lengths.size(); ++row) {
       const std::vector<float> found(after[row].begin(), after[row].end());
-      if (lengths[row])
+      if (lengths[row]) {
         check_close(found, following[lengths[row] - 1]);
-      else
+      } else {
         CHECK(found == std::vector<float>(idle[row].begin(), idle[row].end()));
+      }
     }
     const auto saved = batch.save();
     CHECK(copy(batch.prefill(prompts({0, 0, 0, 0, 0, 0}))) == std::vector<float>(lengths.size() * vocabulary));
@@ -187,22 +190,25 @@ void prefill() {
     // A conversation in pieces is one prompt.
     Session pieces = model.session();
     std::vector<float> last;
-    for (std::size_t start = 0; start < kLongest; start += 60)
+    for (std::size_t start = 0; start < kLongest; start += 60) {
       last = copy(pieces.prefill(Tokens(text.begin() + start, text.begin() + start + 60)));
+    }
     check_close(last, expected.back());
 
     // Errors change nothing.
     Tokens wrong = text;
     wrong.back() = static_cast<std::int64_t>(vocabulary);
-    check_error(ErrorCode::argument, "is beyond the vocabulary", [&] { batch.prefill({{1}, {}, wrong, {}, {}, {}}); });
-    check_error(ErrorCode::argument, "2 prompts for a batch of 6", [&] { batch.prefill({{1, 2}, {3, 4}}); });
-    check_error(ErrorCode::argument, "expected 6", [&] { batch.prefill(beginning(7)); });
-    check_error(ErrorCode::argument, "feed it tokens, with prefill",
+    check_error(ErrorCode::argument, "is outside the vocabulary", [&] { batch.prefill({{1}, {}, wrong, {}, {}, {}}); });
+    check_error(ErrorCode::argument, "prefill got 2 prompts for a batch of 6",
+                [&] { batch.prefill({{1, 2}, {3, 4}}); });
+    check_error(ErrorCode::argument, "it takes 6", [&] { batch.prefill(beginning(7)); });
+    check_error(ErrorCode::argument, "Feed it tokens, with prefill",
                 [&] { batch.prefill_vectors(std::vector<float>(6)); });
     CHECK(batch.save() == saved);
   }
   options.chunk = -1;
-  check_error(ErrorCode::argument, "a chunk of -1 positions", [&] { xlstm::Model::load(test_bundle(), options); });
+  check_error(ErrorCode::argument, "The chunk is -1; give 1 or more positions, or 0",
+              [&] { xlstm::Model::load(test_bundle(), options); });
 }
 
 // Eight sessions of one model on eight threads: each gives what it gives alone.
@@ -230,8 +236,9 @@ void threads() {
   };
   std::vector<std::vector<std::uint8_t>> together(kThreads);
   std::vector<std::thread> workers;
-  for (int i = 0; i < kThreads; ++i)
+  for (int i = 0; i < kThreads; ++i) {
     workers.emplace_back([&, i] { together[static_cast<std::size_t>(i)] = run(static_cast<std::uint32_t>(i)); });
+  }
   for (auto& worker : workers) worker.join();
   for (int i = 0; i < kThreads; ++i) CHECK(together[static_cast<std::size_t>(i)] == run(static_cast<std::uint32_t>(i)));
 }
@@ -319,14 +326,15 @@ void c_api() {
 
 int main(int argc, char** argv) {
   const std::string name = argc == 2 ? argv[1] : "";
-  if (name == "behaviour")
+  if (name == "behaviour") {
     behaviour();
-  else if (name == "prefill")
+  } else if (name == "prefill") {
     prefill();
-  else if (name == "threads")
+  } else if (name == "threads") {
     threads();
-  else if (name == "c_api")
+  } else if (name == "c_api") {
     c_api();
-  else
+  } else {
     return 64;
+  }
 }

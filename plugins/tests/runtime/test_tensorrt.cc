@@ -1,12 +1,17 @@
-// The TensorRT back end on a stand-in of TensorRT and the CUDA driver: profiles, chunks, state sets, CUDA graphs.
+// The TensorRT back end on a stand-in of TensorRT and the CUDA driver: profiles, chunks, state sets, CUDA graphs; and
+// batches that share a stream.
 //   test_tensorrt STAND-IN-LIBRARY
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <random>
+#include <thread>
 
-#include "../../runtime/checksum.h"
 #include "check.h"
+#include "runtime/batch.h"
+#include "runtime/checksum.h"
 
 namespace fs = std::filesystem;
 using xlstm::ErrorCode;
@@ -34,15 +39,19 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
       R"(]}, "lengths": )" + (steps ? "null" : R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})") +
       R"(, "output": {"name": "logits", "dtype": "float32", "shape": ["batch", )" + (all_positions ? sequence : "1") +
       R"(, 5]}, "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]}],
-      "tokenizer": null, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": "00"},
+      "tokenizer": null, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": null},
       "weight_files": [], "producer": {}})";
   std::string engine = steps ? "" : "lengths ";
   if (all_positions) engine += "all_positions ";
-  for (const char* name : {"decode", "prefill"})
+  for (const char* name : {"decode", "prefill"}) {
     if (profiles.find(name) != std::string::npos) engine += std::string(name) + " ";
+  }
   const std::string record =
-      R"({"format": "xlstm-engine", "format_version": 2, "runtime": "tensorrt", "runtime_version": "11.0",
-      "options": {"version_compatible": false}, "plugins": null, )" +
+      R"({"format": "xlstm-engine", "format_version": 2, "engine": {"name": "a.engine", "sha256": ")" +
+      std::string(64, '0') + R"("}, "runtime": "tensorrt", "runtime_version": "11.0", "targets": [], "gpu": null,
+      "dtype": "float32", "batch": [1, 1, 4], "tensors": [], "plugins": null, "options": {"version_compatible": false,
+      "hardware_compatible": false, "tf32": false, "stripped_functions": false, "products_as_sums": false},
+      "seconds": 0, "producer": {}, )" +
       hash_line("model", "model.onnx", "graph") + hash_line("manifest", "manifest.json", manifest) +
       "\"engine_bytes\": " + std::to_string(engine.size()) + ", \"profiles\": " + profiles +
       ", \"max_chunk\": " + (steps ? "null" : "16") + "}";
@@ -92,10 +101,11 @@ void mixed_use(const xlstm::Model& model, bool ragged) {
       const auto logits = what == 1 ? session.prefill(prompts) : session.prefill(joined);
       for (std::size_t row = 0; row < kBatch; ++row) {
         for (const auto token : prompts[row]) expected.feed(row, token);
-        if (prompts[row].empty())
+        if (prompts[row].empty()) {
           CHECK(logits[row][0] == 0);
-        else
+        } else {
           expected.check(logits[row], row);
+        }
       }
     } else {
       session.reset(1), expected.reset(1);
@@ -110,11 +120,11 @@ void mixed_use(const xlstm::Model& model, bool ragged) {
 
 // The error names the profile, and the states are those after the last good chunk.
 void errors(const xlstm::Model& model) {
-  check_error(ErrorCode::argument, "the engine's decode profile takes s of 1x3 to 4x3, not 5x3",
+  check_error(ErrorCode::argument, "The engine's decode profile takes s of 1x3 to 4x3, not 5x3",
               [&] { model.session(5); });
   auto four = model.session(4);
   const auto before = four.save();
-  check_error(ErrorCode::argument, "the engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
+  check_error(ErrorCode::argument, "The engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
               [&] { four.prefill(Tokens(4, 1)); });
   CHECK(four.save() == before);
 
@@ -124,6 +134,48 @@ void errors(const xlstm::Model& model) {
   check_error(ErrorCode::runtime, "TensorRT failed on the engine's prefill profile", [&] { session.prefill(text); });
   good.prefill(Tokens(32, 1));
   CHECK(session.save() == good.save());
+}
+
+// Two batches that share a stream work in turn: no call of one falls into a call of the other, nor into its making and
+// unmaking.
+void turns() {
+  using namespace xlstm::internal;
+  Manifest manifest;
+  manifest.input = {"tokens", "int64", {0, 1}};
+  manifest.output = {"logits", "float32", {0, 1, kVocabulary}};
+  manifest.states = {{"s", "s.next", "float32", {0, 3}}};
+  const CudaDevice device(0);
+  const auto stream = std::make_shared<const CudaStream>(device);
+  std::mutex turn;
+  int inside = 0;  // unguarded but for the turn: the thread sanitizer looks on
+
+  struct Exclusive : Runner {
+    explicit Exclusive(int& counter) : inside(counter) { work(); }
+    ~Exclusive() override { work(); }
+    void step() override { work(); }
+    void prefill(std::size_t) override { work(); }
+    void work() const {
+      CHECK(++inside == 1);
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+      CHECK(--inside == 0);
+    }
+    int& inside;
+  };
+  const auto use = [&] {
+    for (int round = 0; round < 50; ++round) {
+      Batch batch(manifest, 1, {stream, &turn}, [&](BatchBuffers&) { return std::make_unique<Exclusive>(inside); });
+      std::vector<float> states(3);
+      for (int step = 0; step < 10; ++step) {
+        batch.step();
+        batch.write_states(states.data());
+        batch.read_states(states.data());
+        batch.reset(0);
+      }
+    }
+  };
+  std::thread other(use);
+  use();
+  other.join();
 }
 
 }  // namespace
@@ -156,7 +208,8 @@ int main(int argc, char** argv) {
     mixed_use(load(graph, 0), false);
   }
   write_bundle(bundle, "prefill", R"(["prefill"])", false);
-  check_error(ErrorCode::argument, "the engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
+  check_error(ErrorCode::argument, "The engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
               [&] { load(true, 0).session(4); });
   fs::remove_all(bundle);
+  turns();
 }

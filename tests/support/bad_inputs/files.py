@@ -104,8 +104,8 @@ def torchscript_archive(folder: Path):
     return folder / "ckpt.pt"
 
 
-@bad("instead of the whole model")
-def whole_pickled_model(folder: Path):
+@bad("is no xLSTM model")
+def whole_pickled_model_of_another_kind(folder: Path):
     torch.save(nn.Sequential(nn.Linear(2, 2)), folder / "ckpt.pt")
     return folder / "ckpt.pt"
 
@@ -115,17 +115,9 @@ class _RunsCode:
         return os.system, ("touch code-was-run",)
 
 
-@bad("objects are not unpickled: that could run code")
-def pickle_that_runs_code(folder: Path):
+@bad("weights do not tell its activation")
+def pickle_that_would_run_code_in_place_of_a_configuration(folder: Path):
     torch.save({"state_dict": weights_of(), "config": _RunsCode()}, folder / "ckpt.pt")
-    return folder / "ckpt.pt"
-
-
-@bad("holds a pickled omegaconf.")
-def pickled_omegaconf_configuration(folder: Path):
-    from omegaconf import OmegaConf
-
-    torch.save({"state_dict": weights_of(), "config": OmegaConf.create(config_of())}, folder / "ckpt.pt")
     return folder / "ckpt.pt"
 
 
@@ -141,7 +133,7 @@ def no_state_dictionary(folder: Path):
     return folder / "ckpt.pt"
 
 
-@bad("holds several models: model and ema_model")
+@bad("Say which one is meant: --select model")
 def two_models_in_one_file(folder: Path):
     torch.save({"model": weights_of(), "ema_model": weights_of()}, folder / "ckpt.pt")
     return folder / "ckpt.pt"
@@ -197,7 +189,7 @@ def index_that_leaves_its_folder(folder: Path):
     return folder
 
 
-@bad("is not a safetensors index")
+@bad("is not an index of shards")
 def damaged_index(folder: Path):
     save_shards(folder)
     write(folder / "model.safetensors.index.json", '{"weight_map": ')
@@ -208,6 +200,33 @@ def damaged_index(folder: Path):
 def index_beside_a_whole_file(folder: Path):
     save_shards(folder)
     save_file(weights_of("c-single"), str(folder / "model.safetensors"))
+    return folder
+
+
+@bad("holds model.safetensors.index.json and model_1.safetensors, which it does not list: two checkpoints in one")
+def numbered_shard_that_the_index_does_not_list(folder: Path):
+    weights = sorted(weights_of("c-single"))
+    save_folder(folder, "c-single")
+    (folder / "model.safetensors").rename(folder / "model_0.safetensors")
+    write_index(folder, dict.fromkeys(weights, "model_0.safetensors"))
+    save_file({"more": torch.zeros(2)}, str(folder / "model_1.safetensors"))
+    return folder
+
+
+@bad("model_1.safetensors is missing (1 of the 2 shards")
+def numbered_shard_that_only_the_index_knows(folder: Path):
+    weights = sorted(weights_of("c-single"))
+    save_folder(folder, "c-single")
+    (folder / "model.safetensors").rename(folder / "model_0.safetensors")
+    write_index(folder, dict.fromkeys(weights, "model_0.safetensors") | {"lm_head.weight": "model_1.safetensors"})
+    return folder
+
+
+@bad("holds no weights itself, but checkpoint-500, checkpoint-1000 do. Name the one to export: ")
+def output_folder_of_a_training_run(folder: Path):
+    for steps in (1000, 500):
+        (folder / f"checkpoint-{steps}").mkdir()
+        save_folder(folder / f"checkpoint-{steps}", "c-single")
     return folder
 
 

@@ -54,9 +54,10 @@ def transformer(folder: Path):
     return named(folder, "model.layers.0.self_attn.q_proj.weight", "lm_head.weight")
 
 
-@bad("is an xLSTM backbone without its language-model head")
-def hugging_face_model_without_head(folder: Path):
-    weights = {n.removeprefix("backbone."): t for n, t in weights_of("c-single").items() if n.startswith("backbone.")}
+@bad("If there is none, export the model without it: --select backbone")
+def hugging_face_model_whose_head_was_lost(folder: Path):
+    weights = weights_of("c-single")
+    del weights["lm_head.weight"]
     return save_folder(folder, "c-single", weights)
 
 
@@ -92,7 +93,7 @@ def missing_tensor_of_a_large_model(folder: Path):
     return save_folder(folder, "b-single", weights)
 
 
-@bad("If embedding and head are one matrix, say tie_weights: true")
+@bad("If embedding and head are one matrix, say so: --set tie_weights=true")
 def missing_head(folder: Path):
     weights = weights_of()
     del weights["lm_head.weight"]
@@ -104,16 +105,11 @@ def unknown_tensor(folder: Path):
     return save(folder, weights_of() | {"xlstm_block_stack.blocks.0.xlstm.mlstm_cell.rope": torch.zeros(4)})
 
 
-@bad("This is a network that contains an xLSTM model")
-def network_around_a_block_stack(folder: Path):
-    weights = {f"encoder.{n}": t for n, t in weights_of("a-stack").items()}
-    return save(folder, weights | {"decoder.weight": torch.zeros(3, 64)}, config_of("a-stack"))
-
-
-@bad("holds several block stacks, under 'first.' and 'second.'")
+@bad("holds 2 models: state_dict.first (xlstm, 3 blocks of width 64) and state_dict.second (xlstm, 3 blocks")
 def two_block_stacks(folder: Path):
-    stack = weights_of("a-stack")
-    return save(folder, {f"{p}.{n}": t for p in ("first", "second") for n, t in stack.items()}, config_of("a-stack"))
+    both = {part: weights_of("a-stack") for part in ("first", "second")}
+    both = {f"{part}.{name}": tensor for part, stack in both.items() for name, tensor in stack.items()}
+    return save(folder, both, config_of("a-stack"))
 
 
 @bad("are the same tensor under two names")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..files.settings import Settings
 from . import xlstm, xlstm_hf, xlstm_large
 from .family import Family
@@ -14,12 +12,6 @@ FAMILIES: tuple[Family, ...] = (xlstm.FAMILY, xlstm_hf.FAMILY, xlstm_large.FAMIL
 MARKS = tuple(family.marks for family in FAMILIES)
 
 
-def family_of_tensors(names: Iterable[str]) -> Family | None:
-    """The family that tensors of these names (without wrappers) are of."""
-    names = list(names)
-    return next((family for family in FAMILIES if family.owns_tensors(names)), None)
-
-
-def family_of_settings(settings: Settings) -> Family | None:
-    """The family that a configuration is of."""
-    return next((family for family in FAMILIES if family.owns_settings(settings)), None)
+def family_of_settings(settings: Settings) -> Family:
+    """The family that a configuration is of; it has the marks of one."""
+    return next(family for family in FAMILIES if family.owns_settings(settings))

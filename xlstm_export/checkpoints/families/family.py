@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +28,17 @@ class Family:
     """The upstream classes that its configurations have the fields of, as messages name them."""
     marks: Marks
     """What tells its configurations."""
+    keys: frozenset[str]
+    """Its settings, on the level of the marks: what `--set` may begin with."""
     packages: tuple[str, ...]
     """The distributions that its upstream model needs, for `validate`."""
-    owns_tensors: Callable[[Iterable[str]], bool]
-    """Whether tensors of these names (without wrappers) are of this family."""
+    roots: Callable[[Collection[str]], list[str]]
+    """What the names of tensors (without wrappers) of each model of this family among them start with.
+
+    Empty for a model at the top, else ending in a dot. `read` is given the tensors below a root, without it.
+    """
+    outline: Callable[[Weights], str]
+    """A model in a few words, from the tensors below its root: "3 blocks of width 64, vocabulary 97"."""
     read: Callable[[Weights, Settings], Checkpoint]
     """The checkpoint; raises `UserError` unless every tensor is understood and the settings agree with them."""
     from_settings: Callable[[Settings], tuple[Architecture, dict[str, object]]]
@@ -41,7 +49,23 @@ class Family:
         return self.marks.describe(settings.values) or self.marks.name(settings.values)
 
 
-def plain_factor(dim: int, width: int, candidates: list[tuple[float, float]], rounded: Callable) -> tuple[float, float]:
+def outline_of(weights: Weights, norm: str, embedding: str) -> str:
+    """`Family.outline`, from the names of a norm as wide as the model and of the embedding, where there is one."""
+    blocks = {match[1] for name in weights.tensors if (match := re.search(r"\bblocks\.(\d+)\.", name))}
+    words = f"{len(blocks)} block{'s' if len(blocks) > 1 else ''}"
+    if norm in weights and len(weights.tensors[norm].shape) == 1:
+        words += f" of width {weights.tensors[norm].shape[0]}"
+    if embedding in weights and len(weights.tensors[embedding].shape) == 2:
+        words += f", vocabulary {weights.tensors[embedding].shape[0]}"
+    return words
+
+
+def plain_factor(
+    dim: int,
+    width: int,
+    candidates: list[tuple[float, float]],
+    rounded: Callable[[int, float, float], int],
+) -> tuple[float, int]:
     """A factor and a multiple that upstream's rounding turns into `width`: the first candidate that does, else exact.
 
     Args:
@@ -56,34 +80,45 @@ def plain_factor(dim: int, width: int, candidates: list[tuple[float, float]], ro
     raise AssertionError(f"no factor makes {width} of {dim}")
 
 
-def join_tables(weights: Weights, embedding: str, head: str, settings: Settings, key: str) -> tuple[Weights, bool]:
-    """Both tables present, and whether they are one (tied).
+@dataclass(frozen=True)
+class Tables:
+    """The two tensors with a row for each word of the vocabulary."""
 
-    Args:
-        embedding, head: their names in the weights.
-        key: the setting that ties them.
+    embedding: str
+    head: str
+    tied: str
+    """The setting that makes them one."""
+    backbone: str
+    """What `--select` calls the part of the model without them (or without the head alone)."""
+
+
+def join_tables(weights: Weights, tables: Tables, settings: Settings) -> tuple[Weights, bool]:
+    """Both tables present, and whether they are one (tied).
 
     Raises:
         UserError: one is absent and nothing says that they are tied, or they are said to be tied and differ.
     """
-    told = settings.boolean(key, False) if key in settings else None
-    absent = [name for name in (embedding, head) if name not in weights]
+    told = settings.boolean(tables.tied, False) if tables.tied in settings else None
+    absent = [name for name in (tables.embedding, tables.head) if name not in weights]
     if absent:
         if not told:
-            advice = f"If embedding and head are one matrix, say {key}: true in the configuration."
-            raise UserError(ErrorKind.checkpoint, f"{missing(weights, absent)} {advice}")
+            raise UserError(
+                ErrorKind.checkpoint,
+                f"{missing(weights, absent)} If embedding and head are one matrix, say so: --set {tables.tied}=true. "
+                f"If there is none, export the model without it: --select {weights.root}{tables.backbone}",
+            )
         names = {name: name for name in weights.tensors}
-        present = head if absent == [embedding] else embedding
+        present = tables.head if absent == [tables.embedding] else tables.embedding
         return weights.renamed(names | {absent[0]: present}), True
-    tied = same_values(weights.tensors[embedding], weights.tensors[head])
+    tied = same_values(weights.tensors[tables.embedding], weights.tensors[tables.head])
     if told and not tied:
-        raise settings.conflict(key, False, f"{embedding} and {head} differ")
+        raise settings.conflict(tables.tied, False, f"{tables.embedding} and {tables.head} differ")
     return weights, tied
 
 
 def same_values(a: LazyTensor, b: LazyTensor) -> bool:
     """Whether two tensors are equal; stops reading at the first difference."""
-    if a is b or (a.extent is not None and a.extent == b.extent):
+    if a.is_same(b):
         return True
     if a.shape != b.shape or a.dtype != b.dtype:
         return False

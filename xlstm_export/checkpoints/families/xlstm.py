@@ -1,92 +1,108 @@
-"""Family `xlstm`: language models and block stacks of the `xlstm` package (Beck et al. 2024).
-
-Upstream's quirks end here: norm weights are stored as w and applied as 1 + w; the sLSTM layer feeds its `fgate`
-projection to the input gate and its `igate` projection to the forget gate (`blocks/slstm/layer.py`); recurrent
-kernels and biases have one layout for each sLSTM backend (`blocks/slstm/cell.py`).
-"""
+"""Family `xlstm`: language models and block stacks of the `xlstm` package (Beck et al. 2024)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
 from dataclasses import fields
 
-import torch
-
 from ...errors import ErrorKind, UserError
-from ...modeling.architecture import Architecture, Block, FeedForward, MLSTMBlock, SLSTMBlock
+from ...modeling.architecture import Architecture, FeedForward, MLSTMBlock, SLSTMBlock
 from ..checkpoint import Checkpoint
 from ..files.settings import Marks, Settings
-from ..files.tensors import LazyTensor
 from ..files.weights import Weights, missing
-from .family import Family, join_tables
-from .xlstm_settings import ACTIVATIONS, agree, check_settings, from_settings, upstream_config
+from .family import Family, Tables, join_tables, outline_of
+from .xlstm_settings import ACTIVATIONS, KEYS, agree, check_settings, from_settings, upstream_config
+from .xlstm_tensors import EMBEDDING, HEAD, KERNEL, STACK, canonical, expected, vanilla_layout
 
-STACK = "xlstm_block_stack."
-TABLES = ("token_embedding.weight", "lm_head.weight")
+TABLES = Tables(EMBEDDING, HEAD, tied="tie_weights", backbone="xlstm_block_stack")
 _CONSTANTS = ("mlstm_cell.causal_mask",)  # a buffer of early versions
-_ANCHOR = re.compile(r"(?P<prefix>.*?)blocks\.(?P<index>\d+)\.xlstm_norm\.weight")
+Block = MLSTMBlock | SLSTMBlock
+_ANCHOR = re.compile(r"(?P<root>(?:.*?\.)??)blocks\.(?P<index>\d+)\.xlstm_norm\.weight")
 
 
-def owns_tensors(names: Iterable[str]) -> bool:
-    return any(_ANCHOR.fullmatch(name) for name in names)
+def roots(names: Collection[str]) -> list[str]:
+    """Of language models, and of block stacks alone."""
+    found: dict[str, None] = {}
+    for name in names:
+        if match := _ANCHOR.fullmatch(name):
+            root = outer = match["root"]
+            if root.endswith(STACK):
+                outer = root.removesuffix(STACK)
+            found[outer if any(f"{outer}{table}" in names for table in (EMBEDDING, HEAD)) else root] = None
+    return list(found)
+
+
+def outline(weights: Weights) -> str:
+    return outline_of(weights, f"{_stack(weights)}blocks.0.xlstm_norm.weight", EMBEDDING)
 
 
 def read(weights: Weights, settings: Settings) -> Checkpoint:
     """Understand the tensors, hold the settings against them, and rename."""
-    check_settings(settings)
-    weights, stack = _select(weights.without(_CONSTANTS), settings.given)
+    notes = check_settings(settings)
+    if weights.root.endswith("backbone.") and not settings.given:
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"{weights.path} has no configuration and the tensor names of Prot-xLSTM, whose models may turn keys by "
+            "position (position_embeddings): weights do not tell. Pass the configuration with --config.",
+        )
+    weights, tied = weights.without(_CONSTANTS), False
+    stack = _stack(weights)
     if stack:
-        weights, tied = join_tables(weights, *TABLES, settings, "tie_weights")
-    else:
-        tied = False
+        weights, tied = join_tables(weights, TABLES, settings)
+        _check_tables(weights, settings)
     architecture, group_norm_weight = _architecture(weights, stack, tied, settings)
-    weights.require(_expected(architecture, stack, group_norm_weight))
+    weights.require(expected(architecture, stack, group_norm_weight, weights))
     agree(settings, architecture, group_norm_weight)
-    upstream = {name: _vanilla_layout(name, tensor, weights) for name, tensor in weights.tensors.items()}
+    upstream = {name: vanilla_layout(name, tensor, weights) for name, tensor in weights.tensors.items()}
     return Checkpoint.of(
         weights,
         family=FAMILY.name,
         architecture=architecture,
-        tensors=_canonical(upstream, architecture, stack),
+        tensors=canonical(upstream, architecture, stack),
         config=upstream_config(architecture, group_norm_weight, settings),
         upstream=upstream,
+        notes=notes,
     )
 
 
 # --- from weights ---------------------------------------------------------------------------------------------------
 
 
-def _select(weights: Weights, given: bool) -> tuple[Weights, str]:
-    """The language model or block stack without whatever prefix its tensors have, and the stack's own prefix in it."""
-    prefixes = {match["prefix"] for name in weights.tensors if (match := _ANCHOR.fullmatch(name))}
-    if len(prefixes) > 1:
-        names = " and ".join(repr(prefix) for prefix in sorted(prefixes))
+def _stack(weights: Weights) -> str:
+    """What the names of the block stack's tensors start with: nothing, where there is no language model around it."""
+    return STACK if any(name.startswith(f"{STACK}blocks.") for name in weights.tensors) else ""
+
+
+def _check_tables(weights: Weights, settings: Settings) -> None:
+    """Refuse layers of other kinds in the places of embedding and head, which users put there for other inputs."""
+    stack = f"--select {weights.root}{STACK.removesuffix('.')}"
+    (dim,) = weights.shape(f"{STACK}blocks.0.xlstm_norm.weight", 1)
+    rows, columns = weights.shape(EMBEDDING, 2)
+    outputs = weights.shape(HEAD, 2)[0]
+    linear = (
+        "which is not xLSTMLMModel's embedding but a linear layer, for vectors in place of tokens. Export the block "
+        f"stack, which takes vectors: {stack}"
+    )
+    if "token_embedding.bias" in weights:
+        raise UserError(ErrorKind.checkpoint, f"{weights.where(EMBEDDING)} has a bias beside it, {linear}")
+    if columns != dim and rows == dim or rows == columns and outputs != rows:
+        shape = f"has shape [{rows}, {columns}] in a model of width {dim} with {outputs} outputs"
+        raise UserError(ErrorKind.checkpoint, f"{weights.where(EMBEDDING)} {shape}, {linear}")
+    if "lm_head.bias" in weights or columns == dim and outputs != rows:
+        what = "has a bias" if "lm_head.bias" in weights else f"has {outputs} rows for an embedding of {rows}"
         raise UserError(
             ErrorKind.checkpoint,
-            f"{weights.path} holds several block stacks, under {names}. Save the one to export by itself.",
+            f"{weights.where(HEAD)} {what}: it is not xLSTMLMModel's head but another layer. Export the block stack, "
+            f"which gives vectors: {stack}",
         )
-    prefix = prefixes.pop()
-    stack = ""
-    if prefix.endswith(STACK):
-        outer = prefix.removesuffix(STACK)
-        if any(f"{outer}{name}" in weights for name in TABLES):
-            prefix, stack = outer, STACK
-    outside = [name for name in weights.tensors if not name.startswith(prefix)]
-    if outside:
+    if rows == columns and "vocab_size" not in settings:
         raise UserError(
             ErrorKind.checkpoint,
-            f"{weights.where(outside[0])} lies outside the xLSTM model, whose tensors start with {prefix!r} "
-            f"({len(outside)} such). This is a network that contains an xLSTM model; save that alone: "
-            f"torch.save(network.{prefix.rstrip('.') or 'xlstm'}.state_dict(), ...).",
+            f"{weights.where(EMBEDDING)} is square, so that the weights do not tell an embedding of {rows} words from "
+            f"a linear layer. If it is an embedding, say so: --set vocab_size={rows}. If not, export the block stack, "
+            f"which takes vectors: {stack}",
         )
-    if prefix == "backbone." and not given:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{weights.path} has no configuration and the tensor names of Prot-xLSTM, whose models may turn keys by "
-            "position (position_embeddings): weights do not tell. Pass the configuration with --config.",
-        )
-    return weights.below(prefix), stack
 
 
 def _architecture(weights: Weights, stack: str, tied: bool, settings: Settings) -> tuple[Architecture, bool]:
@@ -96,10 +112,8 @@ def _architecture(weights: Weights, stack: str, tied: bool, settings: Settings) 
     if indices != list(range(len(indices))):
         gap = next(i for i in range(len(indices)) if i not in indices)
         raise missing(weights, [f"{stack}blocks.{gap}.xlstm_norm.weight"])
-    if stack:
-        vocab_size, dim = weights.shape(TABLES[0], 2)
-    else:
-        vocab_size, (dim,) = None, weights.shape("blocks.0.xlstm_norm.weight", 1)
+    (dim,) = weights.shape(f"{stack}blocks.0.xlstm_norm.weight", 1)
+    vocab_size = weights.shape(EMBEDDING, 2)[0] if stack else None
     blocks = tuple(_block(weights, f"{stack}blocks.{index}.", settings) for index in indices)
     _uniform(weights, blocks)
     norms = {f"{stack}blocks.{i}.xlstm.group_norm.weight" in weights for i, b in enumerate(blocks) if b.kind == "slstm"}
@@ -115,6 +129,7 @@ def _architecture(weights: Weights, stack: str, tied: bool, settings: Settings) 
         blocks=blocks,
         vocab_size=vocab_size,
         tied_head=tied,
+        has_head=vocab_size is not None,
         final_norm="layer_norm" if f"{stack}post_blocks_norm.weight" in weights else None,
         final_norm_eps=1e-5,
     )
@@ -122,7 +137,7 @@ def _architecture(weights: Weights, stack: str, tied: bool, settings: Settings) 
 
 
 def _block(weights: Weights, at: str, settings: Settings) -> Block:
-    if f"{at}xlstm.slstm_cell._recurrent_kernel_" not in weights:
+    if f"{at}{KERNEL}" not in weights:
         return MLSTMBlock(
             inner_dim=weights.shape(f"{at}xlstm.proj_down.weight", 2)[1],
             num_heads=weights.shape(f"{at}xlstm.mlstm_cell.igate.weight", 2)[0],
@@ -137,8 +152,8 @@ def _block(weights: Weights, at: str, settings: Settings) -> Block:
             raise UserError(
                 ErrorKind.checkpoint,
                 f"{weights.path} has a feed-forward network in its sLSTM blocks ({at}ffn.proj_up.weight), and weights "
-                "do not tell its activation. Pass the configuration with --config, or a YAML file that says at least\n"
-                "slstm_block: {feedforward: {act_fn: gelu}}   # upstream's default; or " + ", ".join(ACTIVATIONS[1:]),
+                "do not tell its activation. Say it:\n--set slstm_block.feedforward.act_fn=gelu\n"
+                f"(upstream's default; or {', '.join(ACTIVATIONS[1:])}), or pass the configuration with --config.",
             )
         feed_forward = FeedForward(
             hidden_dim=weights.shape(f"{at}ffn.proj_down.weight", 2)[1],
@@ -147,7 +162,7 @@ def _block(weights: Weights, at: str, settings: Settings) -> Block:
             fused_gate_up=True,
         )
     return SLSTMBlock(
-        num_heads=weights.shape(f"{at}xlstm.slstm_cell._recurrent_kernel_", 3)[0],
+        num_heads=weights.shape(f"{at}{KERNEL}", 3, 4)[0],
         conv_kernel=_conv_kernel(weights, at) if f"{at}xlstm.conv1d.conv.weight" in weights else 0,
         feed_forward=feed_forward,
     )
@@ -172,169 +187,17 @@ def _conv_kernel(weights: Weights, at: str) -> int:
 
 def _uniform(weights: Weights, blocks: tuple[Block, ...]) -> None:
     """Upstream has one configuration for all blocks of a kind."""
-    for kind in ("mlstm", "slstm"):
-        first, *others = [(index, block) for index, block in enumerate(blocks) if block.kind == kind] or [(0, None)]
-        for index, block in others:
-            if block != first[1]:
-                name = next(f.name for f in fields(block) if getattr(block, f.name) != getattr(first[1], f.name))
-                raise UserError(
-                    ErrorKind.checkpoint,
-                    f"{weights.path}: block {index} has {name} {getattr(block, name)}, but block {first[0]} has "
-                    f"{getattr(first[1], name)}. All {kind} blocks of a model are alike upstream; the checkpoint is "
-                    "damaged, or a variant that is not supported.",
-                )
-
-
-def _expected(architecture: Architecture, stack: str, group_norm_weight: bool) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes that each tensor may have, by upstream name."""
-    dim, shapes = architecture.embedding_dim, {}
-    if architecture.vocab_size is not None:
-        shapes |= {name: [(architecture.vocab_size, dim)] for name in TABLES}
-    for index, block in enumerate(architecture.blocks):
-        at = f"{stack}blocks.{index}."
-        layer = f"{at}xlstm."
-        shapes[f"{at}xlstm_norm.weight"] = [(dim,)]
-        if isinstance(block, MLSTMBlock):
-            inner, heads, width = block.inner_dim, block.num_heads, block.qkv_block_size
-            _divides(f"{layer}mlstm_cell.igate.weight", heads, inner)
-            _divides(f"{layer}q_proj.weight", width, inner)
-            shapes |= {
-                f"{layer}learnable_skip": [(inner,)],
-                f"{layer}proj_up.weight": [(2 * inner, dim)],
-                f"{layer}proj_down.weight": [(dim, inner)],
-                f"{layer}conv1d.conv.weight": [(inner, 1, block.conv_kernel)],
-                f"{layer}conv1d.conv.bias": [(inner,)],
-                f"{layer}mlstm_cell.outnorm.weight": [(inner,)],
-            }
-            for gate in ("igate", "fgate"):
-                shapes[f"{layer}mlstm_cell.{gate}.weight"] = [(heads, 3 * inner)]
-                shapes[f"{layer}mlstm_cell.{gate}.bias"] = [(heads,)]
-            for name in ("q_proj", "k_proj", "v_proj"):
-                shapes[f"{layer}{name}.weight"] = [(inner // width, width, width)]
-            if block.bias:
-                shapes |= {f"{layer}{n}.bias": [(inner,)] for n in ("q_proj", "k_proj", "v_proj")}
-                shapes |= {f"{layer}proj_up.bias": [(2 * inner,)], f"{layer}proj_down.bias": [(dim,)]}
-            continue
-        heads, head_dim = block.num_heads, dim // block.num_heads
-        _divides(f"{layer}slstm_cell._recurrent_kernel_", heads, dim)
-        shapes |= {f"{layer}{gate}gate.weight": [(heads, head_dim, head_dim)] for gate in "ifzo"}
-        shapes[f"{layer}slstm_cell._recurrent_kernel_"] = [
-            (heads, 4 * head_dim, head_dim),
-            (heads, head_dim, 4 * head_dim),
-        ]
-        shapes[f"{layer}slstm_cell._bias_"] = [(4 * dim,)]
-        if block.conv_kernel:
-            shapes[f"{layer}conv1d.conv.weight"] = [(dim, 1, block.conv_kernel)]
-            shapes[f"{layer}conv1d.conv.bias"] = [(dim,)]
-        if group_norm_weight:
-            shapes[f"{layer}group_norm.weight"] = [(dim,)]
-        if block.feed_forward:
-            hidden = block.feed_forward.hidden_dim
-            shapes[f"{at}ffn_norm.weight"] = [(dim,)]
-            shapes[f"{at}ffn.proj_up.weight"] = [(2 * hidden, dim)]
-            shapes[f"{at}ffn.proj_down.weight"] = [(dim, hidden)]
-            if block.feed_forward.bias:
-                shapes |= {f"{at}ffn.proj_up.bias": [(2 * hidden,)], f"{at}ffn.proj_down.bias": [(dim,)]}
-    if architecture.final_norm:
-        shapes[f"{stack}post_blocks_norm.weight"] = [(dim,)]
-    return shapes
-
-
-def _divides(name: str, part: int, whole: int) -> None:
-    if whole % part:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"tensor {name} divides a width of {whole} by {part}, which leaves a rest. The file is damaged, or its "
-            "model is a variant that is not supported.",
-        )
-
-
-# --- canonical tensors ----------------------------------------------------------------------------------------------
-
-
-def _canonical(upstream: dict[str, LazyTensor], architecture: Architecture, stack: str) -> dict[str, LazyTensor]:
-    """Tensors under the names and in the layouts of the step-mode model."""
-    tensors: dict[str, LazyTensor] = {}
-    if architecture.vocab_size is not None:
-        tensors["embedding.weight"] = upstream["token_embedding.weight"]
-        if not architecture.tied_head:
-            tensors["head.weight"] = upstream["lm_head.weight"]
-    if architecture.final_norm:
-        tensors["norm.weight"] = _norm_weight(upstream[f"{stack}post_blocks_norm.weight"])
-    for index, block in enumerate(architecture.blocks):
-        source, target = f"{stack}blocks.{index}.", f"blocks.{index}."
-        tensors[f"{target}norm.weight"] = _norm_weight(upstream[f"{source}xlstm_norm.weight"])
-        layer = _mlstm_layer if isinstance(block, MLSTMBlock) else _slstm_layer
-        named = layer(
-            lambda name, source=source: upstream.get(f"{source}xlstm.{name}"), block, architecture.embedding_dim
-        )
-        tensors |= {f"{target}{block.kind}.{name}": tensor for name, tensor in named.items() if tensor is not None}
-        if isinstance(block, SLSTMBlock) and block.feed_forward:
-            tensors[f"{target}ffn_norm.weight"] = _norm_weight(upstream[f"{source}ffn_norm.weight"])
-            for kind in ("weight", "bias") if block.feed_forward.bias else ("weight",):
-                tensors[f"{target}ffn.proj_gate_up.{kind}"] = upstream[f"{source}ffn.proj_up.{kind}"]
-                tensors[f"{target}ffn.proj_down.{kind}"] = upstream[f"{source}ffn.proj_down.{kind}"]
-    return tensors
-
-
-_Get = Callable[[str], LazyTensor | None]
-
-
-def _mlstm_layer(get: _Get, block: MLSTMBlock, dim: int) -> dict[str, LazyTensor | None]:
-    tensors = {
-        "head_norm.weight": _norm_weight(get("mlstm_cell.outnorm.weight")),
-        "skip": get("learnable_skip"),
-        "conv.weight": _conv_weight(get("conv1d.conv.weight")),
-        "conv.bias": get("conv1d.conv.bias"),
-    }
-    for kind in ("weight", "bias"):
-        tensors |= {f"{n}.{kind}": get(f"{n}.{kind}") for n in ("proj_up", "q_proj", "k_proj", "v_proj", "proj_down")}
-        tensors |= {f"{gate}.{kind}": get(f"mlstm_cell.{gate}.{kind}") for gate in ("igate", "fgate")}
-    return tensors
-
-
-def _slstm_layer(get: _Get, block: SLSTMBlock, dim: int) -> dict[str, LazyTensor | None]:
-    heads, head_dim = block.num_heads, dim // block.num_heads
-    norm_weight = get("group_norm.weight")
-    return {
-        "igate.weight": get("fgate.weight"),  # slots i, f, z, o are fed by fgate, igate, zgate, ogate
-        "fgate.weight": get("igate.weight"),
-        "zgate.weight": get("zgate.weight"),
-        "ogate.weight": get("ogate.weight"),
-        "R": get("slstm_cell._recurrent_kernel_").reshape(heads, 4, head_dim, head_dim),
-        "b": get("slstm_cell._bias_").reshape(4, heads, head_dim),
-        "head_norm.weight": LazyTensor.of(torch.ones(dim)) if norm_weight is None else _norm_weight(norm_weight),
-        "conv.weight": _conv_weight(get("conv1d.conv.weight")) if block.conv_kernel else None,
-        "conv.bias": get("conv1d.conv.bias") if block.conv_kernel else None,
-    }
-
-
-def _vanilla_layout(name: str, tensor: LazyTensor, weights: Weights) -> LazyTensor:
-    """Recurrent kernel (H, 4 * out, in) and bias [gate, head, unit] of the vanilla backend, from either backend's.
-
-    CUDA: kernel (H, in, 4 * out), bias [head, gate, unit]. The bias has the same size in both: the kernel tells.
-    """
-    if not name.endswith(("._recurrent_kernel_", "._bias_")):
-        return tensor
-    heads, rows, columns = weights.tensors[f"{name.rpartition('.')[0]}._recurrent_kernel_"].shape
-    if rows > columns:
-        return tensor
-    head_dim = rows
-    if name.endswith("._bias_"):
-        return tensor.map(lambda b: b.reshape(heads, 4, head_dim).permute(1, 0, 2).reshape(-1))
-    return tensor.map(
-        lambda R: R.reshape(heads, head_dim, 4, head_dim).permute(0, 2, 3, 1).reshape(heads, 4 * head_dim, head_dim)
-    )
-
-
-def _norm_weight(stored: LazyTensor) -> LazyTensor:
-    """1 + w, exactly: float64, whatever the dtype of w, to be rounded once where it is used."""
-    return stored.map(lambda w: 1.0 + w.double())
-
-
-def _conv_weight(stored: LazyTensor) -> LazyTensor:
-    """(C, 1, K) to (K, C)."""
-    return stored.map(lambda w: w[:, 0].t().contiguous())
+    firsts: dict[str, int] = {}
+    for index, block in enumerate(blocks):
+        first = firsts.setdefault(block.kind, index)
+        if block != blocks[first]:
+            name = next(f.name for f in fields(block) if getattr(block, f.name) != getattr(blocks[first], f.name))
+            raise UserError(
+                ErrorKind.checkpoint,
+                f"{weights.path}: block {index} has {name} {getattr(block, name)}, but block {first} has "
+                f"{getattr(blocks[first], name)}. All {block.kind} blocks of a model are alike upstream; the "
+                "checkpoint is damaged, or a variant that is not supported.",
+            )
 
 
 FAMILY = Family(
@@ -348,8 +211,10 @@ FAMILY = Family(
             frozenset({"slstm_at", "embedding_dim", "num_blocks"}),
         )
     ),
+    keys=KEYS,
     packages=("xlstm",),
-    owns_tensors=owns_tensors,
+    roots=roots,
+    outline=outline,
     read=read,
     from_settings=from_settings,
 )

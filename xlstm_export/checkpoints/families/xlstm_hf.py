@@ -7,7 +7,7 @@ model always has a final norm, without bias, whatever `add_out_norm` and `use_bi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture
@@ -15,16 +15,20 @@ from ..checkpoint import Checkpoint
 from ..files.settings import Marks, Settings
 from ..files.weights import Weights, missing
 from . import mlstm_large as large
-from .family import Family, join_tables
+from .family import Family, Tables, join_tables
 
 DEFAULTS = {"vocab_size": 50304, "embedding_dim": 4096, "num_blocks": 32, "num_heads": 8, "ffn_proj_factor": 2.667}
 SPELLINGS = {"hidden_size": "embedding_dim", "num_hidden_layers": "num_blocks"}
 EMBEDDING = "backbone.embeddings.weight"
+OLD_NAMES = {"query": "q", "key": "k", "value": "v"}
+"""Of the projections, as transformers 4.54 had them where the `xlstm` package was not installed."""
+TABLES = Tables(EMBEDDING, large.HEAD, tied="tie_word_embeddings", backbone="backbone")
+BACKBONE_CLASS = "xLSTMModel"
+"""In `architectures` of a configuration: the model without its head, whose output is hidden states."""
 
 
-def owns_tensors(names: Iterable[str]) -> bool:
-    names = list(names)
-    return any(large.ANCHOR.fullmatch(n) for n in names) and any(n.endswith(EMBEDDING) for n in names)
+def roots(names: Collection[str]) -> list[str]:
+    return large.roots(names, hugging_face=True)
 
 
 def read(weights: Weights, settings: Settings) -> Checkpoint:
@@ -34,26 +38,55 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
             f"{weights.path} has no configuration, and weights do not tell the soft caps and epsilons of an xLSTM "
             "model. Put its config.json beside the weights, or pass it with --config.",
         )
-    respelled = _respelled(settings)
-    weights, tied = join_tables(large.model_of(weights), EMBEDDING, large.TABLES[1], settings, "tie_word_embeddings")
-    weights = weights.renamed({large.TABLES[0] if name == EMBEDDING else name: name for name in weights.tensors})
+    respelled, tied, notes = _respelled(settings), False, tuple[str, ...]()
+    whole = not large.is_backbone(weights)
+    weights = _renamed(large.with_backbone(weights))
+    if whole:
+        weights, tied, notes = _join(weights, settings)
+    weights = weights.renamed({large.EMBEDDING if name == EMBEDDING else name: name for name in weights.tensors})
     if "backbone.out_norm.weight" not in weights:
         raise missing(weights, ["backbone.out_norm.weight"])
-    architecture, fused = large.architecture_of(weights, respelled, tied)
-    shapes = large.expected(architecture, fused)
+    model = large.from_weights(weights, respelled, tied)
+    shapes = large.expected(model)
     shapes.pop("backbone.out_norm.bias", None)
     weights.require(shapes)
-    settings.agree("hidden_size", architecture.embedding_dim, f"width of {EMBEDDING}")
-    settings.agree("num_hidden_layers", len(architecture.blocks), "backbone.blocks with tensors")
-    large.agree(respelled, architecture)
+    settings.agree("hidden_size", model.architecture.embedding_dim, f"width of {EMBEDDING}")
+    settings.agree("num_hidden_layers", len(model.architecture.blocks), "backbone.blocks with tensors")
+    large.agree(respelled, model)
+    upstream = {EMBEDDING if name == large.EMBEDDING else name: t for name, t in weights.tensors.items()}
     return Checkpoint.of(
         weights,
         family=FAMILY.name,
-        architecture=architecture,
-        tensors=large.canonical(weights.tensors, architecture, fused),
-        config=_hf_config(architecture, respelled, fused),
-        upstream={EMBEDDING if name == large.TABLES[0] else name: t for name, t in weights.tensors.items()},
+        architecture=model.architecture,
+        tensors=large.canonical(weights.tensors, model),
+        config=_hf_config(model, respelled),
+        upstream=upstream if whole else large.without_backbone(upstream),
+        notes=notes,
     )
+
+
+def _renamed(weights: Weights) -> Weights:
+    """The tensors under the names that transformers gives them today."""
+
+    def new(name: str) -> str:
+        at, layer, rest = name.partition(".mlstm_layer.")
+        old, _, kind = rest.partition(".")
+        return f"{at}{layer}{OLD_NAMES.get(old, old)}.{kind}" if layer else name
+
+    return weights.renamed({new(name): name for name in weights.tensors})
+
+
+def _join(weights: Weights, settings: Settings) -> tuple[Weights, bool, tuple[str, ...]]:
+    """As `join_tables`. But two matrices that differ are two, whatever `tie_word_embeddings` says.
+
+    transformers 5 writes it and ties nothing: its own class then computes with both.
+    """
+    both, told = EMBEDDING in weights and large.HEAD in weights, settings.boolean(TABLES.tied, False)
+    weights, tied = join_tables(weights, TABLES, settings.without(TABLES.tied) if both else settings)
+    if not told or tied:
+        return weights, tied, ()
+    says = f"{settings.source} says {TABLES.tied} = true, but embedding and head differ"
+    return weights, False, (f"{says}: both are used, as transformers does.",)
 
 
 def _respelled(settings: Settings) -> Settings:
@@ -78,29 +111,36 @@ def _respelled(settings: Settings) -> Settings:
     return dataclasses.replace(settings, values={k: v for k, v in values.items() if v is not None or k in caps})
 
 
-def _hf_config(architecture: Architecture, settings: Settings, fused: bool) -> dict[str, object]:
+def _hf_config(model: large.Large, settings: Settings) -> dict[str, object]:
     """Fields of `transformers.xLSTMConfig`."""
-    config = large.upstream_config(architecture, settings, fused)
+    config = large.upstream_config(model, settings)
     spelled = {theirs: config[ours] for theirs, ours in SPELLINGS.items()}
-    return {"model_type": "xlstm", **config, **spelled, "tie_word_embeddings": architecture.tied_head}
+    if not model.architecture.has_head:
+        del config["output_logit_soft_cap"]  # transformers takes no null
+        config["architectures"] = [BACKBONE_CLASS]
+    return {"model_type": "xlstm", **config, **spelled, "tie_word_embeddings": model.architecture.tied_head}
 
 
 def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
     """The architecture that transformers builds from a configuration, with its defaults."""
     respelled = _respelled(settings)
     respelled = dataclasses.replace(respelled, values=DEFAULTS | dict(respelled.values) | {"add_out_norm": True})
-    architecture, fused = large.architecture_from(respelled)
-    architecture = dataclasses.replace(architecture, final_norm_bias=False)
-    return architecture, _hf_config(architecture, respelled, fused)
+    model = large.from_settings(respelled)
+    architecture = dataclasses.replace(model.architecture, final_norm_bias=False)
+    if settings.values.get("architectures") == [BACKBONE_CLASS]:
+        architecture = dataclasses.replace(architecture, has_head=False, tied_head=False, logit_soft_cap=0.0)
+    return architecture, _hf_config(dataclasses.replace(model, architecture=architecture), respelled)
 
 
 FAMILY = Family(
     name="xlstm-hf",
-    models="xLSTMForCausalLM of transformers",
+    models="xLSTMForCausalLM and xLSTMModel of transformers",
     configurations="transformers' xLSTMConfig",
     marks=Marks(keys=(frozenset(SPELLINGS),), model_type="xlstm"),
+    keys=large.KEYS | SPELLINGS.keys(),
     packages=("transformers",),
-    owns_tensors=owns_tensors,
+    roots=roots,
+    outline=large.outline,
     read=read,
     from_settings=from_settings,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture
@@ -10,44 +10,17 @@ from ..checkpoint import Checkpoint
 from ..files.settings import Marks, Settings
 from ..files.weights import Weights
 from . import mlstm_large as large
-from .family import Family, join_tables
+from .family import Family, Tables, join_tables
 
-_KEYS = frozenset(
-    {
-        "embedding_dim",
-        "num_heads",
-        "num_blocks",
-        "vocab_size",
-        "use_bias",
-        "norm_eps",
-        "norm_reduction_force_float32",
-        "add_out_norm",
-        "qk_dim_factor",
-        "v_dim_factor",
-        "chunkwise_kernel",
-        "sequence_kernel",
-        "step_kernel",
-        "mode",
-        "chunk_size",
-        "return_last_states",
-        "autocast_kernel_dtype",
-        "eps",
-        "inference_state_dtype",
-        "ffn_proj_factor",
-        "ffn_round_up_to_multiple_of",
-        "gate_soft_cap",
-        "output_logit_soft_cap",
-        "weight_mode",
-        "tie_word_embeddings",
-    }
-)
+_WITHOUT_EFFECT = frozenset({"type", "mlstm_round_up_to_multiple_of", "force_bos_token_insert", "bias_init", "dropout"})
+"""Keys that training code and converters write and that change nothing in a model that runs."""
 
 
-def owns_tensors(names: Iterable[str]) -> bool:
-    names = list(names)
-    return any(large.ANCHOR.fullmatch(n) for n in names) and not any(
-        n.endswith("backbone.embeddings.weight") for n in names
-    )
+TABLES = Tables(large.EMBEDDING, large.HEAD, tied="tie_word_embeddings", backbone="backbone")
+
+
+def roots(names: Collection[str]) -> list[str]:
+    return large.roots(names, hugging_face=False)
 
 
 def read(weights: Weights, settings: Settings) -> Checkpoint:
@@ -57,36 +30,48 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
             f"{weights.path} has no configuration, and weights do not tell the soft caps and epsilons of an xLSTMLarge "
             "model. Put its config.yaml beside the weights, or pass it with --config.",
         )
-    settings.only(_KEYS, FAMILY.configurations)
-    weights, tied = join_tables(large.model_of(weights), *large.TABLES, settings, "tie_word_embeddings")
-    architecture, fused = large.architecture_of(weights, settings, tied)
-    weights.require(large.expected(architecture, fused))
-    large.agree(settings, architecture)
-    settings.agree("add_out_norm", architecture.final_norm is not None, "backbone.out_norm.weight")
+    notes = check_settings(settings)
+    weights, tied = large.with_backbone(weights), False
+    whole = large.EMBEDDING in weights or large.HEAD in weights
+    if whole:
+        weights, tied = join_tables(weights, TABLES, settings)
+    model = large.from_weights(weights, settings, tied)
+    weights.require(large.expected(model))
+    large.agree(settings, model)
+    settings.agree("add_out_norm", model.architecture.final_norm is not None, "backbone.out_norm.weight")
     return Checkpoint.of(
         weights,
         family=FAMILY.name,
-        architecture=architecture,
-        tensors=large.canonical(weights.tensors, architecture, fused),
-        config=large.upstream_config(architecture, settings, fused),
-        upstream=weights.tensors,
+        architecture=model.architecture,
+        tensors=large.canonical(weights.tensors, model),
+        config=large.upstream_config(model, settings),
+        upstream=weights.tensors if whole else large.without_backbone(weights.tensors),
+        notes=notes,
     )
+
+
+def check_settings(settings: Settings) -> tuple[str, ...]:
+    """Refuse what is not understood; returns a note of what does not matter."""
+    settings.only(large.KEYS | _WITHOUT_EFFECT, FAMILY.configurations)
+    return settings.ignored(_WITHOUT_EFFECT)
 
 
 def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
     """The architecture that upstream builds from a configuration, with its defaults."""
-    settings.only(_KEYS, FAMILY.configurations)
-    architecture, fused = large.architecture_from(settings)
-    return architecture, large.upstream_config(architecture, settings, fused)
+    check_settings(settings)
+    model = large.from_settings(settings)
+    return model.architecture, large.upstream_config(model, settings)
 
 
 FAMILY = Family(
     name="xlstm-large",
-    models="xLSTMLarge of the xlstm package",
+    models="xLSTMLarge and xLSTMLargeBlockStack of the xlstm package",
     configurations="xLSTMLargeConfig",
     marks=Marks(keys=(frozenset({"embedding_dim", "num_blocks"}),)),
+    keys=large.KEYS,
     packages=("xlstm", "mlstm_kernels"),
-    owns_tensors=owns_tensors,
+    roots=roots,
+    outline=large.outline,
     read=read,
     from_settings=from_settings,
 )

@@ -5,11 +5,30 @@ from __future__ import annotations
 import math
 
 from ...errors import ErrorKind, UserError
-from ...modeling.architecture import Architecture, FeedForward, MLSTMBlock, SLSTMBlock
+from ...modeling.architecture import Activation, Architecture, FeedForward, MLSTMBlock, SLSTMBlock
 from ..files.settings import MAX_BLOCKS, Settings
 from .family import plain_factor
 
-ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
+KEYS = frozenset(
+    {
+        "vocab_size",
+        "tie_weights",
+        "weight_decay_on_embedding",
+        "add_embedding_dropout",
+        "mlstm_block",
+        "slstm_block",
+        "context_length",
+        "num_blocks",
+        "embedding_dim",
+        "add_post_blocks_norm",
+        "bias",
+        "dropout",
+        "slstm_at",
+    }
+)
+"""Of xLSTMLMModelConfig. Others lie beside them in the configurations of training runs."""
+_WITHOUT_EFFECT = frozenset({"type"})
+ACTIVATIONS: tuple[Activation, ...] = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
 _PROJECTION = {"proj_factor", "round_proj_up_dim_up", "round_proj_up_to_multiple_of"}
 _PUSHED_DOWN = {"embedding_dim", "bias", "dropout", "context_length"}  # upstream overwrites them from the top
 _MLSTM_KEYS = frozenset(
@@ -75,11 +94,9 @@ def agree(settings: Settings, architecture: Architecture, group_norm_weight: boo
     elif "vocab_size" in settings:
         raise settings.conflict("vocab_size", None, "a block stack without token_embedding.weight and lm_head.weight")
     if "slstm_at" in settings:
-        told = settings.values["slstm_at"]
-        if told != "all" and not (isinstance(told, list) and all(isinstance(i, int) for i in told)):
-            raise settings.error("slstm_at", 'expected a list of block numbers, from 0, or "all"')
-        everywhere = told == "all" or ("mlstm_block" in settings and settings.values["mlstm_block"] is None)
-        if (list(range(len(blocks))) if everywhere else sorted(set(told))) != at:
+        everywhere = "mlstm_block" in settings and settings.values["mlstm_block"] is None
+        told = _slstm_at(settings, len(blocks))
+        if (list(range(len(blocks))) if everywhere else told) != at:
             raise settings.conflict("slstm_at", at, "blocks with slstm_cell tensors")
     for key, block, kind in (("mlstm_block", mlstm, "mLSTM"), ("slstm_block", slstm, "sLSTM")):
         if key in settings and settings.values[key] is None and block is not None:
@@ -108,27 +125,41 @@ def agree(settings: Settings, architecture: Architecture, group_norm_weight: boo
             _agree_width(section, 1.3, dim, slstm.feed_forward.hidden_dim, "ffn.proj_down.weight")
 
 
+def _slstm_at(settings: Settings, depth: int) -> list[int]:
+    """The numbers of the sLSTM blocks; upstream counts negative ones from the end."""
+    told = settings.values.get("slstm_at", [])
+    if told == "all":
+        return list(range(depth))
+    numbers = [i for i in told if isinstance(i, int) and -depth <= i < depth] if isinstance(told, list) else []
+    if not isinstance(told, list) or len(numbers) != len(told):
+        raise settings.error("slstm_at", f'expected a list of block numbers, 0 to {depth - 1}, or "all"')
+    return sorted({i % depth for i in numbers})
+
+
 def _agree_width(section: Settings, default: float, dim: int, width: int, evidence: str) -> None:
     told = _width(section, default, dim)
     if "proj_factor" in section and told != width:
         raise section.conflict("proj_factor", f"{width} of {dim}", f"{evidence}; the setting makes {told}")
 
 
-def check_settings(settings: Settings) -> None:
-    """Refuse what would change the equations and what is not understood."""
+def check_settings(settings: Settings) -> tuple[str, ...]:
+    """Refuse what would change the equations and what is not understood; returns notes of what does not matter."""
     if settings.values.get("position_embeddings", "none") not in (None, "none"):
         raise settings.error(
             "position_embeddings",
             "models with position embeddings (as in Prot-xLSTM) are a variant that is not supported",
         )
     mlstm, slstm = settings.below("mlstm_block"), settings.below("slstm_block")
-    mlstm.only(frozenset({"mlstm"}), "mLSTMBlockConfig")
-    mlstm.below("mlstm").only(_MLSTM_KEYS, "mLSTMLayerConfig")
-    slstm.only(frozenset({"slstm", "feedforward"}), "sLSTMBlockConfig")
-    slstm.below("feedforward").only(_FEED_FORWARD_KEYS, "FeedForwardConfig")
-    slstm.below("feedforward").choice("ff_type", "ffn_gated", ("ffn_gated",))
-    cell = slstm.below("slstm")
-    cell.only(_SLSTM_KEYS, "sLSTMLayerConfig")
+    layer, cell, feed_forward = mlstm.below("mlstm"), slstm.below("slstm"), slstm.below("feedforward")
+    for section, keys, name in (
+        (mlstm, {"mlstm"}, "mLSTMBlockConfig"),
+        (layer, _MLSTM_KEYS, "mLSTMLayerConfig"),
+        (slstm, {"slstm", "feedforward"}, "sLSTMBlockConfig"),
+        (cell, _SLSTM_KEYS, "sLSTMLayerConfig"),
+        (feed_forward, _FEED_FORWARD_KEYS, "FeedForwardConfig"),
+    ):
+        section.only(_WITHOUT_EFFECT | keys, name)
+    feed_forward.choice("ff_type", "ffn_gated", ("ffn_gated",))
     if cell.values.get("function", "slstm") != "slstm":
         raise cell.error("function", "only the sLSTM function (slstm) is supported, not other recurrent cells")
     if cell.values.get("gradient_recurrent_clipval") is not None and cell.values.get("backend", "cuda") == "cuda":
@@ -136,6 +167,8 @@ def check_settings(settings: Settings) -> None:
             "gradient_recurrent_clipval",
             "upstream's CUDA kernel then clips the cell's output too, which is not supported",
         )
+    sections = (mlstm, layer, slstm, cell, feed_forward)
+    return tuple(note for section in sections for note in section.ignored(_WITHOUT_EFFECT))
 
 
 def _width(section: Settings, default: float, dim: int) -> int:
@@ -216,12 +249,7 @@ def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
     """The architecture that upstream builds from a configuration, with its defaults."""
     check_settings(settings)
     dim, depth = settings.integer("embedding_dim", 128), settings.integer("num_blocks", 1, maximum=MAX_BLOCKS)
-    at = settings.values.get("slstm_at", [])
-    if settings.values.get("mlstm_block") is None:
-        at = "all"
-    at = list(range(depth)) if at == "all" else at
-    if not isinstance(at, list) or not all(isinstance(i, int) and 0 <= i < depth for i in at):
-        raise settings.error("slstm_at", f'expected a list of block numbers, 0 to {depth - 1}, or "all"')
+    at = list(range(depth)) if settings.values.get("mlstm_block") is None else _slstm_at(settings, depth)
     if at and settings.values.get("slstm_block") is None:
         raise UserError(
             ErrorKind.checkpoint,
@@ -260,6 +288,7 @@ def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
         blocks=tuple(slstm if index in at else mlstm for index in range(depth)),
         vocab_size=settings.integer("vocab_size") if "vocab_size" in settings else None,
         tied_head=settings.boolean("tie_weights", False) and "vocab_size" in settings,
+        has_head="vocab_size" in settings,
         final_norm="layer_norm" if settings.boolean("add_post_blocks_norm", True) else None,
         final_norm_eps=1e-5,
     )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
 from ...errors import ErrorKind, UserError
+from .interpolation import resolve
+
+Word = TypeVar("Word", bound=str)
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+_DEEP = 8  # levels of nesting that a description is looked for in
+_MANY = 100  # descriptions, of which no file has so many that is meant
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Settings:
                 value = float(value)
             except ValueError:
                 raise self.error(key, "expected a number") from None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
             raise self.error(key, "expected a number")
         return value
 
@@ -79,7 +84,7 @@ class Settings:
     def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
         if key not in self.values and default is None:
             raise UserError(ErrorKind.checkpoint, f"{self.source} has no {self.section}{key}. Add it.")
-        value = self.number(key, default)
+        value = self.number(key, default or 0)
         if value != int(value) or not minimum <= value <= maximum:
             raise self.error(key, f"expected a whole number from {minimum} to {maximum:,}")
         return int(value)
@@ -90,11 +95,12 @@ class Settings:
             raise self.error(key, "expected true or false")
         return value
 
-    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
+    def choice(self, key: str, default: Word, choices: tuple[Word, ...]) -> Word:
         value = self.values.get(key, default)
-        if value not in choices:
-            raise self.error(key, f"expected one of {', '.join(choices)}")
-        return value
+        for choice in choices:
+            if value == choice:
+                return choice
+        raise self.error(key, f"expected one of {', '.join(choices)}")
 
     def agree(self, key: str, actual: object, evidence: str) -> None:
         """Where the key is given, it says what the weights say."""
@@ -126,6 +132,32 @@ class Settings:
                     "change the model; remove it if it is a slip.",
                 )
 
+    def ignored(self, keys: frozenset[str]) -> tuple[str, ...]:
+        """A note of those of these keys that are given: they do not change the model."""
+        given = sorted(str(key) for key in self.values if key in keys)
+        if not given:
+            return ()
+        return (f"{', '.join(self.section + key for key in given)} in {self.source} does not change what is exported.",)
+
+    def having(self, overrides: Mapping[str, object]) -> Settings:
+        """These settings with others in their place or beside them, by dotted keys."""
+        if not overrides:
+            return self
+        values: dict[str, object] = dict(self.values)
+        for keys, value in overrides.items():
+            *sections, last = keys.split(".")
+            section = values
+            for key in sections:
+                inner = section.get(key)
+                section[key] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+                section = inner
+            section[last] = value
+        source = f"{self.source} with --set" if self.given else "--set"
+        return replace(self, values=values, source=source)
+
+    def without(self, key: str) -> Settings:
+        return replace(self, values={name: value for name, value in self.values.items() if name != key})
+
     def error(self, key: str, expected: str) -> UserError:
         return UserError(
             ErrorKind.checkpoint, f"{self.source} has {self.section}{key} = {_show(self.values.get(key))}: {expected}."
@@ -142,6 +174,22 @@ def _show(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
+    """What `--set KEY=VALUE` says, by dotted keys; values are read as YAML (`true`, `4`, `[0, 2]`, `gelu`)."""
+    overrides: dict[str, object] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not all(key.strip().split(".")):
+            raise UserError(ErrorKind.argument, f"--set {text}: expected KEY=VALUE, such as num_blocks=4.")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except Exception as error:  # of YAML's constructors, any
+            raise UserError(
+                ErrorKind.argument, f"--set {text}: the value is not valid YAML ({' '.join(str(error).split())})."
+            ) from None
+    return overrides
+
+
 def read_file(path: Path) -> Mapping[str, object]:
     """The mapping in a YAML or JSON file, with `${a.b}` replaced and `???` (not set) dropped, as OmegaConf does."""
     try:
@@ -154,75 +202,50 @@ def read_file(path: Path) -> Mapping[str, object]:
         raise UserError(ErrorKind.checkpoint, f"{path} cannot be read as text: {error}.") from None
     try:
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # of YAML's constructors, any: of dates, numbers, nesting
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise UserError(ErrorKind.checkpoint, f"{path} is not valid {kind}: {' '.join(str(error).split())}.") from None
     if not isinstance(values, Mapping):
         raise UserError(ErrorKind.checkpoint, f"{path} holds no mapping of settings to values.")
-    return _resolve(values, values)
+    return resolve(values)
 
 
-def _resolve(value: object, root: Mapping, depth: int = 0) -> object:
-    if isinstance(value, Mapping):
-        items = {str(k): _resolve(v, root, depth) for k, v in value.items()}
-        return {k: v for k, v in items.items() if v is not _UNSET}
-    if isinstance(value, list):
-        return [_resolve(v, root, depth) for v in value]
-    if isinstance(value, str):
-        if value == "???":
-            return _UNSET
-        if (match := re.fullmatch(r"\$\{([\w.]+)\}", value)) and depth < 10:
-            target: object = root
-            for key in match[1].split("."):
-                target = target.get(key, _UNSET) if isinstance(target, Mapping) else _UNSET
-            return _resolve(target, root, depth + 1)
-    return value
+def find_settings(values: object, source: str, marks: Sequence[Marks]) -> dict[str, Settings]:
+    """Every description of a model in nested mappings, by the keys that lead to it (dotted); equal ones once."""
+    found: dict[str, Settings] = {}
+    for keys, described in itertools.islice(_described(values, marks, 0), _MANY):
+        if all(settings.values != described for settings in found.values()):
+            found[keys] = Settings(described, source)
+    return found
 
 
-_UNSET = object()
-
-
-def find_models(values: object, marks: Sequence[Marks], depth: int = 0) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Every description of a model in nested mappings, with the keys that lead to it (dotted)."""
-    if not isinstance(values, Mapping) or depth > 4:
+def _described(values: object, marks: Sequence[Marks], depth: int) -> Iterator[tuple[str, Mapping[str, object]]]:
+    if not isinstance(values, Mapping) or depth > _DEEP:
         return
-    if any(mark.describe(values) for mark in marks):
+    nested = described = any(mark.describe(values) for mark in marks)
+    if described:
         yield "", values
-        return
-    nested = False
     for key, value in values.items():
-        for path, found in find_models(value, marks, depth + 1):
+        for path, found in _described(value, marks, depth + 1):
             nested = True
             yield f"{key}.{path}" if path else str(key), found
     if not nested and any(mark.name(values) for mark in marks):
         yield "", values
 
 
-def locate(values: object, source: str, marks: Sequence[Marks]) -> Settings | None:
-    """The one description of a model in `values`, or None."""
-    found = list(find_models(values, marks))
-    distinct = [item for index, item in enumerate(found) if item[1] not in [other for _, other in found[:index]]]
-    if len(distinct) > 1:
-        keys = ", ".join(path for path, _ in distinct)
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{source} describes several models ({keys}). Give the right one in a file of its own: --config.",
-        )
-    return Settings(distinct[0][1], source) if distinct else None
-
-
-def beside(weights: Path, marks: Sequence[Marks]) -> Settings | None:
-    """The description beside the weights: in `<stem>.yaml` and the like first, then in `config.yaml` and the like."""
+def beside(weights: Path, marks: Sequence[Marks]) -> dict[str, Settings]:
+    """The descriptions beside the weights: in `<stem>.yaml` and the like first, then in `config.yaml` and the like."""
     folder = weights if weights.is_dir() else weights.parent
     stems = ["config"] if weights.is_dir() else [weights.stem, "config"]
     for stem in stems:
         paths = [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
-        found = [(path, settings) for path in paths if (settings := locate(read_file(path), str(path), marks))]
-        if len(found) > 1 and any(settings.values != found[0][1].values for _, settings in found):
+        found = [(path, there) for path in paths if (there := find_settings(read_file(path), str(path), marks))]
+        values = [[settings.values for settings in there.values()] for _, there in found]
+        if any(other != values[0] for other in values):
             names = " and ".join(path.name for path, _ in found)
             raise UserError(
                 ErrorKind.checkpoint, f"{folder} holds {names}, which differ. Say which one is right: --config."
             )
         if found:
             return found[0][1]
-    return None
+    return {}

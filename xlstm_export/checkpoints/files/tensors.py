@@ -42,27 +42,14 @@ class LazyTensor:
     extent: FileExtent | None = None
     read_range: Callable[[int, int], torch.Tensor] | None = None
     """Elements [start, stop) in row-major order, flat: set where a part can be read without the whole."""
+    reason: str | None = None
+    """Why it cannot be read: "sparse", "quantised", ...; None where it can."""
 
     @staticmethod
     def of(tensor: torch.Tensor) -> LazyTensor:
         """Wrap a tensor that is in memory already, as it is."""
         tensor = tensor.detach()
         return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
-
-    @staticmethod
-    def loaded(name: str, path: Path, tensor: torch.Tensor) -> LazyTensor:
-        """Wrap a tensor that `torch.load` gave (its bytes may be mapped from the file)."""
-        shape, tensor = tuple(tensor.shape), tensor.detach()
-
-        def checked(values: torch.Tensor, start: int) -> torch.Tensor:
-            if not is_finite(values):
-                raise not_finite_error(values, start, shape, name, path)
-            return values
-
-        if not tensor.is_contiguous():
-            return LazyTensor(shape, tensor.dtype, lambda: checked(tensor.reshape(-1), 0).reshape(shape))
-        flat = tensor.view(-1)
-        return _ranged(shape, tensor.dtype, lambda start, stop: checked(flat[start:stop], start), None)
 
     @staticmethod
     def stored(name: str, extent: FileExtent, shape: tuple[int, ...], dtype: torch.dtype) -> LazyTensor:
@@ -76,6 +63,30 @@ class LazyTensor:
 
         return _ranged(shape, dtype, read_range, extent)
 
+    @staticmethod
+    def strided(
+        name: str, extent: FileExtent, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
+    ) -> LazyTensor:
+        """A tensor whose elements lie in a file in another order, or with gaps: `extent` is what they span."""
+
+        def read() -> torch.Tensor:
+            spanned = _read_bytes(extent, 0, extent.length).view(dtype)
+            values = spanned.as_strided(shape, strides).contiguous()
+            if not is_finite(values.view(-1)):
+                raise not_finite_error(values.view(-1), 0, shape, name, extent.path)
+            return values
+
+        return LazyTensor(shape, dtype, read)
+
+    @staticmethod
+    def unreadable(reason: str) -> LazyTensor:
+        """A tensor that is named but not here: its shape and dtype mean nothing."""
+
+        def read() -> torch.Tensor:
+            raise AssertionError(f"a tensor that is {reason} was not refused")
+
+        return LazyTensor((), torch.float32, read, reason=reason)
+
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
@@ -83,6 +94,19 @@ class LazyTensor:
     @property
     def nbytes(self) -> int:
         return self.numel * self.dtype.itemsize
+
+    def is_same(self, other: LazyTensor) -> bool:
+        """Whether both are the same bytes of a file (or the same object), without reading them."""
+        return (
+            self is other
+            or self.extent is not None
+            and (self.extent, self.shape, self.dtype)
+            == (
+                other.extent,
+                other.shape,
+                other.dtype,
+            )
+        )
 
     def chunks(self, limit: int = CHUNK) -> Iterator[torch.Tensor]:
         """The values in row-major order, as flat contiguous pieces of at most `limit` bytes."""
@@ -135,7 +159,7 @@ def _read_bytes(extent: FileExtent, start: int, stop: int) -> torch.Tensor:
     buffer = torch.empty(stop - start, dtype=torch.uint8)
     with extent.path.open("rb", buffering=0) as file:
         file.seek(extent.offset + start)
-        view, done = memoryview(buffer.numpy()), 0
+        view, done = buffer.numpy().data, 0
         while done < len(view):
             count = file.readinto(view[done:])
             if not count:

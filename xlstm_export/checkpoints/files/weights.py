@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +10,9 @@ import torch
 
 from ...errors import ErrorKind, UserError
 from .tensors import LazyTensor
+
+Shapes = dict[str, list[tuple[int, ...]]]
+"""The shapes that each tensor may have, by name."""
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -30,6 +33,8 @@ class Weights:
     """The file that holds each tensor."""
     names: Mapping[str, str] = field(default_factory=dict)
     """The name that a tensor has in its file, where it is another."""
+    root: str = ""
+    """What the names of the tensors started with before it was taken off: empty, or ending in a dot."""
     extras: Mapping[str, object] = field(default_factory=dict)
     """Everything else in the file, as plain values: configurations are looked for here."""
     notes: tuple[str, ...] = ()
@@ -41,15 +46,17 @@ class Weights:
         """The tensor as a message names it."""
         return f"tensor {self.names.get(name, name)} of {self.files[name]}"
 
-    def shape(self, name: str, rank: int) -> tuple[int, ...]:
-        """Shape of a tensor that the model cannot be understood without."""
+    def shape(self, name: str, *ranks: int) -> tuple[int, ...]:
+        """Shape, with one of these numbers of axes, of a tensor that the model cannot be understood without."""
         if name not in self.tensors:
             raise missing(self, [name])
+        self._readable(name)
         shape = self.tensors[name].shape
-        if len(shape) != rank or 0 in shape:
+        if len(shape) not in ranks or 0 in shape:
+            wanted = " or ".join(str(rank) for rank in ranks)
             raise UserError(
                 ErrorKind.checkpoint,
-                f"{self.where(name)} has shape {list(shape)}; expected {rank} axes, none of them empty. "
+                f"{self.where(name)} has shape {list(shape)}; expected {wanted} axes, none of them empty. "
                 "The file is damaged, or its model is a variant that is not supported.",
             )
         return shape
@@ -62,6 +69,8 @@ class Weights:
                 continue
             plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
             if plain in renamed:
+                if self.tensors[name].is_same(self.tensors[renamed[plain]]):
+                    continue
                 raise UserError(
                     ErrorKind.checkpoint,
                     f"{self.path}: {renamed[plain]} and {name} are the same tensor under two names. "
@@ -72,7 +81,8 @@ class Weights:
 
     def below(self, prefix: str) -> Weights:
         """The tensors whose names start with `prefix`, without it."""
-        return self.renamed({name[len(prefix) :]: name for name in self.tensors if name.startswith(prefix)})
+        names = {name[len(prefix) :]: name for name in self.tensors if name.startswith(prefix)}
+        return replace(self.renamed(names), root=self.root + prefix)
 
     def without(self, constants: tuple[str, ...]) -> Weights:
         """The tensors whose names do not end like that."""
@@ -85,7 +95,7 @@ class Weights:
         names = {new: self.names.get(old, old) for new, old in old_names.items()}
         return replace(self, tensors=tensors, files=files, names=names)
 
-    def require(self, expected: Mapping[str, Sequence[tuple[int, ...]]]) -> None:
+    def require(self, expected: Shapes) -> None:
         """Every expected tensor is there with one of its shapes and a floating dtype, and there is no other.
 
         Raises:
@@ -101,6 +111,7 @@ class Weights:
                 "save the xLSTM model's own state_dict().",
             )
         for name, shapes in expected.items():
+            self._readable(name)
             tensor = self.tensors[name]
             if tensor.shape not in shapes:
                 wanted = " or ".join(str(list(shape)) for shape in shapes)
@@ -115,6 +126,10 @@ class Weights:
                     f"{self.where(name)} has dtype {str(tensor.dtype).removeprefix('torch.')}; expected float32, "
                     "float16, bfloat16 or float64. Quantised checkpoints are not supported: give the original.",
                 )
+
+    def _readable(self, name: str) -> None:
+        if (reason := self.tensors[name].reason) is not None:
+            raise UserError(ErrorKind.checkpoint, f"{self.where(name)} is {reason}; expected a plain dense tensor.")
 
 
 def missing(weights: Weights, names: list[str]) -> UserError:

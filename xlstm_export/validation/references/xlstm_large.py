@@ -1,4 +1,4 @@
-"""`xlstm.xlstm_large.xLSTMLarge` in inference mode."""
+"""`xlstm.xlstm_large.xLSTMLarge` in inference mode, or its block stack where there is no vocabulary."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ class Reference:
     """See `UpstreamModel`."""
 
     def __init__(self, config: Mapping[str, Any]):
-        from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+        from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeBlockStack, xLSTMLargeConfig
 
-        self.module = xLSTMLarge(xLSTMLargeConfig(**config))
+        model = xLSTMLarge if "vocab_size" in config else xLSTMLargeBlockStack
+        self.module = model(xLSTMLargeConfig(**{"vocab_size": 1} | dict(config)))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.module(inputs)[0]
 
     def step(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
-        logits, native = self.module(inputs, pack_states(states))
-        return logits, unpack_states(native)
+        outputs, native = self.module(inputs, pack_states(states))
+        return outputs, unpack_states(native)
 
 
 def pack_states(states: States) -> dict[int, tuple[Tensor, Tensor, Tensor]]:

@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "../../../runtime/cuda_driver.h"
+#include "runtime/cuda_driver.h"
 
 #define REQUIRE(condition)                                                                             \
   do {                                                                                                 \
