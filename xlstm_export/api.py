@@ -29,6 +29,7 @@ def export(
     logits: LogitsOf = "last",
     link_weights: bool = False,
     overwrite: bool = False,
+    tokenizer: str | Path | None = None,
     stage: Stage = no_progress,
 ) -> Bundle:
     """Write a checkpoint as a bundle: what `xlstm-export onnx` does.
@@ -46,6 +47,7 @@ def export(
         logits: at each row's `last` position of a pass, or at `all`.
         link_weights: refer to the checkpoint's own bytes instead of copying them.
         overwrite: replace an existing bundle.
+        tokenizer: a `tokenizer.json` to put into the bundle instead of the checkpoint's own.
         stage: told of the progress.
 
     Raises:
@@ -54,7 +56,9 @@ def export(
     from .checkpoints import ReadOptions, open_checkpoint
     from .exporter import ExportOptions, export_bundle
 
-    options = ExportOptions(dtype, batch, mode, logits, link_weights, overwrite)
+    options = ExportOptions(
+        dtype, batch, mode, logits, link_weights, overwrite, None if tokenizer is None else Path(tokenizer)
+    )
     said = ReadOptions(None if config is None else Path(config), select, settings or {})
     source = open_checkpoint(Path(checkpoint), said)
     return export_bundle(source, Path(out), options, stage)

@@ -123,6 +123,10 @@ def onnx(
     link_weights: Annotated[
         bool, typer.Option("--link-weights", help="Refer to the checkpoint's own bytes instead of copying them.")
     ] = False,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A tokenizer.json to put into the bundle instead of the checkpoint's own."),
+    ] = None,
     random_init: Annotated[
         bool, typer.Option("--random-init", help="CKPT is a configuration: make random weights, for benchmarks.")
     ] = False,
@@ -138,7 +142,7 @@ def onnx(
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle
 
-        options = ExportOptions(dtype, batch_size, mode, logits, link_weights, overwrite)
+        options = ExportOptions(dtype, batch_size, mode, logits, link_weights, overwrite, tokenizer)
         said = _said(config, select, settings)
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     _print_notes(source.notes)
