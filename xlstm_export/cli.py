@@ -22,8 +22,14 @@ from .progress import Advance, Stage
 if TYPE_CHECKING:
     from .checkpoints import ReadOptions
 
-out = Console()
-err = Console(stderr=True)
+
+class Terminal(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError  # rich's own answer is exit code 1, which means something here
+
+
+out = Terminal()
+err = Terminal(stderr=True)
 
 
 class Commands(typer.core.TyperGroup):

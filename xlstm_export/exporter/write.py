@@ -101,6 +101,7 @@ def export_bundle(
         tick = stage("Checking the graph", None)
         model.metadata_props[METADATA_KEY] = manifest.to_json()
         proto = ir.to_proto(model)
+        _drop_shapes_of_weights(proto.graph)
         _check(proto)
         (folder / MODEL_FILE).write_bytes(proto.SerializeToString())
         (folder / FILE_NAME).write_text(manifest.to_json(), "utf-8")
@@ -166,6 +167,14 @@ def _check_tokenizer(path: Path) -> None:
         good = False
     if not good:
         raise UserError(ErrorKind.argument, f"--tokenizer: {path} is no tokenizer.json of the tokenizers library.")
+
+
+def _drop_shapes_of_weights(graph: onnx.GraphProto) -> None:
+    """Initializers say their own shapes: a tool that transposes one (ONNX Runtime's quantiser) would not mend two."""
+    weights = {tensor.name for tensor in graph.initializer}
+    kept = [value for value in graph.value_info if value.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def _check(proto: onnx.ModelProto) -> None:

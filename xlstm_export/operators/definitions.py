@@ -1,7 +1,8 @@
 """The cells' definitions in standard ONNX operators, in ONNX's textual syntax.
 
 Each cell has two: one step (S = 1, no `lengths`), and a sequence (any S, `lengths`). A file carries the one that fits
-its graph. Attributes that can be 0 for "none" are resolved with Where on constants, which every runtime folds.
+its graph. Attributes that can be 0 for "none" are resolved with Where on constants, which every runtime folds. They are
+cast to float, since tools that simplify graphs take a `value_float` for a double; other constants are tensors.
 """
 
 MLSTM_STEP = """
@@ -9,13 +10,17 @@ MLSTM_STEP = """
 MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.0, eps: float = 1e-6>
           (q, k, v, i, f, C, n, m) => (h, C_next, n_next, m_next)
 {
-    zero = Constant <value_float: float = 0.0> ()
-    one = Constant <value_float: float = 1.0> ()
+    zero = Constant <value: tensor = float {0.0}> ()
+    one = Constant <value: tensor = float {1.0}> ()
     last = Constant <value_ints: ints = [-1]> ()
-    q_factor = Constant <value_float: float = @q_scale> ()
-    k_factor = Constant <value_float: float = @k_scale> ()
-    epsilon = Constant <value_float: float = @eps> ()
-    cap = Constant <value_float: float = @gate_soft_cap> ()
+    q_factor_given = Constant <value_float: float = @q_scale> ()
+    q_factor = Cast <to: int = 1> (q_factor_given)
+    k_factor_given = Constant <value_float: float = @k_scale> ()
+    k_factor = Cast <to: int = 1> (k_factor_given)
+    epsilon_given = Constant <value_float: float = @eps> ()
+    epsilon = Cast <to: int = 1> (epsilon_given)
+    cap_given = Constant <value_float: float = @gate_soft_cap> ()
+    cap = Cast <to: int = 1> (cap_given)
     uncapped = Equal (cap, zero)
     safe_cap = Where (uncapped, one, cap)
 
@@ -85,10 +90,11 @@ SLSTM_STEP = """
 SLSTMCell <forget_clamp: float = 0.0>
           (x, R, b, y, c, n, m) => (hidden, y_next, c_next, n_next, m_next)
 {
-    zero = Constant <value_float: float = 0.0> ()
-    highest = Constant <value_float: float = 3.4028234e38> ()
+    zero = Constant <value: tensor = float {0.0}> ()
+    highest = Constant <value: tensor = float {3.4028234e38}> ()
     one_axis = Constant <value_ints: ints = [1]> ()
-    clamp = Constant <value_float: float = @forget_clamp> ()
+    clamp_given = Constant <value_float: float = @forget_clamp> ()
+    clamp = Cast <to: int = 1> (clamp_given)
     unclamped = Equal (clamp, zero)
     bound = Where (unclamped, highest, clamp)
 
@@ -145,19 +151,23 @@ MLSTM_SEQUENCE = """
 MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.0, eps: float = 1e-6>
           (q, k, v, i, f, C, n, m, lengths) => (h, C_next, n_next, m_next)
 {
-    zero = Constant <value_float: float = 0.0> ()
-    one = Constant <value_float: float = 1.0> ()
-    closed = Constant <value_float: float = -1e30> ()
+    zero = Constant <value: tensor = float {0.0}> ()
+    one = Constant <value: tensor = float {1.0}> ()
+    closed = Constant <value: tensor = float {-1e30}> ()
     first = Constant <value_int: int = 0> ()
     stride = Constant <value_int: int = 1> ()
     last = Constant <value_ints: ints = [-1]> ()
     rows = Constant <value_ints: ints = [-2]> ()
     past = Constant <value_ints: ints = [9223372036854775807]> ()
     two_last = Constant <value_ints: ints = [2, 3]> ()
-    q_factor = Constant <value_float: float = @q_scale> ()
-    k_factor = Constant <value_float: float = @k_scale> ()
-    epsilon = Constant <value_float: float = @eps> ()
-    cap = Constant <value_float: float = @gate_soft_cap> ()
+    q_factor_given = Constant <value_float: float = @q_scale> ()
+    q_factor = Cast <to: int = 1> (q_factor_given)
+    k_factor_given = Constant <value_float: float = @k_scale> ()
+    k_factor = Cast <to: int = 1> (k_factor_given)
+    epsilon_given = Constant <value_float: float = @eps> ()
+    epsilon = Cast <to: int = 1> (epsilon_given)
+    cap_given = Constant <value_float: float = @gate_soft_cap> ()
+    cap = Cast <to: int = 1> (cap_given)
     uncapped = Equal (cap, zero)
     safe_cap = Where (uncapped, one, cap)
 
@@ -265,8 +275,8 @@ SLSTM_SEQUENCE = """
 SLSTMCell <forget_clamp: float = 0.0>
           (x, R, b, y, c, n, m, lengths) => (hidden, y_next, c_next, n_next, m_next)
 {
-    zero = Constant <value_float: float = 0.0> ()
-    highest = Constant <value_float: float = 3.4028234e38> ()
+    zero = Constant <value: tensor = float {0.0}> ()
+    highest = Constant <value: tensor = float {3.4028234e38}> ()
     first = Constant <value_int: int = 0> ()
     stride = Constant <value_int: int = 1> ()
     last = Constant <value_ints: ints = [-1]> ()
@@ -275,7 +285,8 @@ SLSTMCell <forget_clamp: float = 0.0>
     gate_f = Constant <value_int: int = 1> ()
     gate_z = Constant <value_int: int = 2> ()
     gate_o = Constant <value_int: int = 3> ()
-    clamp = Constant <value_float: float = @forget_clamp> ()
+    clamp_given = Constant <value_float: float = @forget_clamp> ()
+    clamp = Cast <to: int = 1> (clamp_given)
     unclamped = Equal (clamp, zero)
     bound = Where (unclamped, highest, clamp)
 
