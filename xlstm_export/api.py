@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .bundle import Bundle
@@ -29,6 +29,7 @@ def export(
     logits: LogitsOf = "last",
     link_weights: bool = False,
     overwrite: bool = False,
+    tokenizer: str | Path | None = None,
     stage: Stage = no_progress,
 ) -> Bundle:
     """Write a checkpoint as a bundle: what `xlstm-export onnx` does.
@@ -46,6 +47,7 @@ def export(
         logits: at each row's `last` position of a pass, or at `all`.
         link_weights: refer to the checkpoint's own bytes instead of copying them.
         overwrite: replace an existing bundle.
+        tokenizer: a `tokenizer.json` to put into the bundle instead of the checkpoint's own.
         stage: told of the progress.
 
     Raises:
@@ -54,7 +56,9 @@ def export(
     from .checkpoints import ReadOptions, open_checkpoint
     from .exporter import ExportOptions, export_bundle
 
-    options = ExportOptions(dtype, batch, mode, logits, link_weights, overwrite)
+    options = ExportOptions(
+        dtype, batch, mode, logits, link_weights, overwrite, None if tokenizer is None else Path(tokenizer)
+    )
     said = ReadOptions(None if config is None else Path(config), select, settings or {})
     source = open_checkpoint(Path(checkpoint), said)
     return export_bundle(source, Path(out), options, stage)
@@ -100,6 +104,9 @@ def generate(
     sampling: Sampling = Sampling(),
     *,
     chunk: int | None = None,
+    ignore_eos: bool = False,
+    stops: Sequence[str] = (),
+    tokenizer: str | Path | None = None,
     runtime: RuntimeName = "onnxruntime",
     custom_ops: str | Path | None = None,
 ) -> TextGeneration:
@@ -111,12 +118,15 @@ def generate(
         max_new_tokens: the number of tokens to generate.
         sampling: how tokens are drawn.
         chunk: positions of one pass of the prompt; None: 256, or what an engine was built for.
+        ignore_eos: go on where the model ends a text.
+        stops: texts, of which the first to appear ends the text before it.
+        tokenizer: a `tokenizer.json` to use instead of the bundle's own.
         runtime, custom_ops: as for `open_session`.
 
     Raises:
         UserError: the bundle has no tokenizer or no logits, the prompt is empty, or the runtime is not here.
     """
-    tokenizer = open_tokenizer(bundle)
-    tokens = tokenizer.encode(prompt)
+    words = open_tokenizer(bundle, None if tokenizer is None else Path(tokenizer))
     session = open_session(bundle, batch=bundle.manifest.batch or 1, runtime=runtime, custom_ops=custom_ops)
-    return TextGeneration(Generation(session, tokens, max_new_tokens, Sampler(sampling), chunk), tokenizer)
+    generation = Generation(session, words.encode(prompt), max_new_tokens, Sampler(sampling), chunk, ignore_eos)
+    return TextGeneration(generation, words, stops)

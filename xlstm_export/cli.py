@@ -123,6 +123,10 @@ def onnx(
     link_weights: Annotated[
         bool, typer.Option("--link-weights", help="Refer to the checkpoint's own bytes instead of copying them.")
     ] = False,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A tokenizer.json to put into the bundle instead of the checkpoint's own."),
+    ] = None,
     random_init: Annotated[
         bool, typer.Option("--random-init", help="CKPT is a configuration: make random weights, for benchmarks.")
     ] = False,
@@ -138,7 +142,7 @@ def onnx(
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle
 
-        options = ExportOptions(dtype, batch_size, mode, logits, link_weights, overwrite)
+        options = ExportOptions(dtype, batch_size, mode, logits, link_weights, overwrite, tokenizer)
         said = _said(config, select, settings)
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     _print_notes(source.notes)
@@ -249,6 +253,13 @@ def generate(
             min=1, help="The positions of one pass of the prompt. By default 256, or what the engine was built for."
         ),
     ] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on where the model ends the text.")] = False,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text appears. It may be given repeatedly.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A tokenizer.json to use instead of the bundle's own.")
+    ] = None,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
 ) -> None:
@@ -258,7 +269,16 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p, seed)
     text = run(
-        bundle, prompt, max_new_tokens, sampling, chunk=chunk, runtime=runtime, custom_ops=_custom_ops(custom_ops)
+        bundle,
+        prompt,
+        max_new_tokens,
+        sampling,
+        chunk=chunk,
+        ignore_eos=ignore_eos,
+        stops=stop or (),
+        tokenizer=tokenizer,
+        runtime=runtime,
+        custom_ops=_custom_ops(custom_ops),
     )
     sys.stdout.write(prompt)
     for piece in text:

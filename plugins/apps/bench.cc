@@ -1,6 +1,7 @@
 // xlstm-bench: latency of a step and speed of prefill, as JSON.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <numeric>
 
@@ -33,7 +34,7 @@ class Feed {
 
   void vary(std::uint32_t round) {
     for (std::size_t i = 0; i < tokens_.size(); ++i) {
-      tokens_[i] = static_cast<std::int64_t>((round * 31 + i * 7) % vocabulary_);
+      tokens_[i] = static_cast<std::int64_t>((std::size_t{round} * 31 + i * 7) % vocabulary_);
     }
   }
   void step(xlstm::Session& session) const { vocabulary_ ? session.step(tokens_) : session.step_vectors(vectors_); }
@@ -48,7 +49,7 @@ class Feed {
 };
 
 double percentile(const std::vector<double>& sorted, double p) {
-  return sorted[static_cast<std::size_t>(p * static_cast<double>(sorted.size() - 1) + 0.5)];
+  return sorted[static_cast<std::size_t>(std::lround(p * static_cast<double>(sorted.size() - 1)))];
 }
 
 void run(const apps::Arguments& arguments) {

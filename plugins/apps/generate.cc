@@ -80,7 +80,9 @@ void run(const apps::Arguments& arguments) {
   Generator generator(model, arguments);
   if (arguments.has("load")) generator.session().load_file(arguments.text("load"));
   if (arguments.has("ids")) {
-    generator.run(parse_ids(arguments.text("ids")), [](std::int64_t token) { std::cout << token << std::endl; });
+    generator.run(parse_ids(arguments.text("ids")), [](std::int64_t token) {
+      std::cout << token << "\n" << std::flush;
+    });
   } else {
     if (model.info().tokenizer != "bytes") {
       apps::fail(

@@ -12,7 +12,7 @@ namespace xlstm::internal {
 class Sha256 {
  public:
   void update(const void* data, std::size_t size);
-  void update(const std::filesystem::path& file);  // its bytes; throws Error(bundle) where it cannot be read
+  void update(const std::filesystem::path& path);  // a file's bytes; throws Error(bundle) where it cannot be read
   std::array<std::uint8_t, 32> digest();           // once, at the end
 
  private:

@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs args) {
   const double highest = top / args.temperature;
   for (int token = static_cast<int>(threadIdx.x); token < args.vocabulary; token += kThreads) {
     const double share = key_of(logits[token], token) < lowest ? 0.0 : exp(logits[token] / args.temperature - highest);
-    weights[token] = share > 0.0 ? static_cast<Count>(share * kOne + 0.5) : 0ull;
+    weights[token] = share > 0.0 ? static_cast<Count>(rint(share * kOne)) : 0ull;
   }
   __syncthreads();
 

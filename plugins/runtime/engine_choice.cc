@@ -76,6 +76,7 @@ std::vector<fs::path> engine_files(const fs::path& bundle) {
   }
   std::sort(files.rbegin(), files.rend());
   std::vector<fs::path> paths;
+  paths.reserve(files.size());
   for (const File& file : files) paths.push_back(file.path);
   return paths;
 }

@@ -260,6 +260,7 @@ std::vector<Session::Impl::Prompt> rows_of(const char* what, const Session::Impl
   const std::size_t width = session.model->info.input_width, length = values.size() / (session.rows() * width);
   session.check_size(what, values.size(), std::max<std::size_t>(length, 1) * session.rows() * width);
   std::vector<Session::Impl::Prompt> prompts;
+  prompts.reserve(session.rows());
   for (std::size_t row = 0; row < session.rows(); ++row) {
     prompts.push_back({reinterpret_cast<const std::byte*>(values.data() + row * length * width), length});
   }
@@ -279,6 +280,7 @@ Logits Session::prefill(const std::vector<std::vector<std::int64_t>>& prompts) {
                                          std::to_string(batch()) + ". Give one for each row; it may be empty.");
   }
   std::vector<Impl::Prompt> rows;
+  rows.reserve(prompts.size());
   for (const auto& prompt : prompts) {
     impl_->check_tokens("prefill_vectors", prompt);
     rows.push_back({reinterpret_cast<const std::byte*>(prompt.data()), prompt.size()});

@@ -217,7 +217,7 @@ class OnnxRuntimeBundle : public LoadedBundle {
       const auto path = std::filesystem::canonical(library, failure);
       if (failure) {
         throw Error(ErrorCode::unavailable,
-                    "There is no library of custom operators at " + library.string() +
+                    "There is no custom-op library at " + library.string() +
                         ". Build libxlstm_onnxruntime.so, or leave Options::custom_ops empty to run the cells' "
                         "definitions.");
       }

@@ -258,6 +258,7 @@ Fields Fields::below(const char* key) const { return Fields(raw(key), where_, re
 std::vector<Fields> Fields::each(const char* key) const {
   std::vector<Fields> result;
   const Json& list = items(key);
+  result.reserve(list.size());
   for (std::size_t i = 0; i < list.size(); ++i) {
     result.emplace_back(list[i], where_, remedy_, at_ + key + "[" + std::to_string(i) + "].");
   }

@@ -19,10 +19,16 @@
 namespace {
 // The driver functions that cuda_driver.h declares pass their parameters as those of cuda.h do.
 template <class A, class B>
-constexpr bool alike = sizeof(A) == sizeof(B) && std::is_pointer_v<A> == std::is_pointer_v<B>;
+constexpr bool alike() {
+  if constexpr (std::is_pointer_v<A> || std::is_pointer_v<B>) {
+    return std::is_pointer_v<A> && std::is_pointer_v<B>;
+  } else {
+    return sizeof(A) == sizeof(B);
+  }
+}
 template <class... A, class... B>
 constexpr bool same_call(int (*)(A...), CUresult (*)(B...)) {
-  if constexpr (sizeof...(A) == sizeof...(B)) return (alike<A, B> && ...);
+  if constexpr (sizeof...(A) == sizeof...(B)) return (alike<A, B>() && ...);
   return false;
 }
 #define XLSTM_COMPARE(name, ...) \

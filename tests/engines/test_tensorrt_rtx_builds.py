@@ -89,6 +89,16 @@ def test_two_profiles_share_one_copy_of_the_weights(tmp_path):
     assert record.profiles == ("decode", "prefill") and weights < record.engine_bytes < 1.3 * weights
 
 
+@pytest.mark.parametrize(("heads", "block"), [(11, 2), (1, 11)])
+def test_model_as_narrow_as_one_group_of_projections_is_built(heads, block, tmp_path):
+    """TensorRT-RTX 1.7 fails inside itself on a batch of one matrix."""
+    mlstm = {"num_heads": heads, "proj_factor": 1.0, "round_proj_up_to_multiple_of": 1, "qkv_proj_blocksize": block}
+    config = {"embedding_dim": 22, "num_blocks": 1, "vocab_size": 97, "mlstm_block": {"mlstm": mlstm}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    export_bundle(random_checkpoint(tmp_path / "config.yaml", 0), tmp_path / "bundle")
+    assert build_in(tmp_path / "bundle", targets=("sm89",))[0].is_file()
+
+
 @pytest.mark.parametrize("mode", ["step", "prefill"])
 def test_engine_of_one_mode_has_one_profile(mode, copy_bundle):
     _, record = build_in(copy_bundle("a-mixed", mode=mode), targets=("sm89",))

@@ -84,7 +84,7 @@ def test_missing_pieces_are_named_in_one_line(release: Path, export_variant: Exp
     assert "is in bfloat16, which ONNX Runtime cannot compute" in refused(
         export_variant("a-mixed", "bfloat16")[2], "--device", "cpu"
     )
-    assert "There is no library of custom operators at /nowhere.so" in refused(bundle, "--custom-ops", "/nowhere.so")
+    assert "There is no custom-op library at /nowhere.so" in refused(bundle, "--custom-ops", "/nowhere.so")
     assert "was exported for batch 2, not 1" in refused(export_variant("b-single", "float32", 2)[2], "--batch", "1")
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)

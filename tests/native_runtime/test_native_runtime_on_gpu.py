@@ -11,10 +11,10 @@ import pytest
 from support.native import build_runtime, run
 
 from xlstm_export.bundle import Bundle
-from xlstm_export.native.locate import find_onnxruntime_library
-from xlstm_export.runtime.onnxruntime import list_gpus
+from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, find_library
+from xlstm_export.nvidia.driver import list_gpus
 
-pytestmark = pytest.mark.skipif(list_gpus() == 0, reason="needs a GPU")
+pytestmark = pytest.mark.skipif(not list_gpus(), reason="needs a GPU")
 STEPS = 200
 
 
@@ -40,7 +40,7 @@ def prefill(bundle: Path, prompts: list[np.ndarray], folder: Path, *named: str) 
 def test_onnxruntime_on_cuda_agrees_with_the_cpu_on_the_trained_model(
     demo_bundle: Path, tmp_path: Path, graph: str, with_custom_ops: bool
 ) -> None:
-    library = find_onnxruntime_library() if with_custom_ops else None
+    library = find_library(ONNXRUNTIME_LIBRARY) if with_custom_ops else None
     if with_custom_ops and library is None:
         pytest.skip("needs the custom-op library with CUDA: xlstm-export plugins build")
     on_device = ["device=cuda", graph, *([f"custom_ops={library}"] if with_custom_ops else [])]

@@ -173,19 +173,20 @@ def test_target_without_cuda_is_refused():
 
 
 def test_library_is_found_where_it_was_built(empty_machine, monkeypatch):
-    assert locate.find_onnxruntime_library() is None
+    name = locate.ONNXRUNTIME_LIBRARY
+    assert locate.find_library(name) is None
     with pytest.raises(UserError, match=r"cache/xlstm-export/lib/libxlstm_onnxruntime.so is not there .* is not set"):
-        locate.require_library(locate.ONNXRUNTIME_LIBRARY)
-    built = _file(locate.library_folder() / locate.ONNXRUNTIME_LIBRARY)
-    assert locate.find_onnxruntime_library() == locate.require_library(locate.ONNXRUNTIME_LIBRARY) == built
+        locate.require_library(name)
+    built = _file(locate.library_folder() / name)
+    assert locate.find_library(name) == locate.require_library(name) == built
     monkeypatch.setenv(locate.FOLDER_VARIABLE, str(empty_machine / "elsewhere"))
-    assert locate.find_onnxruntime_library() is None
+    assert locate.find_library(name) is None
     with pytest.raises(UserError, match="XLSTM_EXPORT_LIBRARIES is .*elsewhere"):
-        locate.require_library(locate.ONNXRUNTIME_LIBRARY)
+        locate.require_library(name)
     given = _file(empty_machine / "given.so")
-    assert locate.require_library(locate.ONNXRUNTIME_LIBRARY, given) == given
+    assert locate.require_library(name, given) == given
     with pytest.raises(UserError, match="missing.so is not there. Build it"):
-        locate.require_library(locate.ONNXRUNTIME_LIBRARY, empty_machine / "missing.so")
+        locate.require_library(name, empty_machine / "missing.so")
 
 
 def test_build_without_cuda_gives_a_library_that_loads(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ from xlstm_export.engines.targets import (
 )
 from xlstm_export.engines.worker import BuildJob, read_graph
 from xlstm_export.errors import UserError
-from xlstm_export.nvidia.flavours import INSTALL, import_flavour, load_plugins
+from xlstm_export.nvidia.flavours import INSTALL, import_flavour, load_plugins, without_places
 
 # What to build for
 
@@ -360,6 +360,17 @@ def test_request_reaches_the_builder_unchanged(export_variant):
     profiles = input_profiles(manifest, BatchRange(1, 2, 4), 64)
     request = BuildJob("tensorrt", "/m", "/e", ("current",), profiles, "/p", True, False, False, None)
     assert BuildJob.parse(json.dumps(asdict(request))) == request
+
+
+def test_messages_of_tensorrt_come_without_places_in_its_sources():
+    message = (
+        "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([myelin_graph.h:1295: attachExceptionMsgToGraph] "
+        "MyelinCheckException: value.h:884: CHECK(is_const()) failed. In compileGraph at /_src/codeGenerator.cpp:2012)"
+    )
+    assert without_places(message) == (
+        "IBuilder::buildSerializedNetwork: Error Code 1: Myelin (MyelinCheckException: value.h:884: "
+        "CHECK(is_const()) failed.)"
+    )
 
 
 # What is missing here

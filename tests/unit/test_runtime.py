@@ -167,7 +167,7 @@ def test_generation_refuses_impossible_prompts(prompt, says, export_variant):
 
 def test_block_stack_has_no_tokens_to_generate(export_variant):
     _, _, bundle = export_variant("a-stack")
-    with open_session(Bundle.open(bundle)) as session, pytest.raises(UserError, match="block stack"):
+    with open_session(Bundle.open(bundle)) as session, pytest.raises(UserError, match="gives vectors, not logits"):
         Generation(session, [1], 5, Sampler(Sampling()))
 
 

@@ -203,7 +203,7 @@ def _file(entries: Fields) -> FileHash:
 
 
 def _tensor(entries: Fields) -> EngineTensor:
-    shape = entries.extents("shape")
+    shape = entries.integers("shape", -1)
     profiles = tuple(
         TensorProfile(p.text("name"), *(p.counts(key, len(shape)) for key in ("min", "opt", "max")))
         for p in entries.each("profiles")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ErrorKind, UserError
-from .strict_json import DTYPES, Fields, read_json
+from .strict_json import DTYPES, MAX_COUNT, Fields, read_json
 
 FORMAT = "xlstm-bundle"
 FORMAT_VERSION = 2
@@ -100,6 +100,10 @@ class Manifest:
     weight_files: tuple[str, ...]
     """Files in the bundle that hold the weights, for whoever copies it."""
     producer: dict[str, str]
+    bos_token_id: int | None = None
+    """The token that every text begins with; None: none."""
+    eos_token_ids: tuple[int, ...] = ()
+    """The tokens that end a text."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -156,7 +160,7 @@ def parse_manifest(data: Any, where: str) -> Manifest:
             "Export the bundle again with this version, or use the version that wrote it.",
         )
     entries = Fields(data, where, _REMEDY)
-    entries.require(f.name for f in fields(Manifest))
+    entries.require(f.name for f in fields(Manifest) if f.default is MISSING)
     mode = entries.choice("mode", ("step", "prefill", "both"))
     batch = None if entries.is_null("batch") else entries.count("batch")
     source = entries.below("source")
@@ -176,6 +180,8 @@ def parse_manifest(data: Any, where: str) -> Manifest:
         source=Source(source.text("path"), None if source.is_null("sha256") else source.sha256("sha256")),
         weight_files=entries.file_names("weight_files"),
         producer=entries.mapping("producer"),
+        bos_token_id=None if entries.is_absent("bos_token_id") else entries.integer("bos_token_id", 0, MAX_COUNT),
+        eos_token_ids=() if entries.is_absent("eos_token_ids") else entries.integers("eos_token_ids", 0),
     )
     for fault in _contradictions(manifest):
         entries.fail(fault)
@@ -196,7 +202,7 @@ def _state(entries: Fields, batch: int | None) -> StateTensor:
 
 
 def _contradictions(m: Manifest) -> list[str]:
-    """What FORMAT.md's five rules find wrong in a manifest whose entries are all well formed."""
+    """What FORMAT.md's six rules find wrong in a manifest whose entries are all well formed."""
     faults = []
     positions = 1 if m.mode == "step" else "sequence"
     if (m.mode == "step") != (m.lengths is None):
@@ -211,6 +217,8 @@ def _contradictions(m: Manifest) -> list[str]:
         faults.append(f"output is logits of width {m.output.shape[2]}, but vocab_size is {m.vocab_size}")
     if m.lengths is not None and (m.lengths.dtype != "int32" or len(m.lengths.shape) != 1):
         faults.append(f"lengths is {m.lengths.dtype} {list(m.lengths.shape)}, not int32 with one number a row")
+    tokens = [m.bos_token_id, *m.eos_token_ids] if m.bos_token_id is not None else m.eos_token_ids
+    faults += [f"token {t} is not in the vocabulary of {m.vocab_size}" for t in tokens if t >= (m.vocab_size or 0)]
     faults += [f"state {s.input} is {s.dtype}, not float32" for s in m.states if s.dtype != "float32"]
     inputs = [m.input.name, *([m.lengths.name] if m.lengths else []), *(s.input for s in m.states)]
     for names in (inputs, [m.output.name, *(s.output for s in m.states)]):

@@ -13,7 +13,7 @@ from ..errors import ErrorKind, UserError
 
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 64
-_MAX_COUNT = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 _MAX_ELEMENTS = 2**40
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32")
 
@@ -119,6 +119,10 @@ class Fields:
     def is_null(self, key: str) -> bool:
         return self.raw(key) is None
 
+    def is_absent(self, key: str) -> bool:
+        """Whether an optional entry is left out, or null."""
+        return self._data.get(key) is None
+
     def _checked(self, key: str, good: bool, wanted: str) -> Any:
         if not good:
             self.fail(f"{self._at}{key} is {_shown(self._data[key])}, not {wanted}")
@@ -146,7 +150,7 @@ class Fields:
         return self._checked(key, good, f"an integer from {least} to {most}")
 
     def count(self, key: str) -> int:
-        return self.integer(key, 1, _MAX_COUNT)
+        return self.integer(key, 1, MAX_COUNT)
 
     def number(self, key: str) -> float:
         value = self.raw(key)
@@ -167,10 +171,10 @@ class Fields:
         good = len(self.items(key)) == length and all(map(is_count, self._data[key]))
         return tuple(self._checked(key, good, f"a list of {length} positive numbers"))
 
-    def extents(self, key: str) -> tuple[int, ...]:
-        """A list of integers from -1 on."""
-        good = all(isinstance(v, int) and not isinstance(v, bool) and -1 <= v <= _MAX_COUNT for v in self.items(key))
-        return tuple(self._checked(key, good, "a list of integers from -1 on"))
+    def integers(self, key: str, least: int) -> tuple[int, ...]:
+        """A list of integers from `least` on."""
+        good = all(isinstance(v, int) and not isinstance(v, bool) and least <= v <= MAX_COUNT for v in self.items(key))
+        return tuple(self._checked(key, good, f"a list of integers from {least} on"))
 
     def texts(self, key: str) -> tuple[str, ...]:
         return tuple(self._checked(key, all(map(_is_text, self.items(key))), "a list of texts"))
@@ -201,7 +205,7 @@ class Fields:
 
 def is_count(value: Any) -> bool:
     """Whether it is an integer from 1 to 2147483647."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_COUNT
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
 
 
 def _is_text(value: Any) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..checksum import sha256
 from ..modeling.architecture import Architecture
 from .files.tensors import LazyTensor
+from .files.text_tokens import TOKENIZER_FILE, TextTokens, read_text_tokens
 from .files.weights import Weights
 
 
@@ -43,6 +44,8 @@ class Checkpoint:
     """What the user should know about what was read, a sentence each."""
     tokenizer: Path | None = None
     """A Hugging Face `tokenizer.json` beside the weights."""
+    text: TextTokens = TextTokens()
+    """The tokens that begin and end a text."""
 
     @classmethod
     def of(
@@ -57,6 +60,8 @@ class Checkpoint:
         notes: tuple[str, ...] = (),
     ) -> Checkpoint:
         """What a family's reader has understood of `weights`, to whose notes it adds."""
+        folders = _folders(weights.path)
+        text = read_text_tokens(folders, architecture.vocab_size)
         return cls(
             family=family,
             path=weights.path,
@@ -65,8 +70,9 @@ class Checkpoint:
             tensors=tensors,
             config=config,
             upstream=upstream,
-            notes=(*weights.notes, *notes),
-            tokenizer=_tokenizer(weights.path),
+            notes=(*weights.notes, *notes, *text.notes),
+            tokenizer=next((path for folder in folders if (path := folder / TOKENIZER_FILE).is_file()), None),
+            text=text,
         )
 
     def sha256(self) -> str | None:
@@ -74,8 +80,7 @@ class Checkpoint:
         return sha256(*self.files) if self.files else None
 
 
-def _tokenizer(weights: Path) -> Path | None:
-    """`tokenizer.json` in the folder of the weights, or above a folder `checkpoint-500` of a training run."""
+def _folders(weights: Path) -> list[Path]:
+    """Where files lie that belong to the weights: beside them, and above a training run's `checkpoint-500`."""
     folder = weights if weights.is_dir() else weights.parent
-    folders = [folder, folder.absolute().parent] if re.fullmatch(r"checkpoint-\d+", folder.name) else [folder]
-    return next((file for place in folders if (file := place / "tokenizer.json").is_file()), None)
+    return [folder, folder.absolute().parent] if re.fullmatch(r"checkpoint-\d+", folder.name) else [folder]

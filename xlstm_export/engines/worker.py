@@ -97,7 +97,14 @@ def build(job: BuildJob, emit: Emit) -> None:
     plan = _serialize(builder, network, config, cache)
     if plan is None:
         reason = "\n  ".join(logger.errors) or "no reason given"
-        raise UserError(ErrorKind.runtime, f"{job.runtime} {trt.__version__} could not build the engine:\n  {reason}")
+        hint = ""
+        if "Myelin" in reason or "nternal error" in reason.lower():
+            hint = (
+                "\nThe builder failed inside itself. Another --dtype, --batch or version of it may build the engine; "
+                "--runtime onnxruntime runs the bundle as it is."
+            )
+        message = f"{job.runtime} {trt.__version__} could not build the engine:\n  {reason}{hint}"
+        raise UserError(ErrorKind.runtime, message)
 
     emit("stage", title="Writing the engine")
     with open(job.engine, "wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ..bundle.manifest import (
     Source,
 )
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.files.text_tokens import TOKENIZER_FILE
 from ..errors import ErrorKind, UserError
 from ..modeling.model import Model
 from ..progress import Stage, no_progress
@@ -34,7 +36,6 @@ from .weights import attach_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BYTE_VOCABULARY = 256
-TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class ExportOptions:
     """Refer to the checkpoint's own bytes where dtype and layout allow it."""
     overwrite: bool = False
     """Replace an existing bundle."""
+    tokenizer: Path | None = None
+    """A Hugging Face `tokenizer.json` to put into the bundle instead of the checkpoint's own."""
 
     def __post_init__(self) -> None:
         if self.mode == "step" and self.logits == "all":
@@ -78,6 +81,8 @@ def export_bundle(
         UserError: `out` is in the way, or a weight is unusable. Nothing is left behind.
     """
     check_destination(out, options.overwrite)
+    if options.tokenizer is not None:
+        _check_tokenizer(options.tokenizer)
     with new_folder(out) as folder, ThreadPoolExecutor(1) as background:
         digest = background.submit(checkpoint.sha256)  # the source, while the graph is traced
         tick = stage("Tracing the model", None)
@@ -88,7 +93,7 @@ def export_bundle(
         total = sum(t.nbytes for t in checkpoint.tensors.values())
         tick = stage("Checking and linking weights" if options.link_weights else "Writing weights", total)
         weight_files = attach_weights(model.graph, checkpoint.tensors, folder, options.link_weights, tick)
-        tokenizer = _copy_tokenizer(checkpoint, folder)
+        tokenizer = _copy_tokenizer(checkpoint, options.tokenizer, folder)
         tick = stage("Hashing the checkpoint", None)
         source = Source(checkpoint.path.name, digest.result())
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
@@ -136,20 +141,31 @@ def _describe(
         source=source,
         weight_files=weight_files,
         producer={"xlstm-export": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
+        bos_token_id=checkpoint.text.bos,
+        eos_token_ids=checkpoint.text.eos,
     )
 
 
-def tokenizer_name(checkpoint: Checkpoint) -> str | None:
+def tokenizer_name(checkpoint: Checkpoint, given: Path | None = None) -> str | None:
     """The tokenizer that a bundle of this checkpoint has: a file's name, `bytes`, or None for token ids only."""
-    if checkpoint.tokenizer is not None:
+    if given is not None or checkpoint.tokenizer is not None:
         return TOKENIZER_FILE
     return BYTE_TOKENIZER if checkpoint.architecture.vocab_size == BYTE_VOCABULARY else None
 
 
-def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> str | None:
-    if checkpoint.tokenizer is not None:
-        shutil.copyfile(checkpoint.tokenizer, folder / TOKENIZER_FILE)
-    return tokenizer_name(checkpoint)
+def _copy_tokenizer(checkpoint: Checkpoint, given: Path | None, folder: Path) -> str | None:
+    if (source := given or checkpoint.tokenizer) is not None:
+        shutil.copyfile(source, folder / TOKENIZER_FILE)
+    return tokenizer_name(checkpoint, given)
+
+
+def _check_tokenizer(path: Path) -> None:
+    try:
+        good = "model" in json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise UserError(ErrorKind.argument, f"--tokenizer: {path} is no tokenizer.json of the tokenizers library.")
 
 
 def _check(proto: onnx.ModelProto) -> None:

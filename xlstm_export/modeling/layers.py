@@ -120,8 +120,12 @@ class BlockDiagonalLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         blocks = self._transposed_blocks()
         groups, width, _ = blocks.shape
-        x = x.to(self.weight.dtype).reshape(-1, groups, width)
-        y = (x.transpose(0, 1) @ blocks).transpose(0, 1).reshape(-1, groups * width)
+        x = x.to(self.weight.dtype)
+        if groups == 1:  # TensorRT-RTX 1.7 has an internal error on a batch of one matrix
+            y = x @ blocks[0]
+        else:
+            y = x.reshape(-1, groups, width).transpose(0, 1) @ blocks
+            y = y.transpose(0, 1).reshape(-1, groups * width)
         return (y if self.bias is None else y + self.bias).to(self.out_dtype)
 
     def _transposed_blocks(self) -> Tensor:

@@ -23,7 +23,11 @@ def build_gpu_programs(stage: Stage = no_progress) -> Path:
     Raises:
         UserError: something is missing, or the compilation failed.
     """
-    options = {"XLSTM_BUILD_RUNTIME": "OFF", "XLSTM_BUILD_TRT_PLUGIN": "ON", "XLSTM_BUILD_TESTS": "ON"}
-    options |= cmake.cuda_options(str(list_gpus()[0].target.removeprefix("sm")))
+    options: dict[str, object] = {
+        "XLSTM_BUILD_RUNTIME": "OFF",
+        "XLSTM_BUILD_TRT_PLUGIN": "ON",
+        "XLSTM_BUILD_TESTS": "ON",
+    }
+    options |= cmake.cuda_options(list_gpus()[0].target.removeprefix("sm"))
     options |= cmake.header_options(["tensorrt"], stage)
     return cmake.build(options, ["cell_runner_gpu", "plugin_runner_gpu", "xlstm_launchers"], stage)

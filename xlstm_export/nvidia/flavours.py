@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -69,6 +70,12 @@ def import_flavour(runtime: str) -> ModuleType:
         ) from None
 
 
+def without_places(message: str) -> str:
+    """A message of TensorRT on one line, without the places in its own sources where it arose."""
+    message = re.sub(r"\[\w+\.(?:h|hpp|cpp|cc|cu):\d+: \w+\]\s*|\s*In \w+ at \S+\.\w+:\d+", "", message)
+    return " ".join(message.split())
+
+
 def make_logger(trt: Any) -> Any:
     """A logger of that flavour which keeps errors in `errors`, for a report, and prints nothing."""
 
@@ -79,7 +86,7 @@ def make_logger(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
-                self.errors.append(" ".join(message.split()))
+                self.errors.append(without_places(message))
 
     return Logger()
 

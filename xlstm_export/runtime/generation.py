@@ -22,22 +22,29 @@ class GenerationStats:
     prompt_seconds: float = 0.0
     new_tokens: int = 0
     new_seconds: float = 0.0
+    end: str = "the most tokens were reached"
+    """Why it ended."""
 
     def __str__(self) -> str:
         prompt, new = self.prompt_tokens / self.prompt_seconds, self.new_tokens / self.new_seconds
-        return f"{self.prompt_tokens} prompt tokens at {prompt:,.0f}/s, {self.new_tokens} new at {new:,.0f}/s"
+        return (
+            f"{self.prompt_tokens} prompt tokens at {prompt:,.0f}/s, {self.new_tokens} new at {new:,.0f}/s; {self.end}"
+        )
 
 
 @dataclass
 class Generation:
-    """Iterate to get new tokens as they are drawn; `stats` tells how fast."""
+    """Iterate to get new tokens as they are drawn; `stats` tells how fast. A token that ends the text is not given."""
 
     session: Session
     prompt: Sequence[int]
+    """The token that every text of the model begins with is put first, unless it stands there."""
     max_new_tokens: int
     sampler: Sampler
     chunk: int | None = None
     """Positions of one pass of the prompt; None: as many as suit the session."""
+    ignore_eos: bool = False
+    """Go on where the model ends a text."""
     stats: GenerationStats = field(default_factory=GenerationStats)
 
     def __post_init__(self) -> None:
@@ -47,6 +54,9 @@ class Generation:
             raise UserError(
                 ErrorKind.argument, "This bundle gives vectors, not logits: there are no tokens to generate from it."
             )
+        bos = manifest.bos_token_id
+        if bos is not None and list(self.prompt[:1]) != [bos]:
+            self.prompt = [bos, *self.prompt]
         if not self.prompt:
             raise UserError(ErrorKind.argument, "The prompt is empty: give at least one token to start from.")
         if bad := [t for t in self.prompt if not 0 <= t < vocabulary]:
@@ -60,13 +70,18 @@ class Generation:
         logits = self.session.prefill([prompt] * self.session.batch, self.chunk)[0, 0]
         self.stats.prompt_tokens = len(self.prompt)
         self.stats.prompt_seconds = time.perf_counter() - start
+        ends = () if self.ignore_eos else self.session.manifest.eos_token_ids
         for count in range(1, self.max_new_tokens + 1):
             start = time.perf_counter()
             token = self.sampler(logits)
-            if count < self.max_new_tokens:
+            self.stats.new_tokens = count
+            if ended := token in ends:
+                self.stats.end = "the model ended the text"
+            elif count < self.max_new_tokens:
                 logits = self._feed(token)
             self.stats.new_seconds += time.perf_counter() - start
-            self.stats.new_tokens = count
+            if ended:
+                return
             yield token
 
     def _feed(self, token: int) -> np.ndarray:
@@ -77,13 +92,34 @@ class TextGeneration:
     """Iterate, once, to get pieces of text as soon as they are complete; the session is closed at the end.
 
     Attributes:
-        stats: how fast it went.
+        stats: how fast it went, and why it ended.
     """
 
-    def __init__(self, generation: Generation, tokenizer: Tokenizer):
+    def __init__(self, generation: Generation, tokenizer: Tokenizer, stops: Sequence[str] = ()):
+        """`stops`: texts, of which the first to appear ends the text before it."""
         self._generation, self._tokenizer = generation, tokenizer
+        self._stops = tuple(stop for stop in stops if stop)
         self.stats = generation.stats
 
     def __iter__(self) -> Iterator[str]:
         with self._generation.session:
-            yield from self._tokenizer.decode_stream(self._generation)
+            yield from self._until_stop(self._tokenizer.decode_stream(self._generation, self._generation.prompt))
+
+    def _until_stop(self, pieces: Iterator[str]) -> Iterator[str]:
+        """The pieces before the first of the stops; what may be the beginning of one is held back."""
+        held = ""
+        for piece in pieces:
+            held += piece
+            if found := [at for stop in self._stops if (at := held.find(stop)) >= 0]:
+                self.stats.end = "a stop was reached"
+                yield held[: min(found)]
+                return
+            kept = max((_overlap(held, stop) for stop in self._stops), default=0)
+            yield held[: len(held) - kept]
+            held = held[len(held) - kept :]
+        yield held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that `stop` begins with."""
+    return next(size for size in range(min(len(text), len(stop) - 1), -1, -1) if text.endswith(stop[:size]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,14 +11,17 @@ from ..bundle import Bundle
 from ..bundle.manifest import BYTE_TOKENIZER
 from ..errors import ErrorKind, UserError
 
+_CONTEXT = 8
+"""Tokens before a piece of text that may change how it is written."""
+
 
 class Tokenizer(Protocol):
     """Encodes a text whole; decodes a stream token by token."""
 
     def encode(self, text: str) -> list[int]: ...
 
-    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Pieces of text as soon as they are complete; every piece may be empty."""
+    def decode_stream(self, tokens: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:
+        """Pieces of text as soon as they are complete; every piece may be empty. `after`: tokens that stand before."""
 
 
 class ByteTokenizer:
@@ -27,7 +30,7 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8"))
 
-    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+    def decode_stream(self, tokens: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token in tokens:
             yield decoder.decode(bytes([token]))
@@ -54,11 +57,11 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._backend.encode(text).ids
 
-    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        # A token's text can depend on its neighbours (spaces, split characters), so text is decoded from the last
-        # point where it was complete, and held back while it ends inside a character.
-        pending: list[int] = []
-        shown = ""
+    def decode_stream(self, tokens: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:
+        # A token's text can depend on its neighbours (spaces, split characters), so text is decoded from some tokens
+        # before the last point where it was complete, and held back while it ends inside a character.
+        pending = list(after[-_CONTEXT:])
+        shown = self._backend.decode(pending)
         for token in tokens:
             pending.append(token)
             text = self._backend.decode(pending)
@@ -68,22 +71,24 @@ class HuggingFaceTokenizer:
             yield text[len(shown) :]
             shown = text
             if len(pending) > 64:
-                pending = pending[-8:]
+                pending = pending[-_CONTEXT:]
                 shown = self._backend.decode(pending)
         yield self._backend.decode(pending)[len(shown) :]
 
 
-def open_tokenizer(bundle: Bundle) -> Tokenizer:
-    """The tokenizer of a bundle.
+def open_tokenizer(bundle: Bundle, file: Path | None = None) -> Tokenizer:
+    """The tokenizer of a bundle, or a `tokenizer.json` that the user names instead.
 
     Raises:
         UserError: the bundle takes token ids only, or its tokenizer cannot be read.
     """
+    if file is not None:
+        return HuggingFaceTokenizer(file)
     tokenizer = bundle.manifest.tokenizer
     if tokenizer is None:
         raise UserError(
             ErrorKind.bundle,
-            f"{bundle.path} has no tokenizer: its model takes token ids only. Put the model's tokenizer.json "
-            "beside the checkpoint and export again.",
+            f"{bundle.path} has no tokenizer: its model takes token ids only. Give the model's tokenizer.json "
+            "with --tokenizer, or put it beside the checkpoint and export again.",
         )
     return ByteTokenizer() if tokenizer == BYTE_TOKENIZER else HuggingFaceTokenizer(bundle.path / tokenizer)

@@ -5,7 +5,7 @@
 
 #include "bare_session.h"
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) {  // NOLINT(bugprone-exception-escape): a measurement may end so
   CHECK(argc >= 2 && std::getenv("XLSTM_ONNXRUNTIME"));
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 2000, threads = argc > 3 ? std::atoi(argv[3]) : 1;
   auto options = test_options();

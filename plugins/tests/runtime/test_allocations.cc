@@ -15,6 +15,7 @@ void note() {
 }  // namespace
 
 // The program's own definitions take precedence over the C library's in every library it loads.
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): the C library's names are reserved
 extern "C" {
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);
@@ -43,6 +44,7 @@ int posix_memalign(void** result, std::size_t alignment, std::size_t size) {
   return *result ? 0 : 12;
 }
 }
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)
 
 template <class Body>
 long count(int times, Body&& body) {
@@ -53,7 +55,7 @@ long count(int times, Body&& body) {
   return allocations;
 }
 
-int main() {
+int main() {  // NOLINT(bugprone-exception-escape): a test may end so
   const std::string bundle = test_bundle();
   const auto model = xlstm::Model::load(bundle, test_options());
   auto session = model.session();

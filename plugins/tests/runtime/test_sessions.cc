@@ -105,7 +105,7 @@ void behaviour() {
 
   xlstm::Options options = test_options();
   options.custom_ops = "/nonexistent/ops.so";
-  check_error(ErrorCode::unavailable, "There is no library of custom operators at /nonexistent/ops.so",
+  check_error(ErrorCode::unavailable, "There is no custom-op library at /nonexistent/ops.so",
               [&] { xlstm::Model::load(test_bundle(), options); });
   options = test_options();
   options.onnxruntime_library = "/nonexistent/libonnxruntime.so";
@@ -158,6 +158,7 @@ void prefill() {
     const std::vector<std::size_t> lengths{65, 0, 300, 1, 0, 7};
     const auto prompts = [&](const std::vector<std::size_t>& sizes) {
       std::vector<Tokens> result;
+      result.reserve(sizes.size());
       for (const std::size_t size : sizes) result.push_back(beginning(size));
       return result;
     };
@@ -236,6 +237,7 @@ void threads() {
   };
   std::vector<std::vector<std::uint8_t>> together(kThreads);
   std::vector<std::thread> workers;
+  workers.reserve(kThreads);
   for (int i = 0; i < kThreads; ++i) {
     workers.emplace_back([&, i] { together[static_cast<std::size_t>(i)] = run(static_cast<std::uint32_t>(i)); });
   }

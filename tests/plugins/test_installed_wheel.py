@@ -1,0 +1,101 @@
+"""The wheel on a machine that has Python, pip, a C++ compiler, and what `xlstm-export[native]` asks for; no clone.
+
+The packages are those of the test's environment, linked into a new one: only what the wheel requires, and what that
+requires in turn. Headers are really fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from importlib.metadata import Distribution, distribution, distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from support.paths import ROOT
+
+pytestmark = pytest.mark.slow
+
+KEPT = ("PIP_", "SSL_", "REQUESTS_", "HTTP", "http", "no_proxy", "NO_PROXY")  # how pip reaches the index here
+LOADS = """
+import onnxruntime, xlstm_export
+from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, find_library
+onnxruntime.SessionOptions().register_custom_ops_library(str(find_library(ONNXRUNTIME_LIBRARY)))
+print(xlstm_export.__file__)
+"""
+
+
+class Machine:
+    """A virtual environment with the wheel in it, and an empty home."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.bin = folder, folder / "venv" / "bin"
+        environment = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+        self._environment = environment | {"HOME": str(folder / "home"), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        self.packages = folder / "venv" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+
+    def use_cuda_of_pip(self) -> None:
+        """Also where the system has a CUDA, which would come first."""
+        self._environment["CUDACXX"] = str(self.packages / "nvidia" / "cu13" / "bin" / "nvcc")
+
+    def run(self, program: str, *arguments: object) -> str:
+        """What a program of the virtual environment printed; it must succeed."""
+        command = [str(self.bin / program), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=self._environment, cwd=self.folder)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    folder = tmp_path_factory.mktemp("machine")
+    (folder / "home").mkdir()
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(pip, check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    made = Machine(folder)
+    made.run("pip", "install", "--quiet", "--no-deps", next(folder.glob("*.whl")))
+    link_requirements(Distribution.at(next(made.packages.glob("xlstm_export-*.dist-info"))), "native", made.packages)
+    return made
+
+
+def link_requirements(wheel: Distribution, extra: str, packages: Path) -> None:
+    """Link what `wheel[extra]` needs, directly or not, from this environment into the folder `packages`."""
+    chosen: dict[str, Distribution] = {}
+    waiting = [(wheel, extra)]
+    while waiting:
+        parent, wanted = waiting.pop()
+        for requirement in map(Requirement, parent.requires or ()):
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": wanted}):
+                continue
+            if requirement.name not in chosen:
+                chosen[requirement.name] = distribution(requirement.name)
+                waiting += [(chosen[requirement.name], extra) for extra in ("", *requirement.extras)]
+    owners = Counter(top for one in distributions() for top in {file.parts[0] for file in one.files or ()})
+    for one in chosen.values():
+        for file in one.files or ():
+            if file.parts[0] == "..":
+                continue
+            # Whole folders, but of those that several packages share, each file.
+            part = Path(file) if owners[file.parts[0]] > 1 else Path(file.parts[0])
+            link = packages / part
+            if not link.exists():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(Path(one.locate_file(part)).resolve())
+
+
+def test_library_for_onnxruntime_is_built_without_cuda(machine):
+    printed = machine.run("xlstm-export", "plugins", "build", "--no-cuda")
+    assert "libxlstm_onnxruntime.so" in printed
+    assert Path(machine.run("python", "-c", LOADS).strip()).is_relative_to(machine.folder)
+
+
+def test_libraries_with_cuda_are_built_for_one_gpu_and_load(machine):
+    machine.use_cuda_of_pip()
+    printed = machine.run("xlstm-export", "plugins", "build", "--target", "sm86")
+    assert "Left out" not in printed and "libxlstm_tensorrt.so" in printed
+    machine.run("python", "-c", LOADS)
+    assert "device code    sm_86" in machine.run("xlstm-export", "plugins", "check")
