@@ -145,6 +145,17 @@ def test_part_that_is_not_there_or_in_two_places_is_named(tmp_path):
         selected(save(tmp_path, {"model": stack, "head": {"fc.weight": torch.ones(2, 2)}}), "head")
 
 
+def test_names_out_of_a_file_cannot_drive_the_terminal(tmp_path):
+    weights = weights_of(STACK) | {"blocks.0.\x1b[2J\ud800": torch.ones(2)}
+    path = save(tmp_path, {"model": weights, "\x1b]0;": {"w": torch.ones(2, 2)}, "config": STACK.config})
+    with pytest.raises(UserError, match=r"tensor model\.blocks\.0\.\\x1b\[2J\\ud800 of ") as caught:
+        open_checkpoint(path)
+    assert str(caught.value).isprintable()
+    del weights["blocks.0.\x1b[2J\ud800"]
+    content = {"model": weights, "\x1b]0;": {"w": torch.ones(2, 2)}, "config": STACK.config}
+    assert open_checkpoint(save(tmp_path, content)).notes == ("\\x1b]0; beside model in ckpt.pt is not exported.",)
+
+
 # --- set ------------------------------------------------------------------------------------------------------------
 
 

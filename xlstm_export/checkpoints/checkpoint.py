@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checksum import sha256
+from ..errors import printable
 from ..modeling.architecture import Architecture
 from .files.tensors import LazyTensor
 from .files.text_tokens import TOKENIZER_FILE, TextTokens, read_text_tokens
