@@ -39,6 +39,7 @@ from support.hostile_pickles import EXHAUSTING, RUNNING, pickled
 from support.upstream_models import VARIANTS
 from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import ReadOptions, open_checkpoint, parse_overrides, read_config
+from xlstm_export.checkpoints.files.text_tokens import read_text_tokens
 from xlstm_export.errors import UserError
 
 SEEDS = Path(__file__).parents[1] / "seeds"
@@ -373,6 +374,12 @@ def _read_overrides(folder: Path, data: bytes) -> None:
     )
 
 
+def _read_text_tokens(folder: Path, data: bytes) -> None:
+    for number, name in enumerate(("generation_config.json", "tokenizer_config.json", "tokenizer.json", "config.yaml")):
+        (folder / name).write_bytes(data[number:] if number % 2 else data)
+    read_text_tokens([folder], 7)
+
+
 def _read_manifest(folder: Path, data: bytes) -> None:
     (folder / "manifest.json").write_bytes(data)
     Bundle.open(folder)
@@ -382,6 +389,10 @@ def _manifests() -> list[bytes]:
     return [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "good_bundles").rglob("manifest/*.json"))]
 
 
+_TEXT_TOKENS = [
+    b'{"bos_token_id": 1, "eos_token_id": [2, 3], "force_bos_token_insert": true}',
+    b'{"add_bos_token": true, "bos_token": {"content": "<s>"}, "added_tokens": [{"content": "<s>", "id": 1}]}',
+]
 _OVERRIDES = [b"slstm_block.feedforward.act_fn=relu", b"num_blocks=2", b"slstm_at=[0]", b"tie_weights=false"]
 
 TARGETS = {
@@ -395,6 +406,7 @@ TARGETS = {
         Target("json", lambda: [json.dumps(c).encode() for c in _configs()], _read_settings(".json"), change_json),
         Target("yaml", lambda: [yaml.safe_dump(c).encode() for c in _configs()], _read_settings(".yaml"), change_yaml),
         Target("set", lambda: _OVERRIDES, _read_overrides, change_bytes),
+        Target("text_tokens", lambda: _TEXT_TOKENS, _read_text_tokens, change_yaml),
         Target("manifest", _manifests, _read_manifest, change_json),
     )
 }

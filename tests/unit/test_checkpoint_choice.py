@@ -234,7 +234,7 @@ def test_settings_without_effect_are_ignored_with_a_note_and_others_refused(tmp_
     extra = {"type": "mLSTMv1", "mlstm_round_up_to_multiple_of": 64, "force_bos_token_insert": True, "dropout": 0.1}
     (path / "config.yaml").write_text(yaml.safe_dump(LARGE.config | extra))
     (note,) = open_checkpoint(path).notes
-    assert note.startswith("dropout, force_bos_token_insert, mlstm_round_up_to_multiple_of, type in ")
+    assert note.startswith("dropout, mlstm_round_up_to_multiple_of, type in ")
     assert note.endswith("config.yaml does not change what is exported.")
     (path / "config.yaml").write_text(yaml.safe_dump(LARGE.config | {"qk_norm": True}))
     with pytest.raises(UserError, match="qk_norm is no setting of xLSTMLargeConfig"):

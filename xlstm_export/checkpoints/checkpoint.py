@@ -71,7 +71,7 @@ class Checkpoint:
             tensors=tensors,
             config=config,
             upstream=upstream,
-            notes=(*weights.notes, *notes, *text.notes),
+            notes=tuple(printable(note) for note in (*weights.notes, *notes, *text.notes)),
             tokenizer=next((path for folder in folders if (path := folder / TOKENIZER_FILE).is_file()), None),
             text=text,
         )

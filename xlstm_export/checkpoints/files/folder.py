@@ -70,7 +70,8 @@ def read_index(index: Path, read: Read) -> Weights:
             ErrorKind.checkpoint,
             f"{index} refers to {bad[0]}, which is not a file name in its own folder. Fetch it again.",
         )
-    if absent := [shard for shard in shards if not (folder / shard).is_file()]:
+    present = {file.name for file in folder.iterdir() if file.is_file()}
+    if absent := [shard for shard in shards if shard not in present]:
         raise UserError(
             ErrorKind.checkpoint,
             f"{folder / absent[0]} is missing ({len(absent)} of the {len(shards)} shards that {index.name} lists are). "
