@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+import typer.core
 from rich.console import Console, RenderableType
 
 from .bundle import Bundle
@@ -21,8 +22,37 @@ from .progress import Advance, Stage
 if TYPE_CHECKING:
     from .checkpoints import ReadOptions
 
+out = Console()
+err = Console(stderr=True)
+
+
+class Commands(typer.core.TyperGroup):
+    """A `UserError`, or an error of the file system, of any command becomes one message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except UserError as error:
+            _exit_with(str(error))
+        except BrokenPipeError:  # `xlstm-export ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the flush at exit goes
+            raise typer.Exit(0) from None
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _exit_with(f"{error.filename or 'What was printed'} cannot be read or written: {error.strerror or error}.")
+
+
+def _exit_with(message: str) -> NoReturn:
+    err.print("[bold red]error:[/bold red] ", end="")
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(2)
+
+
 app = typer.Typer(
     name="xlstm-export",
+    cls=Commands,
     help="Deploy xLSTM models: [bold]checkpoint → ONNX → engine[/bold].\n\n"
     "Start with [cyan]xlstm-export onnx CKPT -o DIR[/cyan], then "
     "[cyan]validate[/cyan], [cyan]generate[/cyan] and [cyan]build[/cyan].",
@@ -31,8 +61,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
 
 
 def _batch(text: str) -> int | None:
@@ -413,25 +441,10 @@ def _progress() -> Iterator[Stage]:
 
 
 def main() -> None:
-    """Entry point: a `UserError`, or an error of the file system, becomes one message and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        _exit_with(str(error))
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:  # `xlstm-export ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit finds a reader
-        sys.exit(0)
-    except OSError as error:
-        _exit_with(f"{error.filename or 'the file system'}: {error.strerror or error}.")
-
-
-def _exit_with(message: str) -> None:
-    err.print("[bold red]error:[/bold red] ", end="")
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
-    sys.exit(2)
+    """Entry point. A program without standard output or standard error writes to nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    app()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -295,4 +294,5 @@ def render(findings: Iterable[Finding]) -> RenderableType:
 
 def _short(detail: str) -> str:
     """Paths below the home folder with a tilde."""
-    return detail.replace(str(Path.home()) + os.sep, f"~{os.sep}")
+    home = os.path.expanduser("~")
+    return detail.replace(home + os.sep, f"~{os.sep}") if home != "~" else detail

@@ -28,11 +28,18 @@ def check_destination(out: Path, overwrite: bool) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place on success and vanishes on failure."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    folder.chmod(0o755)
+    """A temporary folder beside `out` that takes its place on success and vanishes on failure.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise _not_written(out, error) from None
+    try:
+        folder.chmod(0o755)
         yield folder
         if out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
@@ -41,6 +48,17 @@ def new_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             folder.rename(out)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        inside = error.filename is None or Path(error.filename).is_relative_to(out.parent)
+        raise (_not_written(out, error) if inside else error) from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _not_written(out: Path, error: OSError) -> UserError:
+    return UserError(
+        ErrorKind.argument,
+        f"{out} cannot be written: {error.strerror}. Nothing was left there. Make room, or choose another folder.",
+    )

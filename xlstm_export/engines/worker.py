@@ -276,10 +276,13 @@ def main() -> None:
         with lock:
             events.write(json.dumps({"event": event} | values) + "\n")
 
+    job = BuildJob.parse(sys.stdin.read())
     try:
-        build(BuildJob.parse(sys.stdin.read()), emit)
+        build(job, emit)
     except UserError as error:
         emit("failed", kind=error.kind.name, message=str(error))
+    except OSError as error:
+        emit("failed", kind=ErrorKind.argument.name, message=f"{job.engine} cannot be written: {error.strerror}.")
     except Exception:
         emit("crashed", traceback=traceback.format_exc())
     events.flush()

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import ErrorKind, UserError
 from .scenarios import Scenario
 from .tolerance import Tolerance
 from .verdict import OUTPUTS, Fault, Verdict
@@ -74,7 +75,10 @@ def write_report(report: ValidationReport, folder: Path) -> list[Path]:
     """
     from .plot import save_drift_plot
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(folder, error) from None
     text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
     return [
         _write(folder / REPORT_FILE, lambda path: path.write_text(text, "utf-8")),
@@ -87,9 +91,17 @@ def _write(path: Path, write: Callable[[Path], object]) -> Path:
     try:
         write(partial)
         os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            ErrorKind.argument, f"{path} cannot be written: {error.strerror}. Name another --report."
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(ErrorKind.argument, f"{path} cannot be written: {error.strerror}. Name another --report.")
 
 
 def render(report: ValidationReport) -> RenderableType:

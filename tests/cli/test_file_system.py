@@ -1,0 +1,149 @@
+"""Every command on a file system that will not have it: one message, exit code 2, and nothing half written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.paths import DEMO
+
+needs_rtx = pytest.mark.skipif(
+    "not __import__('importlib.util').util.find_spec('tensorrt_rtx')", reason="no TensorRT-RTX"
+)
+
+WRITERS = {
+    "onnx": lambda bundle, out: ("onnx", DEMO, "-o", out / "bundle"),
+    "validate": lambda bundle, out: (
+        "validate",
+        bundle,
+        "--checkpoint",
+        DEMO,
+        "--steps",
+        "8",
+        "--report",
+        out / "report",
+    ),
+    "build": lambda bundle, out: ("build", bundle, "--runtime", "tensorrt-rtx", "--target", "sm89"),
+    "plugins build": lambda bundle, out: ("plugins", "build", "--no-cuda", "-o", out / "lib"),
+}
+READERS = {
+    "generate": lambda bundle: ("generate", bundle, "-n", "20"),
+    "bench": lambda bundle: ("bench", bundle, "--steps", "3", "--prompt", "0", "--json"),
+    "inspect": lambda bundle: ("inspect", bundle),
+    "inspect checkpoint": lambda bundle: ("inspect", DEMO),
+    "doctor": lambda bundle: ("doctor",),
+}
+
+
+def run(arguments, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "xlstm_export.cli", *map(str, arguments)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.run(command, text=True, timeout=600, **options)
+
+
+def full_disk(limit: int):
+    """Files end at `limit` bytes, with an error on the next: what a full disk does, for this process alone."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def one_message(done) -> str:
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    return " ".join(done.stderr.split())
+
+
+def test_bundle_that_does_not_fit_on_the_disk_is_one_message_and_leaves_nothing(tmp_path):
+    done = run(("onnx", DEMO, "-o", tmp_path / "bundle"), preexec_fn=full_disk(100_000))
+    assert f"{tmp_path / 'bundle'} cannot be written: File too large" in one_message(done)
+    assert files_below(tmp_path) == []
+
+
+def test_report_that_does_not_fit_on_the_disk_comes_after_the_verdict(demo_bundle, tmp_path):
+    done = run(WRITERS["validate"](demo_bundle, tmp_path), preexec_fn=full_disk(2_000))
+    assert "report.json cannot be written: File too large" in one_message(done)
+    assert "the bundle computes the upstream model" in done.stdout
+    assert files_below(tmp_path) == []
+
+
+@needs_rtx
+def test_engine_that_does_not_fit_on_the_disk_is_one_message_and_leaves_nothing(demo_bundle, tmp_path):
+    before = files_below(demo_bundle)
+    done = run(WRITERS["build"](demo_bundle, tmp_path), preexec_fn=full_disk(100_000))
+    assert "cannot be written: File too large" in one_message(done)
+    assert files_below(demo_bundle) == before
+
+
+@pytest.mark.parametrize("command", ["onnx", "validate", "plugins build"])
+def test_folder_that_takes_no_files_is_named(command, demo_bundle, tmp_path):
+    """/proc takes none, from root either."""
+    if command == "plugins build":
+        environment = os.environ | {"XDG_CACHE_HOME": "/proc/cache"}
+        message = one_message(run(WRITERS[command](demo_bundle, tmp_path), env=environment))
+        assert "/proc/cache" in message
+        return
+    message = one_message(run(WRITERS[command](demo_bundle, Path("/proc"))))
+    assert "/proc/" in message and "cannot be written: No such file or directory" in message
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_output_that_takes_nothing_is_one_message(command, demo_bundle):
+    with open("/dev/full", "w") as full:
+        message = one_message(run(READERS[command](demo_bundle), stdout=full))
+    assert "What was printed cannot be read or written: No space left on device" in message
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_program_without_an_output_does_its_work(command, demo_bundle):
+    done = run(READERS[command](demo_bundle), preexec_fn=lambda: os.close(1))
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect", "doctor"])
+def test_reader_that_goes_away_is_no_error(command, demo_bundle):
+    read, write = os.pipe()
+    os.close(read)
+    done = run(READERS[command](demo_bundle), stdout=write)
+    os.close(write)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "error" not in done.stderr.lower(), done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without a home")
+@pytest.mark.parametrize("command", ["generate", "doctor", "bench"])
+def test_user_without_a_home_is_served(command, demo_bundle):
+    for folder in (demo_bundle, *demo_bundle.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    stranger = {"user": 54321, "group": 54321, "extra_groups": []}
+    probe = subprocess.run([sys.executable, "-c", "import xlstm_export"], env=environment, **stranger)
+    if probe.returncode:
+        pytest.skip("the interpreter lies where other users cannot read it")
+    done = run(READERS[command](demo_bundle), env=environment, **stranger)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_interrupt_ends_with_its_own_code_and_leaves_nothing(demo_bundle, tmp_path):
+    command = [sys.executable, "-m", "xlstm_export.cli", "generate", str(demo_bundle), "-n", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.read(40)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+
+    command = [sys.executable, "-m", "xlstm_export.cli", "onnx", str(DEMO), "-o", str(tmp_path / "bundle")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.iterdir()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert list(tmp_path.iterdir()) == []
