@@ -1,9 +1,10 @@
 """Export a checkpoint of the size of xLSTM-7B: how much memory, time and disk it takes.
 
-    python scripts/bench_export_7b.py WORK_FOLDER [--blocks 32]
+    python scripts/bench_export_7b.py WORK_FOLDER [--blocks 32] [--pickle] [--copy]
 
-Makes a sharded bfloat16 Hugging Face checkpoint of random values (14 GB for 32 blocks) in WORK_FOLDER, exports it
-with --link-weights in a process of its own, prints a table, and removes both unless --keep is given.
+Makes a sharded bfloat16 Hugging Face checkpoint of random values (14 GB for 32 blocks) in WORK_FOLDER, or one file of
+torch.save (--pickle), exports it in a process of its own with --link-weights (or without: --copy), prints a table, and
+removes both unless --keep is given.
 """
 
 import argparse
@@ -18,8 +19,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
+
+from xlstm_export.checkpoints.files.torch_files import read_torch_file
 
 GIB = 1 << 30
 SHARD = 5 * 10**9  # bytes, as `save_pretrained` splits by default
@@ -51,11 +55,57 @@ def tensor_shapes(blocks: int, dim: int = 4096, heads: int = 8, vocab: int = 503
     return shapes | {"backbone.out_norm.weight": (dim,), "lm_head.weight": (vocab, dim)}
 
 
-def write_checkpoint(folder: Path, blocks: int) -> int:
+def config(blocks: int) -> dict[str, object]:
+    return {
+        "model_type": "xlstm",
+        "architectures": ["xLSTMForCausalLM"],
+        "hidden_size": 4096,
+        "num_hidden_layers": blocks,
+        "num_heads": 8,
+        "vocab_size": 50304,
+        "qk_dim_factor": 0.5,
+        "v_dim_factor": 1.0,
+        "ffn_proj_factor": 2.667,
+        "ffn_round_up_to_multiple_of": 64,
+        "gate_soft_cap": 15.0,
+        "output_logit_soft_cap": 30.0,
+        "norm_eps": 1e-6,
+        "eps": 1e-6,
+        "use_bias": False,
+        "add_out_norm": True,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    }
+
+
+def pattern() -> bytes:
+    """Random bfloat16 values, to be written over and over."""
+    noise = np.random.default_rng(0).normal(0, 0.02, 1 << 24).astype(np.float32)
+    return (noise.view(np.uint32) >> 16).astype(np.uint16).tobytes()  # by truncation
+
+
+def write_pickle(folder: Path, blocks: int) -> int:
+    """Write one file of `torch.save`, as a training loop does; returns the bytes of all tensors."""
+    folder.mkdir(parents=True)
+    weights = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in tensor_shapes(blocks).items()}
+    optimizer = {"state": {0: {"step": 1.0}}, "param_groups": [{"lr": 1e-3}]}
+    with torch.serialization.skip_data():  # leaves room for the values, and touches none
+        torch.save({"model": weights, "config": config(blocks), "optimizer": optimizer}, folder / "ckpt.pt")
+    values, total = pattern(), 0
+    with (folder / "ckpt.pt").open("r+b") as file:
+        for storage in read_torch_file(folder / "ckpt.pt").storages.values():
+            file.seek(storage.offset)
+            left = storage.length
+            while left:
+                left -= file.write(values[: min(left, len(values))])
+            total += storage.length
+    return total
+
+
+def write_shards(folder: Path, blocks: int) -> int:
     """Write the shards and their index; returns the bytes of all tensors."""
     folder.mkdir(parents=True)
-    noise = np.random.default_rng(0).normal(0, 0.02, 1 << 24).astype(np.float32)
-    pattern = (noise.view(np.uint32) >> 16).astype(np.uint16).tobytes()  # bfloat16 by truncation
+    values = pattern()
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
     for name, shape in tensor_shapes(blocks).items():
@@ -79,31 +129,11 @@ def write_checkpoint(folder: Path, blocks: int) -> int:
         with (folder / file_name).open("wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             while offset:
-                offset -= file.write(pattern[: min(offset, len(pattern))])
+                offset -= file.write(values[: min(offset, len(values))])
     total = sum(2 * int(np.prod(s)) for s in tensor_shapes(blocks).values())
     index_file = {"metadata": {"total_size": total}, "weight_map": index}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index_file))
-    config = {
-        "model_type": "xlstm",
-        "architectures": ["xLSTMForCausalLM"],
-        "hidden_size": 4096,
-        "num_hidden_layers": blocks,
-        "num_heads": 8,
-        "vocab_size": 50304,
-        "qk_dim_factor": 0.5,
-        "v_dim_factor": 1.0,
-        "ffn_proj_factor": 2.667,
-        "ffn_round_up_to_multiple_of": 64,
-        "gate_soft_cap": 15.0,
-        "output_logit_soft_cap": 30.0,
-        "norm_eps": 1e-6,
-        "eps": 1e-6,
-        "use_bias": False,
-        "add_out_norm": True,
-        "tie_word_embeddings": False,
-        "dtype": "bfloat16",
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    (folder / "config.json").write_text(json.dumps(config(blocks), indent=2))
     return total
 
 
@@ -119,26 +149,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--blocks", type=int, default=32)
+    parser.add_argument("--pickle", action="store_true")
+    parser.add_argument("--copy", action="store_true")
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
     checkpoint, bundle = args.work / "checkpoint", args.work / "bundle"
-    needed = args.blocks * 430_000_000 + 2 * GIB
+    needed = args.blocks * 430_000_000 * (2 if args.copy else 1) + 2 * GIB
     args.work.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(args.work).free < needed:
         sys.exit(f"{args.work} has less than the {needed / GIB:.0f} GiB that this needs")
     try:
-        total = write_checkpoint(checkpoint, args.blocks)
+        total = (write_pickle if args.pickle else write_shards)(checkpoint, args.blocks)
         os.sync()
         start = time.perf_counter()
         command = [sys.executable, "-m", "xlstm_export.cli", "onnx", str(checkpoint), "-o", str(bundle)]
-        subprocess.run([*command, "--dtype", "bfloat16", "--link-weights"], check=True)
+        subprocess.run([*command, "--dtype", "bfloat16", *([] if args.copy else ["--link-weights"])], check=True)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         table = Table("what", "measured", "limit", title=f"Export of {args.blocks} blocks at the width of xLSTM-7B")
         table.add_row("weights", f"{total / 1e9:.2f} GB", "")
         table.add_row("peak memory", f"{peak / 1e9:.2f} GB", "1.5 GB")
-        table.add_row("time", f"{seconds:.0f} s", "120 s")
-        table.add_row("disk added", f"{disk_used(bundle, checkpoint) / 1e6:.1f} MB", "100 MB")
+        table.add_row("time", f"{seconds:.0f} s", "" if args.copy else "120 s")
+        table.add_row("disk added", f"{disk_used(bundle, checkpoint) / 1e6:,.1f} MB", "" if args.copy else "100 MB")
         Console().print(table)
     finally:
         if not args.keep:

@@ -31,5 +31,10 @@ class UserError(Exception):
     """
 
     def __init__(self, kind: ErrorKind, message: str):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.kind = kind
+
+
+def printable(text: str) -> str:
+    """A text that may hold names out of a file, as a terminal may show it: control characters are written out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

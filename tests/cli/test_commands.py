@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from support.bad_inputs import BAD_INPUTS
+from support.command_line import call
 from support.paths import DEMO
 from typer.testing import CliRunner
 
@@ -27,15 +28,6 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """A real process: what `xlstm-export ARGUMENTS` does."""
     command = [sys.executable, "-m", "xlstm_export.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-
-def call(capsys, monkeypatch, *arguments: str | Path) -> tuple[int, str, str]:
-    """The entry point in this process, which spares the imports: exit code, output, errors."""
-    monkeypatch.setattr(sys, "argv", ["xlstm-export", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support.paths import DEMO, ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -40,6 +41,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved = weights.save(weights.build(seed=0), folder / "made")
     shutil.copy(saved / "model.safetensors", folder / "weights.safetensors")
     shutil.copy(saved / "config.json", folder / "config.yaml")  # JSON is YAML
+    mixed = VARIANTS["a-mixed"]
+    model, average = (dict(mixed.build(seed).state_dict()) for seed in (0, 1))
+    torch.save(model, folder / "weights-only.pt")
+    torch.save({"model": model, "ema_model": average, "config": mixed.config}, folder / "training.ckpt")
     return folder
 
 

@@ -14,7 +14,6 @@ The upstream packages are imported when first needed.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import yaml
-from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
+
+from support import checkpoint_writers as write
 
 VOCAB = 97
 NATIVE_KERNELS = {
@@ -195,183 +194,6 @@ def canonical_states(model: nn.Module, state: Any) -> dict[str, Tensor]:
     return states
 
 
-# --- saving ---------------------------------------------------------------------------------------------------------
-
-
-def _write_pt(model: nn.Module, config: dict, directory: Path) -> Path:
-    """`{"state_dict", "config"}` in one file."""
-    torch.save({"state_dict": model.state_dict(), "config": config}, directory / "ckpt.pt")
-    return directory / "ckpt.pt"
-
-
-def _write_training_state(model: nn.Module, config: dict, directory: Path) -> Path:
-    """As a training loop saves it: compiled and wrapped model, optimiser state, configuration under `model`."""
-    weights = {f"module._orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
-    optimizer = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3}]}
-    hyper = {"lr": 1e-3, "model": config}
-    checkpoint = {"model_state_dict": weights, "optimizer": optimizer, "epoch": 3, "hyper_parameters": hyper}
-    torch.save(checkpoint, directory / "last.ckpt")
-    return directory / "last.ckpt"
-
-
-def _write_bare_pt(model: nn.Module, config: dict, directory: Path) -> Path:
-    """A bare state dict with `config.yaml` beside it, as upstream's experiments have it (under `model:`)."""
-    torch.save(model.state_dict(), directory / "model.pt")
-    (directory / "config.yaml").write_text(yaml.safe_dump({"training": {"lr": 0.001}, "model": config}))
-    return directory / "model.pt"
-
-
-def _write_safetensors(model: nn.Module, config: dict, directory: Path) -> Path:
-    """`model.safetensors` (shared tensors stored once) with `config.json` beside it, named by the directory."""
-    save_model(model, str(directory / "model.safetensors"))
-    (directory / "config.json").write_text(json.dumps(config, indent=1))
-    return directory
-
-
-def _write_safetensors_metadata(model: nn.Module, config: dict, directory: Path) -> Path:
-    """One safetensors file with the configuration in its metadata."""
-    path = directory / "weights.safetensors"
-    save_file(model.state_dict(), str(path), metadata={"config": json.dumps(config)})
-    return path
-
-
-def _write_embedded_stack(model: nn.Module, config: dict, directory: Path) -> Path:
-    """A block stack beside the layers of the network around it."""
-    around = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
-    checkpoint = {"xlstm_stack": model.state_dict(), "input_projection": around, "output_projection": around}
-    torch.save(checkpoint | {"config": config}, directory / "ckpt.pt")
-    return directory / "ckpt.pt"
-
-
-def _write_cuda_layout(model: nn.Module, config: dict, directory: Path) -> Path:
-    """sLSTM recurrent kernels and biases in the layout of the CUDA backend, through upstream's own conversion."""
-    from xlstm.blocks.slstm.cell import sLSTMCell_cuda
-
-    weights = model.state_dict()
-    for name, module in model.named_modules():
-        if type(module).__name__ == "sLSTMCell_vanilla":
-            cuda = sLSTMCell_cuda(module.config, skip_backend_init=True)
-            kernel = module._recurrent_kernel_int2ext(module._recurrent_kernel_.data)
-            bias = module._bias_int2ext(module._bias_.data)
-            weights[f"{name}._recurrent_kernel_"] = cuda._recurrent_kernel_ext2int(kernel).contiguous()
-            weights[f"{name}._bias_"] = cuda._bias_ext2int(bias).contiguous()
-    config["slstm_block"]["slstm"]["backend"] = "cuda"
-    torch.save({"model": weights, "cfg": config}, directory / "ckpt.pt")
-    return directory / "ckpt.pt"
-
-
-def _write_portable_layout(model: nn.Module, config: dict, directory: Path) -> Path:
-    """sLSTM recurrent kernels with four axes and biases with three, which either backend of upstream converts from."""
-    weights = model.state_dict()
-    for name, module in model.named_modules():
-        if type(module).__name__ == "sLSTMCell_vanilla":
-            weights[f"{name}._recurrent_kernel_"] = module._recurrent_kernel_int2ext(
-                module._recurrent_kernel_.data
-            ).contiguous()
-            weights[f"{name}._bias_"] = module._bias_int2ext(module._bias_.data).contiguous()
-    torch.save({"model": weights, "cfg": config}, directory / "ckpt.pt")
-    return directory / "ckpt.pt"
-
-
-def _write_whole_module(model: nn.Module, config: dict, directory: Path) -> Path:
-    """The module itself, pickled, as a training loop keeps its best one."""
-    torch.save({"best": model, "epoch": 3}, directory / "best.pt")
-    return directory / "best.pt"
-
-
-def _write_large(model: nn.Module, config: dict, directory: Path) -> Path:
-    """xLSTMLarge directory: `config.yaml` and `model.safetensors`."""
-    save_file(model.state_dict(), str(directory / "model.safetensors"))
-    (directory / "config.yaml").write_text(yaml.safe_dump(config))
-    return directory
-
-
-def _write_large_shards(model: nn.Module, config: dict, directory: Path) -> Path:
-    """xLSTMLarge directory: `config.yaml` and `model_0.safetensors`, `model_1.safetensors`, ..."""
-    weights = list(model.state_dict().items())
-    third = -(-len(weights) // 3)
-    for shard in range(3):
-        save_file(dict(weights[shard * third : (shard + 1) * third]), str(directory / f"model_{shard}.safetensors"))
-    (directory / "config.yaml").write_text(yaml.safe_dump(config))
-    return directory
-
-
-def _write_large_shards_with_index(model: nn.Module, config: dict, directory: Path) -> Path:
-    """As xlstm-jax converts to it: numbered shards, and an index beside them."""
-    _write_large_shards(model, config, directory)
-    _write_index(directory, "model.safetensors", ".safetensors")
-    return directory
-
-
-def _write_index(directory: Path, name: str, suffix: str) -> None:
-    weight_map = {}
-    for shard in sorted(directory.glob(f"*{suffix}")):
-        names = load_file(shard) if suffix == ".safetensors" else torch.load(shard, weights_only=True)
-        weight_map |= dict.fromkeys(names, shard.name)
-    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
-    (directory / f"{name}.index.json").write_text(json.dumps(index))
-
-
-def _write_hf(model: nn.Module, config: dict, directory: Path) -> Path:
-    """What `save_pretrained` writes, one file."""
-    model.save_pretrained(str(directory))
-    return directory
-
-
-def _write_hf_shards(model: nn.Module, config: dict, directory: Path) -> Path:
-    """What `save_pretrained` writes, several shards and an index."""
-    model.save_pretrained(str(directory), max_shard_size="400KB")
-    return directory
-
-
-def _write_hf_tied(model: nn.Module, config: dict, directory: Path) -> Path:
-    """One matrix for embedding and head, stored once (`save_pretrained` of transformers 5 refuses it)."""
-    save_model(model, str(directory / "model.safetensors"), metadata={"format": "pt"})
-    model.config.save_pretrained(str(directory))
-    return directory
-
-
-def _write_hf_jax_spelling(model: nn.Module, config: dict, directory: Path) -> Path:
-    """As xlstm-jax converts to it: `embedding_dim` and `num_blocks` only, and the kernels it was trained with."""
-    config |= {"embedding_dim": config.pop("hidden_size"), "num_blocks": config.pop("num_hidden_layers")}
-    config |= {"model_type": "xlstm", "step_kernel": "triton", "chunkwise_kernel": "chunkwise--triton_xl_chunk"}
-    (directory / "config.json").write_text(json.dumps(config))
-    save_file(model.state_dict(), str(directory / "model.safetensors"), metadata={"format": "pt"})
-    return directory
-
-
-def _write_hf_jax_shards(model: nn.Module, config: dict, directory: Path) -> Path:
-    """As xlstm-jax converts to it: `config.json` with three keys, numbered shards, and an index."""
-    _write_large_shards_with_index(model, config, directory)
-    (directory / "config.yaml").unlink()
-    told = {"model_type": "xlstm", "embedding_dim": config["hidden_size"], "num_blocks": config["num_hidden_layers"]}
-    (directory / "config.json").write_text(json.dumps(told))
-    return directory
-
-
-def _write_hf_pickle_shards(model: nn.Module, config: dict, directory: Path) -> Path:
-    """As older versions of transformers saved: pickled shards with an index, beside what their trainer keeps."""
-    model.config.save_pretrained(str(directory))
-    weights = list(model.state_dict().items())
-    for shard, part in enumerate((weights[: len(weights) // 2], weights[len(weights) // 2 :])):
-        torch.save(dict(part), directory / f"pytorch_model-0000{shard + 1}-of-00002.bin")
-    _write_index(directory, "pytorch_model.bin", ".bin")
-    torch.save({"state": {0: torch.zeros(3)}}, directory / "optimizer.pt")
-    torch.save({"lr": 0.1}, directory / "training_args.bin")
-    torch.save({"cpu": torch.zeros(3)}, directory / "rng_state_0.pth")
-    return directory
-
-
-def _write_hf_old_names(model: nn.Module, config: dict, directory: Path) -> Path:
-    """As transformers 4.54 saved where the `xlstm` package was not installed: `query`, `key`, `value`."""
-    model.save_pretrained(str(directory))
-    weights = load_file(directory / "model.safetensors")
-    for new, old in (("q", "query"), ("k", "key"), ("v", "value")):
-        weights = {name.replace(f".mlstm_layer.{new}.", f".mlstm_layer.{old}."): t for name, t in weights.items()}
-    save_file(weights, str(directory / "model.safetensors"), metadata={"format": "pt"})
-    return directory
-
-
 # --- the list -------------------------------------------------------------------------------------------------------
 
 
@@ -414,71 +236,71 @@ def _activation(name: str) -> dict:
 
 
 _ALL = [
-    Variant("a-mixed", "xlstm", _xlstm(), _write_pt),
-    Variant("a-training-state", "xlstm", _xlstm(slstm_at=[0, 2]), _write_training_state),
-    Variant("a-yaml", "xlstm", _xlstm(), _write_bare_pt),
-    Variant("a-metadata", "xlstm", _xlstm(), _write_safetensors_metadata),
-    Variant("a-tied", "xlstm", _xlstm(tie_weights=True), _write_pt),
-    Variant("a-tied-safetensors", "xlstm", _xlstm(tie_weights=True), _write_safetensors),
-    Variant("a-cuda-layout", "xlstm", _xlstm(), _write_cuda_layout),
-    Variant("a-odd-heads", "xlstm", _xlstm(heads=3, embedding_dim=96), _write_pt),
-    Variant("a-one-head", "xlstm", _xlstm(heads=1), _write_pt),
-    Variant("a-different-heads", "xlstm", _xlstm(slstm={"num_heads": 8}, mlstm={"num_heads": 2}), _write_pt),
-    Variant("a-no-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 0}), _write_safetensors),
+    Variant("a-mixed", "xlstm", _xlstm(), write.pt),
+    Variant("a-training-state", "xlstm", _xlstm(slstm_at=[0, 2]), write.training_state),
+    Variant("a-yaml", "xlstm", _xlstm(), write.bare_pt),
+    Variant("a-metadata", "xlstm", _xlstm(), write.safetensors_metadata),
+    Variant("a-tied", "xlstm", _xlstm(tie_weights=True), write.pt),
+    Variant("a-tied-safetensors", "xlstm", _xlstm(tie_weights=True), write.safetensors),
+    Variant("a-cuda-layout", "xlstm", _xlstm(), write.cuda_layout),
+    Variant("a-odd-heads", "xlstm", _xlstm(heads=3, embedding_dim=96), write.pt),
+    Variant("a-one-head", "xlstm", _xlstm(heads=1), write.pt),
+    Variant("a-different-heads", "xlstm", _xlstm(slstm={"num_heads": 8}, mlstm={"num_heads": 2}), write.pt),
+    Variant("a-no-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 0}), write.safetensors),
     Variant(
-        "a-other-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 2}, mlstm={"conv1d_kernel_size": 5}), _write_pt
+        "a-other-conv", "xlstm", _xlstm(slstm={"conv1d_kernel_size": 2}, mlstm={"conv1d_kernel_size": 5}), write.pt
     ),
-    Variant("a-all-slstm", "xlstm", _xlstm(mlstm=None, slstm_at="all"), _write_pt),
-    Variant("a-all-mlstm", "xlstm", _xlstm(slstm=None, slstm_at=[]), _write_safetensors),
-    Variant("a-stack", "xlstm", _xlstm(vocab_size=None, slstm_at=[0]), _write_pt),
-    Variant("a-embedded-stack", "xlstm", _xlstm(vocab_size=None), _write_embedded_stack),
-    Variant("a-bias", "xlstm", _xlstm(bias=True, feedforward={"bias": True}), _write_pt),
-    Variant("a-no-post-norm", "xlstm", _xlstm(add_post_blocks_norm=False), _write_pt),
-    Variant("a-no-feedforward", "xlstm", _xlstm(feedforward=None), _write_pt),
-    Variant("a-no-group-norm-weight", "xlstm", _xlstm(slstm={"group_norm_weight": False}), _write_pt),
-    Variant("a-wide-projections", "xlstm", _xlstm(mlstm={"qkv_proj_blocksize": 32, "proj_factor": 1.5}), _write_pt),
-    Variant("a-rounding", "xlstm", _xlstm(mlstm={"proj_factor": 1.9, "round_proj_up_to_multiple_of": 8}), _write_pt),
-    Variant("a-bfloat16", "xlstm", _xlstm(), _write_safetensors, torch.bfloat16),
-    Variant("a-float16", "xlstm", _xlstm(), _write_pt, torch.float16),
-    Variant("a-relu", "xlstm", _activation("relu"), _write_pt),
-    Variant("a-relu2", "xlstm", _activation("relu^2"), _write_pt),
-    Variant("a-sigmoid", "xlstm", _activation("sigmoid"), _write_pt),
-    Variant("a-swish", "xlstm", _activation("swish"), _write_pt),
-    Variant("a-selu", "xlstm", _activation("selu"), _write_pt),
-    Variant("a-portable-layout", "xlstm", _xlstm(slstm_at=[0, 1]), _write_portable_layout),
-    Variant("a-whole-module", "xlstm", _activation("relu"), _write_whole_module),
-    Variant("b-single", "xlstm-large", _large(), _write_large),
-    Variant("b-shards", "xlstm-large", _large(), _write_large_shards, torch.bfloat16),
-    Variant("b-fused", "xlstm-large", _large(weight_mode="fused"), _write_large),
-    Variant("b-fused-bias", "xlstm-large", _large(weight_mode="fused", use_bias=True), _write_large),
-    Variant("b-bias", "xlstm-large", _large(use_bias=True), _write_large),
-    Variant("b-pt", "xlstm-large", _large(), _write_training_state),
-    Variant("b-odd-heads", "xlstm-large", _large(embedding_dim=96, num_heads=3, num_blocks=3), _write_large),
-    Variant("b-equal-dims", "xlstm-large", _large(qk_dim_factor=1.0), _write_large),
-    Variant("b-wide-keys", "xlstm-large", _large(qk_dim_factor=0.75, v_dim_factor=0.5), _write_large),
-    Variant("b-no-out-norm", "xlstm-large", _large(add_out_norm=False), _write_large),
+    Variant("a-all-slstm", "xlstm", _xlstm(mlstm=None, slstm_at="all"), write.pt),
+    Variant("a-all-mlstm", "xlstm", _xlstm(slstm=None, slstm_at=[]), write.safetensors),
+    Variant("a-stack", "xlstm", _xlstm(vocab_size=None, slstm_at=[0]), write.pt),
+    Variant("a-embedded-stack", "xlstm", _xlstm(vocab_size=None), write.embedded_stack),
+    Variant("a-bias", "xlstm", _xlstm(bias=True, feedforward={"bias": True}), write.pt),
+    Variant("a-no-post-norm", "xlstm", _xlstm(add_post_blocks_norm=False), write.pt),
+    Variant("a-no-feedforward", "xlstm", _xlstm(feedforward=None), write.pt),
+    Variant("a-no-group-norm-weight", "xlstm", _xlstm(slstm={"group_norm_weight": False}), write.pt),
+    Variant("a-wide-projections", "xlstm", _xlstm(mlstm={"qkv_proj_blocksize": 32, "proj_factor": 1.5}), write.pt),
+    Variant("a-rounding", "xlstm", _xlstm(mlstm={"proj_factor": 1.9, "round_proj_up_to_multiple_of": 8}), write.pt),
+    Variant("a-bfloat16", "xlstm", _xlstm(), write.safetensors, torch.bfloat16),
+    Variant("a-float16", "xlstm", _xlstm(), write.pt, torch.float16),
+    Variant("a-relu", "xlstm", _activation("relu"), write.pt),
+    Variant("a-relu2", "xlstm", _activation("relu^2"), write.pt),
+    Variant("a-sigmoid", "xlstm", _activation("sigmoid"), write.pt),
+    Variant("a-swish", "xlstm", _activation("swish"), write.pt),
+    Variant("a-selu", "xlstm", _activation("selu"), write.pt),
+    Variant("a-portable-layout", "xlstm", _xlstm(slstm_at=[0, 1]), write.portable_layout),
+    Variant("a-whole-module", "xlstm", _activation("relu"), write.whole_module),
+    Variant("b-single", "xlstm-large", _large(), write.large),
+    Variant("b-shards", "xlstm-large", _large(), write.large_shards, torch.bfloat16),
+    Variant("b-fused", "xlstm-large", _large(weight_mode="fused"), write.large),
+    Variant("b-fused-bias", "xlstm-large", _large(weight_mode="fused", use_bias=True), write.large),
+    Variant("b-bias", "xlstm-large", _large(use_bias=True), write.large),
+    Variant("b-pt", "xlstm-large", _large(), write.training_state),
+    Variant("b-odd-heads", "xlstm-large", _large(embedding_dim=96, num_heads=3, num_blocks=3), write.large),
+    Variant("b-equal-dims", "xlstm-large", _large(qk_dim_factor=1.0), write.large),
+    Variant("b-wide-keys", "xlstm-large", _large(qk_dim_factor=0.75, v_dim_factor=0.5), write.large),
+    Variant("b-no-out-norm", "xlstm-large", _large(add_out_norm=False), write.large),
     Variant(
         "b-other-constants",
         "xlstm-large",
         _large(gate_soft_cap=7.0, output_logit_soft_cap=3.0, norm_eps=1e-2, eps=1e-1, ffn_proj_factor=2.1),
-        _write_large,
+        write.large,
     ),
-    Variant("b-shards-index", "xlstm-large", _large(), _write_large_shards_with_index),
-    Variant("b-backbone", "xlstm-large", _large(vocab_size=None), _write_large),
-    Variant("b-whole-module", "xlstm-large", _large(norm_eps=1e-3), _write_whole_module),
-    Variant("c-single", "xlstm-hf", _hf(), _write_hf),
-    Variant("c-shards", "xlstm-hf", _hf(), _write_hf_shards),
-    Variant("c-bfloat16", "xlstm-hf", _hf(), _write_hf_shards, torch.bfloat16),
-    Variant("c-jax-spelling", "xlstm-hf", _hf(), _write_hf_jax_spelling),
-    Variant("c-bias", "xlstm-hf", _hf(use_bias=True), _write_hf),
-    Variant("c-tied", "xlstm-hf", _hf(tie_word_embeddings=True), _write_hf_tied, tied_by_hand=True),
-    Variant("c-jax-shards", "xlstm-hf", _hf(num_heads=8), _write_hf_jax_shards),
-    Variant("c-pickle-shards", "xlstm-hf", _hf(), _write_hf_pickle_shards),
-    Variant("c-old-names", "xlstm-hf", _hf(), _write_hf_old_names),
-    Variant("c-said-to-be-tied", "xlstm-hf", _hf(tie_word_embeddings=True), _write_hf),
-    Variant("c-backbone", "xlstm-hf", _hf(architectures=["xLSTMModel"], norm_eps=1e-3), _write_hf),
-    Variant("c-whole-module", "xlstm-hf", _hf(gate_soft_cap=9.0), _write_whole_module),
-    Variant("c-other-constants", "xlstm-hf", _hf(gate_soft_cap=9.0, norm_eps=1e-3, num_heads=2), _write_hf),
+    Variant("b-shards-index", "xlstm-large", _large(), write.large_shards_with_index),
+    Variant("b-backbone", "xlstm-large", _large(vocab_size=None), write.large),
+    Variant("b-whole-module", "xlstm-large", _large(norm_eps=1e-3), write.whole_module),
+    Variant("c-single", "xlstm-hf", _hf(), write.hf),
+    Variant("c-shards", "xlstm-hf", _hf(), write.hf_shards),
+    Variant("c-bfloat16", "xlstm-hf", _hf(), write.hf_shards, torch.bfloat16),
+    Variant("c-jax-spelling", "xlstm-hf", _hf(), write.hf_jax_spelling),
+    Variant("c-bias", "xlstm-hf", _hf(use_bias=True), write.hf),
+    Variant("c-tied", "xlstm-hf", _hf(tie_word_embeddings=True), write.hf_tied, tied_by_hand=True),
+    Variant("c-jax-shards", "xlstm-hf", _hf(num_heads=8), write.hf_jax_shards),
+    Variant("c-pickle-shards", "xlstm-hf", _hf(), write.hf_pickle_shards),
+    Variant("c-old-names", "xlstm-hf", _hf(), write.hf_old_names),
+    Variant("c-said-to-be-tied", "xlstm-hf", _hf(tie_word_embeddings=True), write.hf),
+    Variant("c-backbone", "xlstm-hf", _hf(architectures=["xLSTMModel"], norm_eps=1e-3), write.hf),
+    Variant("c-whole-module", "xlstm-hf", _hf(gate_soft_cap=9.0), write.whole_module),
+    Variant("c-other-constants", "xlstm-hf", _hf(gate_soft_cap=9.0, norm_eps=1e-3, num_heads=2), write.hf),
 ]
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}

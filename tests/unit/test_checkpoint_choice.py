@@ -145,6 +145,17 @@ def test_part_that_is_not_there_or_in_two_places_is_named(tmp_path):
         selected(save(tmp_path, {"model": stack, "head": {"fc.weight": torch.ones(2, 2)}}), "head")
 
 
+def test_names_out_of_a_file_cannot_drive_the_terminal(tmp_path):
+    weights = weights_of(STACK) | {"blocks.0.\x1b[2J\ud800": torch.ones(2)}
+    path = save(tmp_path, {"model": weights, "\x1b]0;": {"w": torch.ones(2, 2)}, "config": STACK.config})
+    with pytest.raises(UserError, match=r"tensor model\.blocks\.0\.\\x1b\[2J\\ud800 of ") as caught:
+        open_checkpoint(path)
+    assert str(caught.value).isprintable()
+    del weights["blocks.0.\x1b[2J\ud800"]
+    content = {"model": weights, "\x1b]0;": {"w": torch.ones(2, 2)}, "config": STACK.config}
+    assert open_checkpoint(save(tmp_path, content)).notes == ("\\x1b]0; beside model in ckpt.pt is not exported.",)
+
+
 # --- set ------------------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +234,7 @@ def test_settings_without_effect_are_ignored_with_a_note_and_others_refused(tmp_
     extra = {"type": "mLSTMv1", "mlstm_round_up_to_multiple_of": 64, "force_bos_token_insert": True, "dropout": 0.1}
     (path / "config.yaml").write_text(yaml.safe_dump(LARGE.config | extra))
     (note,) = open_checkpoint(path).notes
-    assert note.startswith("dropout, force_bos_token_insert, mlstm_round_up_to_multiple_of, type in ")
+    assert note.startswith("dropout, mlstm_round_up_to_multiple_of, type in ")
     assert note.endswith("config.yaml does not change what is exported.")
     (path / "config.yaml").write_text(yaml.safe_dump(LARGE.config | {"qk_norm": True}))
     with pytest.raises(UserError, match="qk_norm is no setting of xLSTMLargeConfig"):

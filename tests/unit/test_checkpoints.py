@@ -56,6 +56,12 @@ NESTINGS = {
         "epoch": torch.tensor(3),
         "config": config,
     },
+    "optimal": lambda sd, config: {
+        "optimal_model": sd,
+        "g_optimizer_states": [{"state": {"x": torch.zeros(3, 3)}}],
+        "Optim": {"exp_avg": {name: torch.zeros(2, 2) for name in sd}},
+        "config": config,
+    },
     "lightning": lambda sd, config: {
         "pytorch-lightning_version": "2.4.0",
         "state_dict": {f"model.{name}": tensor for name, tensor in sd.items()},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checksum import sha256
+from ..errors import printable
 from ..modeling.architecture import Architecture
 from .files.tensors import LazyTensor
 from .files.text_tokens import TOKENIZER_FILE, TextTokens, read_text_tokens
@@ -70,7 +71,7 @@ class Checkpoint:
             tensors=tensors,
             config=config,
             upstream=upstream,
-            notes=(*weights.notes, *notes, *text.notes),
+            notes=tuple(printable(note) for note in (*weights.notes, *notes, *text.notes)),
             tokenizer=next((path for folder in folders if (path := folder / TOKENIZER_FILE).is_file()), None),
             text=text,
         )

@@ -45,7 +45,7 @@ def dimensions_of(architecture: dict[str, Any], where: str) -> Dimensions:
             embedding_dim=architecture["embedding_dim"],
             vocab_size=architecture["vocab_size"],
             tied_head=architecture["tied_head"],
-            has_head=architecture["has_head"],
+            has_head=architecture.get("has_head", True),
             blocks=tuple(groups),
         )
     except (KeyError, TypeError, AttributeError) as error:

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
 from .bundle import BundleInspection, TensorRow
 from .dimensions import Dimensions
 
@@ -82,7 +83,7 @@ def _render_models(found: ModelList) -> Iterable[RenderableType]:
     yield Text()
     table = Table("", "family", "dimensions", "parameters", box=None, pad_edge=False, header_style="dim")
     for model in found.models:
-        table.add_row(Text(f"--select {model.select}"), model.family, model.outline, f"{model.parameters:,}")
+        table.add_row(Text(printable(f"--select {model.select}")), model.family, model.outline, f"{model.parameters:,}")
     yield table
 
 

@@ -12,8 +12,10 @@ from ..files.weights import Weights
 from . import mlstm_large as large
 from .family import Family, Tables, join_tables, without_vocabulary
 
-_WITHOUT_EFFECT = frozenset({"type", "mlstm_round_up_to_multiple_of", "force_bos_token_insert", "bias_init", "dropout"})
+_WITHOUT_EFFECT = frozenset({"type", "mlstm_round_up_to_multiple_of", "bias_init", "dropout"})
 """Keys that training code and converters write and that change nothing in a model that runs."""
+_OF_TEXT = frozenset({"force_bos_token_insert", "bos_token_id", "eos_token_id", "pad_token_id"})
+"""Read by `files/text_tokens.py`: they change what is fed to the model."""
 
 
 TABLES = Tables(large.EMBEDDING, large.HEAD, tied="tie_word_embeddings", backbone="backbone")
@@ -55,7 +57,7 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
 
 def check_settings(settings: Settings) -> tuple[str, ...]:
     """Refuse what is not understood; returns a note of what does not matter."""
-    settings.only(large.KEYS | _WITHOUT_EFFECT, FAMILY.configurations)
+    settings.only(large.KEYS | _WITHOUT_EFFECT | _OF_TEXT, FAMILY.configurations)
     return settings.ignored(_WITHOUT_EFFECT)
 
 

@@ -56,17 +56,22 @@ def read_index(index: Path, read: Read) -> Weights:
     folder = index.parent
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
+        weight_map = None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise UserError(
-            ErrorKind.checkpoint, f"{index} is not an index of shards (no weight_map). Fetch it again."
-        ) from None
-    if bad := [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]:
+            ErrorKind.checkpoint,
+            f"{index} is not an index of shards: it has no weight_map from the names of tensors to those of files. "
+            "Fetch it again.",
+        )
+    shards = sorted(set(weight_map.values()))
+    if bad := [shard for shard in shards if Path(shard).name != shard]:
         raise UserError(
             ErrorKind.checkpoint,
             f"{index} refers to {bad[0]}, which is not a file name in its own folder. Fetch it again.",
         )
-    if absent := [shard for shard in shards if not (folder / shard).is_file()]:
+    present = {file.name for file in folder.iterdir() if file.is_file()}
+    if absent := [shard for shard in shards if shard not in present]:
         raise UserError(
             ErrorKind.checkpoint,
             f"{folder / absent[0]} is missing ({len(absent)} of the {len(shards)} shards that {index.name} lists are). "

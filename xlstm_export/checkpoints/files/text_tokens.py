@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from .interpolation import resolve
+
 _FILES = ("generation_config.json", "config.json", "config.yaml", "tokenizer_config.json")
 """Earlier ones win, as in `transformers`' `generate`."""
 TOKENIZER_FILE = "tokenizer.json"
@@ -49,7 +51,9 @@ def read_text_tokens(folders: list[Path], vocab_size: int | None) -> TextTokens:
             found = [names.get(_text_of(one), one) for one in found]
             good = [one for one in found if type(one) is int and 0 <= one < vocab_size]
             if len(good) < len(found):
-                notes.append(f"{key} of {path.name} is {told!r}, which the vocabulary of {vocab_size} does not have.")
+                notes.append(
+                    f"{key} of {path.name} is {repr(told)[:80]}, which the vocabulary of {vocab_size} does not have."
+                )
             return tuple(good)
         return ()
 
@@ -81,8 +85,9 @@ def _read(path: Path) -> object:
     """None for a file that cannot be read: whoever needs it says so."""
     try:
         text = path.read_text("utf-8")
-        return yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        values = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        return resolve(values) if isinstance(values, Mapping) else None
+    except Exception:  # of YAML's constructors, any: of dates, numbers, nesting
         return None
 
 

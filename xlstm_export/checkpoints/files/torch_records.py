@@ -6,6 +6,7 @@ A whole pickled module is read, too: its parameters and buffers lie in the attri
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ import torch
 
 from .pickle_machine import BadPickle, Global, Persistent, Record
 from .records import attribute, pairs_of
+
+_OPTIMISER = re.compile(r"(?i)optim(?!al)")
 
 MAX_NAMED = 200_000
 MAX_DEPTH = 60
@@ -203,7 +206,7 @@ class _Walk:
         self.path.add(id(value))
         module, fertile = is_module(value), False
         for key, item in _state_of(value) if module else pairs_of(value) or ():
-            if not isinstance(key, str) or not module and "optim" in key.lower():
+            if not isinstance(key, str) or not module and _OPTIMISER.search(key):
                 continue
             if (tensor := tensor_of(item)) is None:
                 fertile |= self.visit(item, f"{prefix}{key}.", depth + 1)
