@@ -12,6 +12,7 @@ namespace xlstm {
 
 constexpr const char* kDomain = "ai.xlstm";
 constexpr int kVersion = 1;
+constexpr const char* kPluginVersion = "1";  // the same, as every node carries it for TensorRT beside the domain
 
 struct Attribute {
   const char* name;

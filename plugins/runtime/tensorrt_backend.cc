@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 
+#include "cells/contract.h"
 #include "runtime/backend.h"
 #include "runtime/cuda_driver.h"
 #include "runtime/engine_choice.h"
@@ -331,7 +332,7 @@ class TensorRTBundle : public LoadedBundle {
   // `named`: by the user; empty: the library beside the engine.
   void load_plugins(const std::filesystem::path& named) {
     nvinfer1::IPluginRegistry& registry = shared_.runtime->getPluginRegistry();
-    if (registry.getCreator("MLSTMCell", "1", "ai.xlstm")) return;  // the application has loaded them
+    if (registry.getCreator(kMlstm.name, kPluginVersion, kDomain)) return;  // the application has loaded them
     const Engine& file = shared_.file;
     const auto path = named.empty() ? file.path.parent_path() / file.record.plugins : named;
     std::error_code ignored;

@@ -10,11 +10,6 @@
 
 namespace xlstm::tensorrt {
 
-// A parser looks plugins up by the version and domain that every node of the graph carries.
-constexpr const char* kPluginVersion = "1";
-static_assert(kVersion == 1);
-constexpr const char* kPluginNamespace = kDomain;
-
 // Of the fields an engine stores. Raise it when their meaning changes; an engine with another one must be rebuilt.
 constexpr int32_t kFormatVersion = 1;
 constexpr const char* kFormatVersionField = "format_version";
@@ -34,7 +29,7 @@ class CellPlugin final : public nvinfer1::IPluginV3,
   // Core
   nvinfer1::AsciiChar const* getPluginName() const noexcept override { return cell_.op.name; }
   nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return kPluginVersion; }
-  nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return kPluginNamespace; }
+  nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return kDomain; }
 
   // Build
   int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(cell_.op.outputs.size()); }
@@ -85,7 +80,7 @@ class CellPluginCreator final : public nvinfer1::IPluginCreatorV3One {
   nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override { return &field_collection_; }
   nvinfer1::AsciiChar const* getPluginName() const noexcept override { return cell_.op.name; }
   nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return kPluginVersion; }
-  nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return kPluginNamespace; }
+  nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return kDomain; }
 
  private:
   const Cell& cell_;

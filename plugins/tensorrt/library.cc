@@ -53,8 +53,8 @@ XLSTM_EXPORT int32_t xlstm_tensorrt_register(nvinfer1::IPluginRegistry* registry
   }
   for (nvinfer1::IPluginCreatorInterface* creator : creators()) {
     const auto& named = static_cast<const nvinfer1::IPluginCreatorV3One&>(*creator);
-    if (registry->getCreator(named.getPluginName(), kPluginVersion, kPluginNamespace)) continue;
-    if (!registry->registerCreator(*creator, kPluginNamespace)) {
+    if (registry->getCreator(named.getPluginName(), xlstm::kPluginVersion, xlstm::kDomain)) continue;
+    if (!registry->registerCreator(*creator, xlstm::kDomain)) {
       log_error(std::string("xlstm: the registry refused ") + named.getPluginName());
       return -1;
     }

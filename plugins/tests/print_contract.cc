@@ -31,7 +31,8 @@ void print_tensors(const char* title, const xlstm::Table<xlstm::TensorSpec>& ten
 }  // namespace
 
 int main() {
-  std::printf("{\"domain\": \"%s\", \"version\": %d, \"operators\": [", xlstm::kDomain, xlstm::kVersion);
+  std::printf("{\"domain\": \"%s\", \"version\": %d, \"plugin_version\": \"%s\", \"operators\": [", xlstm::kDomain,
+              xlstm::kVersion, xlstm::kPluginVersion);
   for (const xlstm::Operator* op : xlstm::kOperators) {
     std::printf("%s{\"name\": \"%s\", \"first_state\": %zu", op == xlstm::kOperators[0] ? "" : ", ", op->name,
                 op->first_state);

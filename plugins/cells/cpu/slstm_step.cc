@@ -7,7 +7,7 @@
 #include "cells/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "cells/cpu/slstm.cc"
+#define HWY_TARGET_INCLUDE "cells/cpu/slstm_step.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 
 #include <algorithm>
