@@ -15,8 +15,9 @@ namespace apps {
 
 class Arguments {
  public:
-  // `names`: of the application's own options. Throws xlstm::Error(argument) for an unknown option or a missing value.
-  Arguments(int argc, char** argv, std::set<std::string> names) {
+  // `names`, `flags`: of the application's own options, with and without a value. Throws xlstm::Error(argument) for an
+  // unknown option or a missing value.
+  Arguments(int argc, char** argv, std::set<std::string> names, const std::set<std::string>& flags) {
     names.insert({"backend", "device", "threads", "chunk", "onnxruntime", "custom-ops", "engine", "plugins"});
     for (int i = 1; i < argc; ++i) {
       const std::string argument = argv[i];
@@ -25,6 +26,8 @@ class Arguments {
       } else if (argument.rfind("--", 0) != 0) {
         if (!bundle_.empty()) fail("There are two bundles, " + bundle_ + " and " + argument + ". Give one.");
         bundle_ = argument;
+      } else if (flags.count(argument.substr(2))) {
+        values_[argument.substr(2)] = "";
       } else if (names.count(argument.substr(2))) {
         if (++i == argc) fail(argument + " needs a value.");
         values_[argument.substr(2)] = argv[i];
@@ -105,11 +108,13 @@ inline constexpr char kCommonHelp[] =
     "  --engine FILE      a TensorRT engine built from this bundle\n"
     "  --plugins LIB      libxlstm_tensorrt.so (default: the one beside the engine)\n";
 
-// What main() does: calls `run(arguments)`, or shows `help`, which describes the options `names`. An error is one line.
+// What main() does: calls `run(arguments)`, or shows `help`, which describes the options `names` and `flags`. An error
+// is one line.
 template <class Run>
-int application(int argc, char** argv, const char* help, const std::set<std::string>& names, Run&& run) {
+int application(int argc, char** argv, const char* help, const std::set<std::string>& names,
+                const std::set<std::string>& flags, Run&& run) {
   try {
-    const Arguments arguments(argc, argv, names);
+    const Arguments arguments(argc, argv, names, flags);
     if (arguments.wants_help() || !arguments.has_bundle()) {
       std::fprintf(arguments.wants_help() ? stdout : stderr, "%s%s", help, kCommonHelp);
       return arguments.wants_help() ? 0 : 2;

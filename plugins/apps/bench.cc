@@ -105,5 +105,5 @@ void run(const apps::Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return apps::application(argc, argv, kHelp, {"steps", "warmup", "batch", "prompt", "prompts"}, run);
+  return apps::application(argc, argv, kHelp, {"steps", "warmup", "batch", "prompt", "prompts"}, {}, run);
 }

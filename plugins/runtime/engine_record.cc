@@ -19,7 +19,7 @@ void check_tensor(const Fields& entries) {
   entries.text("name");
   entries.choice("mode", {"input", "output"});
   entries.text("dtype");
-  const std::size_t rank = entries.extents("shape").size();
+  const std::size_t rank = entries.integers("shape", -1).size();
   for (const Fields& profile : entries.each("profiles")) {
     profile.text("name");
     for (const char* bound : {"min", "opt", "max"}) profile.counts(bound, rank);

@@ -31,7 +31,7 @@ TensorSpec tensor(const Fields& entries, int batch, bool positions) {
   return {entries.text("name"), dtype_of(entries), entries.shape("shape", batch, positions)};
 }
 
-// FORMAT.md's five rules, on a manifest whose entries are all well formed.
+// FORMAT.md's six rules, on a manifest whose entries are all well formed.
 void check_rules(const Fields& entries, const Manifest& manifest, bool steps) {
   const TensorSpec &input = manifest.input, &output = manifest.output;
   const std::int64_t positions = steps ? 1 : 0;
@@ -47,6 +47,13 @@ void check_rules(const Fields& entries, const Manifest& manifest, bool steps) {
   if (manifest.gives_logits() && output.row_elements() != manifest.vocab_size) {
     entries.fail("output is logits of width " + std::to_string(output.row_elements()) + ", which is not vocab_size");
   }
+  const auto check_token = [&](std::int64_t token) {
+    if (token >= static_cast<std::int64_t>(manifest.vocab_size)) {
+      entries.fail("token " + std::to_string(token) + " is not in the vocabulary");
+    }
+  };
+  check_token(manifest.bos_token);
+  for (const std::int64_t token : manifest.eos_tokens) check_token(token);
   std::set<std::string> inputs{input.name}, outputs{output.name};
   const auto check_new = [&](std::set<std::string>& names, const std::string& name) {
     if (!names.insert(name).second) entries.fail("two tensors are called " + name);
@@ -133,6 +140,11 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   }
   manifest.tokenizer = entries.is_null("tokenizer") ? "" : entries.file_name("tokenizer");
   manifest.vocab_size = entries.is_null("vocab_size") ? 0 : static_cast<std::size_t>(entries.count("vocab_size"));
+  if (!entries.is_absent("bos_token_id")) manifest.bos_token = entries.integer("bos_token_id", 0, kMaxCount);
+  if (!entries.is_absent("eos_token_ids")) {
+    const std::vector<int> tokens = entries.integers("eos_token_ids", 0);
+    manifest.eos_tokens.assign(tokens.begin(), tokens.end());
+  }
   manifest.architecture = canonical_text(entries.mapping("architecture"));
   source.text("path");
   manifest.source_sha256 = source.is_null("sha256") ? "" : source.sha256("sha256");

@@ -35,10 +35,12 @@ struct Manifest {
   TensorSpec input, output;
   std::string lengths;  // int32 (batch), the valid positions of each row; empty: a pass is one position of every row
   std::vector<StateTensor> states;
-  std::string tokenizer;       // empty: none
-  std::size_t vocab_size = 0;  // 0: it is fed vectors
-  std::string architecture;    // canonical JSON
-  std::string source_sha256;   // empty: random weights
+  std::string tokenizer;                 // empty: none
+  std::size_t vocab_size = 0;            // 0: it is fed vectors
+  std::int64_t bos_token = -1;           // every text begins with it; -1: with none
+  std::vector<std::int64_t> eos_tokens;  // they end a text
+  std::string architecture;              // canonical JSON
+  std::string source_sha256;             // empty: random weights
   std::vector<std::string> weight_files;
 
   bool gives_logits() const { return output.name == "logits"; }  // from which tokens can be drawn

@@ -179,6 +179,9 @@ Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   info.batch = manifest.batch;
   info.state_bytes = manifest.state_row_elements() * sizeof(float);
   info.tokenizer = manifest.tokenizer;
+  info.bos_token = manifest.bos_token;
+  info.eos_tokens = manifest.eos_tokens;
+  info.gives_logits = manifest.gives_logits();
   info.backend = tensorrt ? "tensorrt" : "onnxruntime";
   info.device = impl->loaded->device();
   info.cuda_graph = impl->loaded->cuda_graph();

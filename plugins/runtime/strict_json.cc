@@ -13,7 +13,6 @@ namespace {
 
 constexpr std::size_t kMaxBytes = std::size_t{16} << 20;
 constexpr int kMaxDepth = 64;
-constexpr std::int64_t kMaxCount = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;
 
 // Finds what the parser would let pass, or does not finish.
@@ -156,6 +155,11 @@ void Fields::require(std::initializer_list<const char*> keys) const {
   if (!missing.empty()) fail(missing + " missing");
 }
 
+bool Fields::is_absent(const char* key) const {
+  const auto found = data_.find(key);
+  return found == data_.end() || found->is_null();
+}
+
 std::string Fields::text(const char* key) const {
   if (!is_text(raw(key))) refuse(key, "a text");
   return raw(key).get<std::string>();
@@ -216,10 +220,11 @@ std::vector<int> Fields::counts(const char* key, std::size_t length) const {
   return list.get<std::vector<int>>();
 }
 
-std::vector<int> Fields::extents(const char* key) const {
+std::vector<int> Fields::integers(const char* key, int least) const {
   const Json& list = items(key);
-  const auto is_extent = [](const Json& value) { return is_integer(value, -1, kMaxCount); };
-  if (!std::all_of(list.begin(), list.end(), is_extent)) refuse(key, "a list of integers from -1 on");
+  const auto fits = [least](const Json& value) { return is_integer(value, least, kMaxCount); };
+  if (!std::all_of(list.begin(), list.end(), fits))
+    refuse(key, "a list of integers from " + std::to_string(least) + " on");
   return list.get<std::vector<int>>();
 }
 

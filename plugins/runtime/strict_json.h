@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ Json parse_json(const std::string& text, const std::string& where, const std::st
 // The text of a value that is equal for equal values, as FORMAT.md defines it for the model's hash.
 std::string canonical_text(const Json& value);
 
+inline constexpr std::int64_t kMaxCount = std::numeric_limits<std::int32_t>::max();
+
 // The entries of one object, each checked when it is taken. What is refused is said in FORMAT.md.
 class Fields {
  public:
@@ -32,6 +35,7 @@ class Fields {
   void require(std::initializer_list<const char*> keys) const;
 
   bool is_null(const char* key) const { return raw(key).is_null(); }
+  bool is_absent(const char* key) const;  // an optional entry that is left out, or null
   std::string text(const char* key) const;
   std::string file_name(const char* key) const;
   std::string sha256(const char* key) const;
@@ -42,7 +46,7 @@ class Fields {
   bool boolean(const char* key) const;
   const Json& mapping(const char* key) const;
   std::vector<int> counts(const char* key, std::size_t length) const;
-  std::vector<int> extents(const char* key) const;  // integers from -1 on
+  std::vector<int> integers(const char* key, int least) const;
   std::vector<std::string> texts(const char* key) const;
   std::vector<std::string> file_names(const char* key) const;
   // `batch`: what the shape begins with, 0 for "batch"; `positions`: the second dimension may be "sequence". Both words

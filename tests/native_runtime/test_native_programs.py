@@ -11,7 +11,11 @@ import pytest
 from support.native import attempt, build_runtime, environment, onnxruntime_library, run
 from support.paths import ROOT
 
+from xlstm_export.bundle import Bundle
 from xlstm_export.native import toolchain
+from xlstm_export.runtime import open_session
+from xlstm_export.runtime.generation import Generation
+from xlstm_export.runtime.sampling import Sampler, Sampling
 
 pytestmark = pytest.mark.usefixtures("cpu_and_one_thread")
 Export = Callable[..., tuple[object, Path, Path]]
@@ -108,3 +112,40 @@ def test_without_tensorrt_its_back_end_says_what_is_missing(release: Path, expor
         done = attempt(*bench, env=environment() | {"XLSTM_NVINFER": library})
         assert done.returncode == 2 and done.stderr.count("\n") == 1
         assert message in done.stderr
+
+
+def tell(bundle: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a bundle whose manifest says something else."""
+    copy = folder / f"copy{len(list(folder.iterdir()))}"
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | changes))
+    return copy
+
+
+def test_texts_begin_and_end_as_the_model_says(release: Path, export_variant: Export, tmp_path: Path) -> None:
+    bundle = export_variant("a-mixed")[2]
+    options = ("--max-new-tokens", "40", "--temperature", "0")
+
+    def generate(folder: Path, ids: str, *more: str) -> list[str]:
+        return run(release / "xlstm-generate", folder, "--ids", ids, *options, *more).split()
+
+    plain = generate(bundle, "5,1,2")
+    begun = tell(bundle, tmp_path, bos_token_id=5)
+    assert generate(begun, "1,2") == generate(begun, "5,1,2") == plain
+    assert generate(bundle, "1,2") != plain
+    last = plain[7]
+    ended = tell(bundle, tmp_path, bos_token_id=5, eos_token_ids=[int(last)])
+    assert generate(ended, "1,2") == plain[: plain.index(last)]
+    assert generate(ended, "1,2", "--ignore-eos") == plain
+    with open_session(Bundle.open(ended)) as session:
+        python = Generation(session, [1, 2], 40, Sampler(Sampling(temperature=0)))
+        assert [str(token) for token in python] == plain[: plain.index(last)]
+
+
+def test_a_text_ends_before_its_stop(release: Path, demo_bundle: Path) -> None:
+    options = ("--prompt", "And ", "--max-new-tokens", "80", "--temperature", "0")
+    whole = run(release / "xlstm-generate", demo_bundle, *options)[len("And ") :]
+    for stop in (whole[20:24], whole[:1], whole[31:40], "no such text"):
+        stopped = run(release / "xlstm-generate", demo_bundle, *options, "--stop", stop)[len("And ") :]
+        assert stopped == whole.partition(stop)[0]

@@ -120,15 +120,18 @@ struct ModelInfo {
   std::string family;  ///< of the checkpoint: `xlstm`, `xlstm-large`, `xlstm-hf`
   std::string dtype;   ///< of weights and activations: `float32`, `float16`, `bfloat16`
   std::size_t vocab_size = 0;
-  std::size_t input_width = 0;   ///< values of a row of input: 1 token, or the width of a block stack
-  std::size_t output_width = 0;  ///< values of a row of output: the vocabulary, or the width of a block stack
-  int batch = 0;                 ///< 0: any
-  std::size_t state_bytes = 0;   ///< of one sequence
-  std::string tokenizer;         ///< `bytes`, a file in the bundle, or empty: token ids only
-  std::string backend;           ///< `onnxruntime` or `tensorrt`
-  std::string device;            ///< `cpu` or `cuda:0`
-  bool cuda_graph = false;       ///< steps are replayed from CUDA graphs
-  int chunk = 0;                 ///< most positions of a pass of prefill; 0: it goes step by step
+  std::size_t input_width = 0;           ///< values of a row of input: 1 token, or the width of a block stack
+  std::size_t output_width = 0;          ///< values of a row of output: the vocabulary, or the width of a block stack
+  int batch = 0;                         ///< 0: any
+  std::size_t state_bytes = 0;           ///< of one sequence
+  bool gives_logits = false;             ///< tokens can be drawn from the output; else it is vectors
+  std::int64_t bos_token = -1;           ///< every text begins with it; -1: with none
+  std::vector<std::int64_t> eos_tokens;  ///< they end a text
+  std::string tokenizer;                 ///< `bytes`, a file in the bundle, or empty: token ids only
+  std::string backend;                   ///< `onnxruntime` or `tensorrt`
+  std::string device;                    ///< `cpu` or `cuda:0`
+  bool cuda_graph = false;               ///< steps are replayed from CUDA graphs
+  int chunk = 0;                         ///< most positions of a pass of prefill; 0: it goes step by step
 };
 
 /// Logits of the vocabulary for every row of the batch (block stacks: outputs), float32, on the host. They belong to
