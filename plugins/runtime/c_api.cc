@@ -94,6 +94,11 @@ size_t xlstm_model_vocab_size(const xlstm_model* model) { return model->model.in
 size_t xlstm_model_input_width(const xlstm_model* model) { return model->model.info().input_width; }
 size_t xlstm_model_output_width(const xlstm_model* model) { return model->model.info().output_width; }
 size_t xlstm_model_state_bytes(const xlstm_model* model) { return model->model.info().state_bytes; }
+int64_t xlstm_model_bos_token(const xlstm_model* model) { return model->model.info().bos_token; }
+size_t xlstm_model_eos_tokens(const xlstm_model* model, const int64_t** tokens) {
+  *tokens = model->model.info().eos_tokens.data();
+  return model->model.info().eos_tokens.size();
+}
 
 xlstm_status xlstm_session_create(const xlstm_model* model, int batch, xlstm_session** session) {
   return guarded([&] {

@@ -223,8 +223,9 @@ std::vector<int> Fields::counts(const char* key, std::size_t length) const {
 std::vector<int> Fields::integers(const char* key, int least) const {
   const Json& list = items(key);
   const auto fits = [least](const Json& value) { return is_integer(value, least, kMaxCount); };
-  if (!std::all_of(list.begin(), list.end(), fits))
+  if (!std::all_of(list.begin(), list.end(), fits)) {
     refuse(key, "a list of integers from " + std::to_string(least) + " on");
+  }
   return list.get<std::vector<int>>();
 }
 

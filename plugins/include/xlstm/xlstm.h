@@ -66,6 +66,9 @@ XLSTM_C_API size_t xlstm_model_vocab_size(const xlstm_model* model);   /* 0: a b
 XLSTM_C_API size_t xlstm_model_input_width(const xlstm_model* model);  /* values of a row of input */
 XLSTM_C_API size_t xlstm_model_output_width(const xlstm_model* model); /* values of a row of output */
 XLSTM_C_API size_t xlstm_model_state_bytes(const xlstm_model* model);  /* of one sequence */
+XLSTM_C_API int64_t xlstm_model_bos_token(const xlstm_model* model);   /* every text begins with it; -1: with none */
+/* How many tokens end a text; *tokens: these, owned by the model. */
+XLSTM_C_API size_t xlstm_model_eos_tokens(const xlstm_model* model, const int64_t** tokens);
 
 XLSTM_C_API xlstm_status xlstm_session_create(const xlstm_model* model, int batch, xlstm_session** session);
 XLSTM_C_API xlstm_status xlstm_session_fork(const xlstm_session* session, xlstm_session** fork);

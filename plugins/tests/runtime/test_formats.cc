@@ -101,6 +101,10 @@ void manifest() {
   const std::string text = replaced(kManifest, "HASH", std::string(64, 'a'));
   const Manifest good = parse_manifest(text, "m.json");
   CHECK(good.batch == 0 && good.vocab_size == 97 && good.states.size() == 2 && good.state_row_elements() == 32);
+  CHECK(good.bos_token == -1 && good.eos_tokens.empty());
+  const Manifest ends = parse_manifest(
+      replaced(text, "\"vocab_size\"", "\"bos_token_id\": 0, \"eos_token_ids\": [96, 3], \"vocab_size\""), "m.json");
+  CHECK(ends.bos_token == 0 && (ends.eos_tokens == std::vector<std::int64_t>{96, 3}));
   CHECK(good.gives_logits() && good.source_sha256 == std::string(64, 'a'));
   CHECK(good.lengths == "lengths" && good.input.any_positions() && !good.output.any_positions());
   CHECK((good.input.sized(2, 5) == std::vector<std::int64_t>{2, 5}) && good.input.row_bytes() == 8);

@@ -313,6 +313,9 @@ void c_api() {
   CHECK(xlstm_sampler_draw(sampler, logits, vocabulary, &token) == XLSTM_OK && token == drawn);
   CHECK(xlstm_session_step_and_sample(fork, nullptr, &token, 1, &drawn) == XLSTM_ERROR_ARGUMENT);
 
+  const std::int64_t* ends = nullptr;
+  CHECK(xlstm_model_bos_token(model) == -1 && xlstm_model_eos_tokens(model, &ends) == 0);
+
   xlstm_model_free(model);  // the sessions keep it alive
   CHECK(xlstm_session_reset(session, -1) == XLSTM_OK && xlstm_session_reset(session, 1) == XLSTM_ERROR_ARGUMENT);
   CHECK(xlstm_session_prefill(session, text, 3, &logits) == XLSTM_OK);
