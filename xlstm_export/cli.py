@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import typer.core
-from rich.console import Console, RenderableType
 
 from .bundle import Bundle
 from .bundle.engine_record import EngineRuntime, RuntimeName
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
-from .progress import Advance, Stage
+from .terminal import Commands, err, out, print_notes, print_result, progress
 
 if TYPE_CHECKING:
     from .checkpoints import ReadOptions
-
-
-class Terminal(Console):
-    def on_broken_pipe(self) -> NoReturn:
-        raise BrokenPipeError  # rich's own answer is exit code 1, which means something here
-
-
-out = Terminal()
-err = Terminal(stderr=True)
-
-
-class Commands(typer.core.TyperGroup):
-    """A `UserError`, or an error of the file system, of any command becomes one message and exit code 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except UserError as error:
-            _exit_with(str(error))
-        except BrokenPipeError:  # `xlstm-export ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the flush at exit goes
-            raise typer.Exit(0) from None
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _exit_with(f"{error.filename or 'What was printed'} cannot be read or written: {error.strerror or error}.")
-
-
-def _exit_with(message: str) -> NoReturn:
-    err.print("[bold red]error:[/bold red] ", end="")
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
 
 
 app = typer.Typer(
@@ -179,8 +143,8 @@ def onnx(
         options = ExportOptions(dtype, batch_size, mode, logits, link_weights, overwrite, tokenizer)
         said = _said(config, select, settings)
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
-    _print_notes(source.notes)
-    with _progress() as stage:
+    print_notes(source.notes)
+    with progress() as stage:
         bundle = export_bundle(source, output, options, stage)
     from .inspection import inspect_bundle, render
 
@@ -220,8 +184,8 @@ def validate(
 
     options = ValidationOptions(runtime, _custom_ops(custom_ops), steps, text, batch, seed)
     source = open_checkpoint(checkpoint, _said(config, select, settings))
-    _print_notes(source.notes)
-    with _progress() as stage:
+    print_notes(source.notes)
+    with progress() as stage:
         result = run(bundle, source, options, stage)
     out.print(render(result))
     folder = report or bundle.path / "validation"
@@ -265,7 +229,7 @@ def build(
     request = EngineRequest(
         runtime, _targets(target) if target else (), batch, max_chunk, plugins, version_compatible, hardware_compatible
     )
-    with _progress() as stage:
+    with progress() as stage:
         engine = build_engine(bundle, request, stage)
     out.print(render(engine.record))
 
@@ -335,9 +299,9 @@ def bench(
     """Time decode steps, as a fraction of what the memory bandwidth allows, and a prompt."""
     from .benchmark import render, time_steps
 
-    with _progress() as stage:
+    with progress() as stage:
         timing = time_steps(bundle, runtime, batch, steps, prompt, _custom_ops(custom_ops), stage)
-    _print_result(timing.to_json() if json else None, lambda: render(timing))
+    print_result(timing.to_json() if json else None, lambda: render(timing))
 
 
 @app.command()
@@ -352,7 +316,7 @@ def inspect(
     from .inspection import inspect_path, render, to_json
 
     result = inspect_path(path, config, select, settings or ())
-    _print_result(to_json(result) if json else None, lambda: render(result))
+    print_result(to_json(result) if json else None, lambda: render(result))
 
 
 @app.command()
@@ -386,7 +350,7 @@ def plugins_build(
     """Compile the libraries and install them where they are found by default. Headers that are missing are fetched."""
     from .native.build import build_libraries
 
-    with _progress() as stage:
+    with progress() as stage:
         result = build_libraries(target.split(",") if target else (), not no_cuda, output, stage)
     for note in result.notes:
         err.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
@@ -415,35 +379,6 @@ def _custom_ops(option: str | None) -> Path | None:
     from .native.locate import ONNXRUNTIME_LIBRARY, choose_library
 
     return choose_library(ONNXRUNTIME_LIBRARY, option)
-
-
-def _print_result(json: str | None, render: Callable[[], RenderableType]) -> None:
-    if json is None:
-        out.print(render())
-    else:
-        sys.stdout.write(json + "\n")
-
-
-def _print_notes(notes: tuple[str, ...]) -> None:
-    for note in notes:
-        err.print(f"note: {note}", markup=False, highlight=False)
-
-
-@contextmanager
-def _progress() -> Iterator[Stage]:
-    """Progress bars on standard error, one for each stage; nothing remains of them."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bars:
-
-        def stage(title: str, total: int | None) -> Advance:
-            for done in bars.task_ids:
-                bars.remove_task(done)
-            task = bars.add_task(title, total=total)
-            return lambda amount: bars.advance(task, amount)
-
-        yield stage
 
 
 def main() -> None:

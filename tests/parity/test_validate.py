@@ -205,3 +205,20 @@ def test_a_bundle_of_random_weights_is_refused(export_variant, tmp_path):
     export_bundle(Checkpoint(real.family, path, (), real.architecture, tensors, real.config, {}), tmp_path / "random")
     with pytest.raises(UserError, match="random weights, without a checkpoint"):
         compare(tmp_path / "random", path, steps=1)
+
+
+def test_what_upstream_raises_on_a_model_is_said_to_be_upstreams(tmp_path):
+    """Upstream's group norm refuses one channel a head in a batch of one."""
+    import torch
+    from dacite import from_dict
+    from xlstm import xLSTMBlockStack, xLSTMBlockStackConfig
+
+    slstm = {"backend": "vanilla", "num_heads": 2, "conv1d_kernel_size": 0, "dtype": "float32"}
+    block = {"slstm": slstm, "feedforward": None}
+    config = {"embedding_dim": 2, "num_blocks": 1, "slstm_at": [0], "context_length": 1, "slstm_block": block}
+    state = xLSTMBlockStack(from_dict(xLSTMBlockStackConfig, config)).state_dict()
+    state = {name: torch.randn_like(tensor) for name, tensor in state.items()}  # upstream makes NaN for one channel
+    torch.save({"state_dict": state, "config": config}, tmp_path / "ckpt.pt")
+    export_bundle(open_checkpoint(tmp_path / "ckpt.pt"), tmp_path / "bundle")
+    with pytest.raises(UserError, match=r"upstream's own code fails on this model.*ValueError: Expected more than 1"):
+        compare(tmp_path / "bundle", tmp_path / "ckpt.pt", steps=3, batch=1)

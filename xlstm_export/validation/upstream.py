@@ -7,7 +7,8 @@ Nothing of `xlstm_export.modeling` takes part (see `references`), so an error th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -46,6 +47,19 @@ def load_upstream(checkpoint: Checkpoint) -> UpstreamModel:
     return model
 
 
+@contextmanager
+def _upstreams_own_errors() -> Iterator[None]:
+    """What upstream's code raises on a model is said to be upstream's."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"upstream's own code fails on this model, so that the bundle cannot be compared with it: "
+            f"{type(error).__name__}: {error}. Another --batch may help.",
+        ) from None
+
+
 class UpstreamSession:
     """`batch` sequences of an upstream model: a `scenarios.Stepper`, and `forward` over whole sequences.
 
@@ -64,7 +78,8 @@ class UpstreamSession:
     def step(self, inputs: np.ndarray) -> np.ndarray:
         rows = torch.from_numpy(np.ascontiguousarray(inputs))
         if self._fresh.all() or not self._fresh.any():
-            outputs, self._states = self._model.step(rows, self._states)
+            with _upstreams_own_errors():
+                outputs, self._states = self._model.step(rows, self._states)
         else:
             outputs = self._step_apart(rows)
         self._fresh[:] = False
@@ -73,12 +88,14 @@ class UpstreamSession:
     @torch.inference_mode()
     def forward(self, inputs: np.ndarray) -> np.ndarray:
         """A whole sequence from zero states, (B, T) or (B, T, D) → (B, T, V or D). The session's states stay."""
-        return self._model.forward(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
+        with _upstreams_own_errors():
+            return self._model.forward(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
 
     def _step_apart(self, inputs: Tensor) -> Tensor:
         parts = []
         for group in (self._fresh, ~self._fresh):
-            part, states = self._model.step(inputs[group], {name: s[group] for name, s in self._states.items()})
+            with _upstreams_own_errors():
+                part, states = self._model.step(inputs[group], {name: s[group] for name, s in self._states.items()})
             parts.append((group, part))
             for name, state in states.items():
                 self._states[name][group] = state
