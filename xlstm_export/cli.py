@@ -367,11 +367,11 @@ def plugins_check(
     ] = None,
 ) -> None:
     """Load the TensorRT plugin into every registry that is installed. Exit code 1 when one does not take it."""
-    from .native.check import check_library, print_check
+    from .native.check import check_library, render
     from .native.locate import TENSORRT_PLUGINS, require_library
 
     check = check_library(require_library(TENSORRT_PLUGINS, library))
-    print_check(check)
+    out.print(render(check), soft_wrap=True)
     raise typer.Exit(0 if check.passed else 1)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from support.native import build_with_cuda
 
 from xlstm_export.errors import UserError
 from xlstm_export.native import fatbin
-from xlstm_export.native.check import CREATORS, FLAVOURS, check_library, print_check
+from xlstm_export.native.check import CREATORS, FLAVOURS, check_library, render
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +149,10 @@ def test_check_refuses_what_is_no_plugin_library(tmp_path, library):
         fatbin.architectures(tmp_path / "text.so")
 
 
-def test_printed_check_names_every_registry(checked, capsys):
-    print_check(checked)
-    printed = capsys.readouterr().out
+def test_rendered_check_names_every_registry(checked):
+    console = Console(width=400, file=io.StringIO())
+    console.print(render(checked))
+    printed = console.file.getvalue()
     for registry in checked.registries:
         assert f"{registry.flavour} {registry.version}: loads" in printed
     for expected in ("sm_86, sm_90, compute_90", "ai.xlstm::SLSTMCell version 1 (forget_clamp: float32)"):

@@ -12,6 +12,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Group, RenderableType
+from rich.text import Text
+
 from ..errors import ErrorKind, UserError
 from ..operators.names import DOMAIN, MLSTM_CELL, SLSTM_CELL, VERSION
 from . import fatbin
@@ -100,27 +103,25 @@ def check_library(library: Path) -> Check:
     return Check(library, library.stat().st_size, versions, architectures, tuple(registries), tuple(absent))
 
 
-def print_check(check: Check) -> None:
-    """Print a check for people."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{escape(str(check.library))}[/bold]  {check.size / 1e6:.1f} MB")
-    console.print("  built with     " + ", ".join(f"{key.replace('_', ' ')} {v}" for key, v in check.versions.items()))
-    console.print(f"  device code    {', '.join(check.architectures) or 'none'}")
+def render(check: Check) -> RenderableType:
+    """The check as lines for a terminal."""
+    versions = ", ".join(f"{key.replace('_', ' ')} {version}" for key, version in check.versions.items())
+    lines = [
+        Text.assemble((str(check.library), "bold"), f"  {check.size / 1e6:.1f} MB"),
+        Text(f"  built with     {versions}"),
+        Text(f"  device code    {', '.join(check.architectures) or 'none'}"),
+    ]
     for registry in check.registries:
-        verdict = "[green]loads[/green]" if registry.passed else "[red]does not load[/red]"
-        version = registry.version or "version unknown"
-        console.print(f"  {registry.flavour} {version}: {verdict}")
+        verdict = ("loads", "green") if registry.passed else ("does not load", "red")
+        lines.append(Text.assemble(f"  {registry.flavour} {registry.version or 'version unknown'}: ", verdict))
         if registry.problem:
-            console.print(f"    {escape(registry.problem)}")
+            lines.append(Text(f"    {registry.problem}"))
         for creator in registry.creators:
             fields = ", ".join(f"{name}: {kind.lower()}" for name, kind in creator.fields)
-            lookup = "" if creator.found else "  [red]cannot be looked up[/red]"
-            console.print(f"    {creator.namespace}::{creator.name} version {creator.version} ({fields}){lookup}")
-    for flavour in check.absent:
-        console.print(f"  [dim]{flavour}: not installed here[/dim]")
+            line = Text(f"    {creator.namespace}::{creator.name} version {creator.version} ({fields})")
+            lines.append(line if creator.found else line.append("  cannot be looked up", "red"))
+    lines += [Text(f"  {flavour}: not installed here", "dim") for flavour in check.absent]
+    return Group(*lines)
 
 
 def _built_with(library: Path) -> dict[str, str]:
