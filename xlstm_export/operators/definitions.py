@@ -5,14 +5,7 @@ its graph. Attributes that can be 0 for "none" are resolved with Where on consta
 cast to float, since tools that simplify graphs take a `value_float` for a double; other constants are tensors.
 """
 
-MLSTM_STEP = """
-<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "mLSTM cell, one step (Beck et al. 2024, equations 19 to 27)">
-MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.0, eps: float = 1e-6>
-          (q, k, v, i, f, C, n, m) => (h, C_next, n_next, m_next)
-{
-    zero = Constant <value: tensor = float {0.0}> ()
-    one = Constant <value: tensor = float {1.0}> ()
-    last = Constant <value_ints: ints = [-1]> ()
+_MLSTM_ATTRIBUTES = """
     q_factor_given = Constant <value_float: float = @q_scale> ()
     q_factor = Cast <to: int = 1> (q_factor_given)
     k_factor_given = Constant <value_float: float = @k_scale> ()
@@ -23,19 +16,79 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
     cap = Cast <to: int = 1> (cap_given)
     uncapped = Equal (cap, zero)
     safe_cap = Where (uncapped, one, cap)
+"""
 
-    i_float = Cast <to: int = 1> (i)
-    i_scaled = Div (i_float, safe_cap)
-    i_tanh = Tanh (i_scaled)
-    i_capped = Mul (i_tanh, safe_cap)
-    i_gate = Where (uncapped, i_float, i_capped)
+
+def _soft_cap(gate: str) -> str:
+    """cap tanh(x / cap), or x where there is no cap."""
+    return f"""
+    {gate}_float = Cast <to: int = 1> ({gate})
+    {gate}_scaled = Div ({gate}_float, safe_cap)
+    {gate}_tanh = Tanh ({gate}_scaled)
+    {gate}_capped = Mul ({gate}_tanh, safe_cap)
+    {gate}_gate = Where (uncapped, {gate}_float, {gate}_capped)
+"""
+
+
+def _slstm_gates(old: str, new: str) -> str:
+    """Equations 8 to 18 but the recurrent product, element by element; `old`, `new`: ends of the states' names."""
+    return f"""
+    f_bounded = Min (f_raw, bound)
+    f_negative = Neg (f_bounded)
+    f_softplus = Softplus (f_negative)
+    carried = Sub (m{old}, f_softplus)
+    fresh = Equal (n{old}, zero)
+    m_running = Max (i_raw, carried)
+    m{new} = Where (fresh, i_raw, m_running)
+    gain_log = Sub (i_raw, m{new})
+    gain = Exp (gain_log)
+    decay_log = Sub (carried, m{new})
+    decay_running = Exp (decay_log)
+    decay = Where (fresh, zero, decay_running)
+
+    z = Tanh (z_raw)
+    o = Sigmoid (o_raw)
+    c_decayed = Mul (decay, c{old})
+    c_added = Mul (gain, z)
+    c{new} = Add (c_decayed, c_added)
+    n_decayed = Mul (decay, n{old})
+    n{new} = Add (n_decayed, gain)
+    ratio = Div (c{new}, n{new})
+    y{new} = Mul (o, ratio)
+"""
+
+
+_SHARED = {
+    "...attributes of the mLSTM...": _MLSTM_ATTRIBUTES,
+    "...soft cap of i...": _soft_cap("i"),
+    "...soft cap of f...": _soft_cap("f"),
+    "...gates of the sLSTM...": _slstm_gates("", "_next"),
+    "...gates of the sLSTM from old to new...": _slstm_gates("_old", "_new"),
+}
+
+
+def _whole(text: str) -> str:
+    """A definition with what is written `...so...` put in, which definitions share."""
+    for name, shared in _SHARED.items():
+        text = text.replace(name, shared)
+    return text
+
+
+MLSTM_STEP = _whole(
+    """
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "mLSTM cell, one step (Beck et al. 2024, equations 19 to 27)">
+MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.0, eps: float = 1e-6>
+          (q, k, v, i, f, C, n, m) => (h, C_next, n_next, m_next)
+{
+    zero = Constant <value: tensor = float {0.0}> ()
+    one = Constant <value: tensor = float {1.0}> ()
+    last = Constant <value_ints: ints = [-1]> ()
+    ...attributes of the mLSTM...
+
+    ...soft cap of i...
     i_bh = Transpose <perm: ints = [0, 2, 1]> (i_gate)
 
-    f_float = Cast <to: int = 1> (f)
-    f_scaled = Div (f_float, safe_cap)
-    f_tanh = Tanh (f_scaled)
-    f_capped = Mul (f_tanh, safe_cap)
-    f_gate = Where (uncapped, f_float, f_capped)
+    ...soft cap of f...
     f_bh = Transpose <perm: ints = [0, 2, 1]> (f_gate)
 
     f_negative = Neg (f_bh)
@@ -84,8 +137,10 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
     h = CastLike (h_float, q)
 }
 """
+)
 
-SLSTM_STEP = """
+SLSTM_STEP = _whole(
+    """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "sLSTM cell, one step (Beck et al. 2024, equations 8 to 18)">
 SLSTMCell <forget_clamp: float = 0.0>
           (x, R, b, y, c, n, m) => (hidden, y_next, c_next, n_next, m_next)
@@ -113,32 +168,12 @@ SLSTMCell <forget_clamp: float = 0.0>
     z_raw = Squeeze (z_raw_4, one_axis)
     o_raw = Squeeze (o_raw_4, one_axis)
 
-    f_bounded = Min (f_raw, bound)
-    f_negative = Neg (f_bounded)
-    f_softplus = Softplus (f_negative)
-    carried = Sub (m, f_softplus)
-    fresh = Equal (n, zero)
-    m_running = Max (i_raw, carried)
-    m_next = Where (fresh, i_raw, m_running)
-    gain_log = Sub (i_raw, m_next)
-    gain = Exp (gain_log)
-    decay_log = Sub (carried, m_next)
-    decay_running = Exp (decay_log)
-    decay = Where (fresh, zero, decay_running)
-
-    z = Tanh (z_raw)
-    o = Sigmoid (o_raw)
-    c_decayed = Mul (decay, c)
-    c_added = Mul (gain, z)
-    c_next = Add (c_decayed, c_added)
-    n_decayed = Mul (decay, n)
-    n_next = Add (n_decayed, gain)
-    ratio = Div (c_next, n_next)
-    y_next = Mul (o, ratio)
+    ...gates of the sLSTM...
     y_step = Unsqueeze (y_next, one_axis)
     hidden = CastLike (y_step, x)
 }
 """
+)
 
 # All positions at once (the chunkwise-parallel form, one chunk, the old state carried in). With lf = log f and
 # g_t = m + sum_{u <= t} lf_u, the weight of position s in position t is exp(span_ts + i_s - m_t), span_ts =
@@ -146,7 +181,8 @@ SLSTMCell <forget_clamp: float = 0.0>
 # product with a triangle of ones: differences of cumulative sums would cancel after one closed forget gate.
 # Padding closes the input gate and opens the forget gate, so that it leaves every state as it is.
 
-MLSTM_SEQUENCE = """
+MLSTM_SEQUENCE = _whole(
+    """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "mLSTM cell, S positions (Beck et al. 2024, eq. 19 to 27)">
 MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.0, eps: float = 1e-6>
           (q, k, v, i, f, C, n, m, lengths) => (h, C_next, n_next, m_next)
@@ -160,16 +196,7 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
     rows = Constant <value_ints: ints = [-2]> ()
     past = Constant <value_ints: ints = [9223372036854775807]> ()
     two_last = Constant <value_ints: ints = [2, 3]> ()
-    q_factor_given = Constant <value_float: float = @q_scale> ()
-    q_factor = Cast <to: int = 1> (q_factor_given)
-    k_factor_given = Constant <value_float: float = @k_scale> ()
-    k_factor = Cast <to: int = 1> (k_factor_given)
-    epsilon_given = Constant <value_float: float = @eps> ()
-    epsilon = Cast <to: int = 1> (epsilon_given)
-    cap_given = Constant <value_float: float = @gate_soft_cap> ()
-    cap = Cast <to: int = 1> (cap_given)
-    uncapped = Equal (cap, zero)
-    safe_cap = Where (uncapped, one, cap)
+    ...attributes of the mLSTM...
 
     size = Shape <start: int = 1, end: int = 2> (q)
     count = Squeeze (size)
@@ -185,20 +212,12 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
     valid_3 = Unsqueeze (valid, last)
     valid_4 = Unsqueeze (valid, two_last)
 
-    i_float = Cast <to: int = 1> (i)
-    i_scaled = Div (i_float, safe_cap)
-    i_tanh = Tanh (i_scaled)
-    i_capped = Mul (i_tanh, safe_cap)
-    i_gate = Where (uncapped, i_float, i_capped)
+    ...soft cap of i...
     i_valid = Where (valid_3, i_gate, closed)
     i_bh = Transpose <perm: ints = [0, 2, 1]> (i_valid)
     log_i = Unsqueeze (i_bh, rows)
 
-    f_float = Cast <to: int = 1> (f)
-    f_scaled = Div (f_float, safe_cap)
-    f_tanh = Tanh (f_scaled)
-    f_capped = Mul (f_tanh, safe_cap)
-    f_gate = Where (uncapped, f_float, f_capped)
+    ...soft cap of f...
     f_negative = Neg (f_gate)
     f_softplus = Softplus (f_negative)
     f_log = Neg (f_softplus)
@@ -265,12 +284,14 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
     m_next = Squeeze (m_last, two_last)
 }
 """
+)
 
 # One position after the other. States and pre-activations have the batch last, (H, DH, B) and (H, 4, DH, B), so that
 # R y of all rows is one product and nothing is transposed within the loop. (TensorRT-RTX 1.7 cannot compile the loop
 # for S = 1 with states of four axes, which would save the axis that is put in here.)
 
-SLSTM_SEQUENCE = """
+SLSTM_SEQUENCE = _whole(
+    """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "sLSTM cell, S positions (Beck et al. 2024, eq. 8 to 18)">
 SLSTMCell <forget_clamp: float = 0.0>
           (x, R, b, y, c, n, m, lengths) => (hidden, y_next, c_next, n_next, m_next)
@@ -321,28 +342,7 @@ SLSTMCell <forget_clamp: float = 0.0>
             z_raw = Gather <axis: int = 1> (raw, gate_z)
             o_raw = Gather <axis: int = 1> (raw, gate_o)
 
-            f_bounded = Min (f_raw, bound)
-            f_negative = Neg (f_bounded)
-            f_softplus = Softplus (f_negative)
-            carried = Sub (m_old, f_softplus)
-            fresh = Equal (n_old, zero)
-            m_running = Max (i_raw, carried)
-            m_new = Where (fresh, i_raw, m_running)
-            gain_log = Sub (i_raw, m_new)
-            gain = Exp (gain_log)
-            decay_log = Sub (carried, m_new)
-            decay_running = Exp (decay_log)
-            decay = Where (fresh, zero, decay_running)
-
-            z = Tanh (z_raw)
-            o = Sigmoid (o_raw)
-            c_decayed = Mul (decay, c_old)
-            c_added = Mul (gain, z)
-            c_new = Add (c_decayed, c_added)
-            n_decayed = Mul (decay, n_old)
-            n_new = Add (n_decayed, gain)
-            ratio = Div (c_new, n_new)
-            y_new = Mul (o, ratio)
+            ...gates of the sLSTM from old to new...
 
             y_kept = Where (advances, y_new, y_old)
             c_kept = Where (advances, c_new, c_old)
@@ -360,3 +360,4 @@ SLSTMCell <forget_clamp: float = 0.0>
     hidden = CastLike (hidden_float, x)
 }
 """
+)
