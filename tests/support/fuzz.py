@@ -15,6 +15,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import random
 import resource
 import sys
@@ -270,6 +271,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    last = Path(tempfile.gettempdir()) / f"fuzz-{os.getpid()}"
+    print(f"The input at hand lies in {last}, should this process hang or end.", flush=True)
     targets = [TARGETS[args.target]] if args.target else list(TARGETS.values())
     streams = [(target, inputs(target, args.seed)) for target in targets]
     counts, findings = dict.fromkeys((target.name for target in targets), 0), 0
@@ -278,6 +281,7 @@ def main() -> None:
     while time.monotonic() < end:
         for target, stream in streams:
             data = next(stream)
+            last.write_bytes(data)
             faulthandler.dump_traceback_later(20 * SECONDS, exit=True)
             wrong = outcome(target, data)
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
@@ -293,6 +297,7 @@ def main() -> None:
                 path.write_bytes(data)
                 print(f"{path}: {wrong}", flush=True)
     faulthandler.cancel_dump_traceback_later()
+    last.unlink()
     print(f"{findings} findings; inputs: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
     sys.exit(1 if findings else 0)
 

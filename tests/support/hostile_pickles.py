@@ -155,17 +155,34 @@ MANY = 200_000
 
 def _laughs(levels: int, container: bytes) -> bytes:
     """A value that holds ten times the one before, and so on."""
-    return text("ha") + b"q\x00" + (container + b"q\x00") * levels
+    return text("ha") + b"q\x000" + (container + b"q\x000") * levels + b"h\x00"
 
+
+_LAUGHING = _laughs(40, b"(" + b"h\x00" * 10 + b"l")
 
 EXHAUSTING: dict[str, bytes] = {
-    "a billion laughs in lists": _laughs(40, b"(" + b"h\x00" * 10 + b"l"),
+    "a billion laughs in lists": _LAUGHING,
     "a billion laughs in tuples": _laughs(40, b"(" + b"h\x00" * 10 + b"t"),
     "a billion laughs in dictionaries": _laughs(
         40, b"}(" + b"".join(text(f"k{i}") + b"h\x00" for i in range(10)) + b"u"
     ),
     "a billion laughs in objects": _laughs(
         40, b"cmodule\nClass\n)R}(" + b"".join(text(f"k{i}") + b"h\x00" for i in range(10)) + b"ub"
+    ),
+    "a billion laughs that are called": _LAUGHING + b")R",
+    "a billion laughs that are made": call(name("copyreg", "_reconstructor"), _LAUGHING, b"N", b"N"),
+    "a billion laughs in place of a dtype": call(
+        name("numpy._core.multiarray", "scalar"), _LAUGHING + b")R", data(b"")
+    ),
+    "a billion laughs in place of a name": call(name("builtins", "getattr"), b"N", _LAUGHING),
+    "a billion laughs in place of a path": call(name("pathlib", "PosixPath"), _LAUGHING),
+    "a billion laughs as arguments": name("a", "b") + _LAUGHING + b"R",
+    "a billion laughs as a persistent id": _LAUGHING + b"Q",
+    "a billion laughs in place of a storage": call(
+        name("torch._utils", "_rebuild_tensor_v2"), _LAUGHING, b"K\x00", _LAUGHING, _LAUGHING, b"\x89", b"}"
+    ),
+    "a billion laughs in place of a layout": call(
+        name("torch._utils", "_rebuild_sparse_tensor"), call(name("torch", "layout"), _LAUGHING), b"N"
     ),
     "tuples nested 200,000 times": b")" + b"\x85" * MANY,
     "lists nested 200,000 times": b"]" * MANY + b"a" * (MANY - 1),

@@ -35,9 +35,6 @@ class Global:
     module: str
     name: str
 
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
 
 class Record:
     """An object that was not made: what would be called for it, with what, and what would be put into it."""

@@ -24,7 +24,7 @@ from .pickle_machine import Global, Persistent, Record, Table
 MAX_DEPTH = 40
 MAX_LENGTH = 10_000
 """A longer list or mapping (a history, a vocabulary) is no configuration."""
-MAX_VALUES = 1_000_000
+MAX_VALUES = 200_000
 
 _NUMPY = {f"{code}{size}" for code, sizes in (("f", "248"), ("i", "1248"), ("u", "1248"), ("b", "1")) for size in sizes}
 
@@ -47,7 +47,7 @@ def pairs_of(value: object) -> Sequence[tuple[object, object]] | None:
     if isinstance(value.state, tuple):  # (attributes or None, slots)
         tables = [part.pairs for part in value.state if isinstance(part, Table)]
         return [pair for pairs in tables for pair in pairs] if tables else None
-    if str(class_of(value)) == "collections.OrderedDict":  # empty, or as Python 2 wrote it
+    if name_of(class_of(value)) == "collections.OrderedDict":  # empty, or as Python 2 wrote it
         items = value.args[0] if isinstance(value.args, tuple) and value.args else []
         return [(item[0], item[1]) for item in items if isinstance(item, list | tuple) and len(item) == 2]
     return None
@@ -58,11 +58,17 @@ def attribute(value: object, name: str) -> object:
     return next((item for key, item in pairs_of(value) or () if isinstance(key, str) and key == name), None)
 
 
-def class_of(record: Record) -> object:
-    """A `Global`, as a rule, whatever protocol wrote the object."""
-    if str(record.kind) in ("copyreg._reconstructor", "copy_reg._reconstructor") and isinstance(record.args, tuple):
-        return next(iter(record.args), None)
-    return record.kind if isinstance(record.kind, Global) else None
+def class_of(record: Record) -> Global | None:
+    """What an object is one of, whatever protocol wrote it; None where the pickle would call something else."""
+    kind = record.kind
+    if name_of(kind) in ("copyreg._reconstructor", "copy_reg._reconstructor") and isinstance(record.args, tuple):
+        kind = next(iter(record.args), None)
+    return kind if isinstance(kind, Global) else None
+
+
+def name_of(kind: object) -> str:
+    """Dotted; empty for what is no name. (A list as text could be longer than any memory.)"""
+    return f"{kind.module}.{kind.name}" if isinstance(kind, Global) else ""
 
 
 def is_torch(value: object) -> bool:
@@ -121,7 +127,7 @@ class _Tree:
             return self.mapping(value.pairs, chain)
         if isinstance(value, Record):
             return self.record(value, chain)
-        return str(value) if isinstance(value, Global) else f"<{type(value).__name__}>"
+        return name_of(value) if isinstance(value, Global) else f"<{type(value).__name__}>"
 
     def sequence(self, values: object, chain: _Chain) -> object:
         if not isinstance(values, list | tuple) or len(values) > MAX_LENGTH:
@@ -150,7 +156,7 @@ class _Tree:
             return self.mapping(pairs if record.pairs else _fields(pairs), chain)
         if len(args) == 1 and isinstance(args[0], bool | int | float | str | Table):  # a member of an enumeration
             return self.value(args[0], chain)
-        return f"<{kind}>" if isinstance(kind, Global) else LEFT_OUT
+        return f"<{name_of(kind)}>" if kind is not None else LEFT_OUT
 
     def omegaconf(self, record: Record, name: str, chain: _Chain) -> object:
         """A container of OmegaConf, or a leaf in one; references are relative to the outermost container."""
@@ -181,7 +187,7 @@ def _fields(pairs: Sequence[tuple[object, object]]) -> Sequence[tuple[object, ob
 
 def _family(kind: object) -> str:
     """A name for the classes that mean the same."""
-    name = str(kind).replace("__builtin__.", "builtins.").replace("numpy.core.", "numpy._core.")
+    name = name_of(kind).replace("__builtin__.", "builtins.").replace("numpy.core.", "numpy._core.")
     return "pathlib" if name.startswith("pathlib.") else name
 
 
@@ -204,7 +210,7 @@ def _array(tree: _Tree, record: Record, args: tuple, chain: _Chain) -> object:
 def _numbers(dtype: object, data: object) -> list | None:
     """Bytes under a `numpy.dtype`, where that is a plain one."""
     data = _bytes(data)
-    if not isinstance(dtype, Record) or str(dtype.kind) != "numpy.dtype" or not isinstance(dtype.args, tuple):
+    if not isinstance(dtype, Record) or name_of(dtype.kind) != "numpy.dtype" or not isinstance(dtype.args, tuple):
         return None
     code = dtype.args[0] if dtype.args else None
     if not isinstance(code, str) or code not in _NUMPY or data is None or len(data) > 8 * MAX_LENGTH:
@@ -217,7 +223,7 @@ def _numbers(dtype: object, data: object) -> list | None:
 
 def _bytes(value: object) -> bytes | None:
     """Bytes, also as protocol 2 writes them: text to be encoded."""
-    if isinstance(value, Record) and str(value.kind) == "_codecs.encode" and isinstance(value.args, tuple):
+    if isinstance(value, Record) and name_of(value.kind) == "_codecs.encode" and isinstance(value.args, tuple):
         text = value.args[0] if value.args else None
         return text.encode("latin-1", "replace") if isinstance(text, str) else None
     return bytes(value) if isinstance(value, bytes | bytearray) else None
