@@ -22,6 +22,10 @@ class ErrorKind(Enum):
     """A checkpoint or its configuration is not understood. (The C++ library reads none; 6 is C's "other".)"""
 
 
+_LONGEST = 5000
+"""Characters of a message: names in files can be of any length."""
+
+
 class UserError(Exception):
     """Something that the user can mend.
 
@@ -31,7 +35,7 @@ class UserError(Exception):
     """
 
     def __init__(self, kind: ErrorKind, message: str):
-        super().__init__(printable(message))
+        super().__init__(printable(message if len(message) <= _LONGEST else f"{message[:_LONGEST]} [...]"))
         self.kind = kind
 
 

@@ -156,6 +156,14 @@ def test_names_out_of_a_file_cannot_drive_the_terminal(tmp_path):
     assert open_checkpoint(save(tmp_path, content)).notes == ("\\x1b]0; beside model in ckpt.pt is not exported.",)
 
 
+def test_thousands_of_models_are_refused_at_once_with_a_short_message(tmp_path):
+    weights = {f"{'m' * 500}{i}.blocks.0.xlstm_norm.weight": torch.ones(4) for i in range(5000)}
+    save_file(weights, str(tmp_path / "model.safetensors"))
+    with pytest.raises(UserError, match="holds 64 models: m*0 .xlstm, 1 block of width 4") as caught:
+        open_checkpoint(tmp_path / "model.safetensors")
+    assert len(str(caught.value)) < 6000
+
+
 # --- set ------------------------------------------------------------------------------------------------------------
 
 

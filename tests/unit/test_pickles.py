@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 import pytest
 import torch
 from hypothesis import given, settings
@@ -84,10 +83,14 @@ class Attributes(dict):
     """As Lightning's AttributeDict."""
 
 
-class Settings(pydantic.BaseModel):
-    mlstm_block: dict
-    slstm_block: dict
-    slstm_at: list[int]
+class Pydantic:
+    """Pickled as models of pydantic are."""
+
+    def __init__(self, **values: object):
+        self.__dict__.update(values)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"__dict__": self.__dict__, "__pydantic_extra__": None, "__pydantic_fields_set__": set(self.__dict__)}
 
 
 class Slots:
@@ -107,7 +110,7 @@ def slots_config() -> Slots:
     return slots
 
 
-CLASSES = (Activation, FeedForwardConfig, SLSTMConfig, ModelConfig, Attributes, Settings, Slots)
+CLASSES = (Activation, FeedForwardConfig, SLSTMConfig, ModelConfig, Attributes, Pydantic, Slots)
 SECTIONS = {name: MODEL.config[name] for name in ("mlstm_block", "slstm_block", "slstm_at")}
 CONFIGS = {
     "dataclass": dataclass_config,
@@ -120,7 +123,7 @@ CONFIGS = {
     "omegaconf with references": lambda: OmegaConf.create(
         {"data": {"vocab": 97}, "model": MODEL.config | {"vocab_size": "${data.vocab}", "num_blocks": "???"}}
     ),
-    "pydantic": lambda: Settings(**SECTIONS),
+    "pydantic": lambda: Pydantic(**SECTIONS),
     "slots": slots_config,
     "partial": lambda: functools.partial(dict, **MODEL.config),
     "numpy array and scalars": lambda: (

@@ -13,6 +13,9 @@ from .families import FAMILIES
 from .families.family import Family
 from .files.weights import FLOATS, Weights
 
+_MANY = 64  # models, of which no file holds so many that one is meant
+_SHOWN = 6  # of whatever a message lists
+
 TOP = "."
 """What `--select` calls a model that lies above the others."""
 
@@ -39,7 +42,7 @@ def find_parts(weights: Weights) -> list[Part]:
     """Every model among tensors without wrappers in their names; what is there twice, byte for byte, is one."""
     parts: list[Part] = []
     roots = [(root, family) for family in FAMILIES for root in family.roots(weights.tensors.keys())]
-    for root, family in roots:
+    for root, family in roots[:_MANY]:
         inner = tuple(other for other, _ in roots if other != root and other.startswith(root))
         own = {name: name for name in weights.tensors if name.startswith(root) and not name.startswith(inner)}
         part = Part(family, weights.renamed(own).below(root))
@@ -75,7 +78,7 @@ def choose_part(path: Path, weights: Weights, select: str | None) -> Part:
     beside = _beside(weights, part)
     if not beside:
         return part
-    shown = ", ".join(beside[:6]) + (f" and {len(beside) - 6} more" if len(beside) > 6 else "")
+    shown = ", ".join(beside[:_SHOWN]) + (f" and {len(beside) - _SHOWN} more" if len(beside) > _SHOWN else "")
     note = f"{shown} beside {part.name} in {path.name} is not exported."
     return replace(part, weights=replace(part.weights, notes=(*part.weights.notes, note)))
 
@@ -97,7 +100,9 @@ def _prefix(path: Path, weights: Weights, select: str) -> str:
 
 
 def _listed(parts: Sequence[Part]) -> str:
-    words = [f"{part.name} ({part.outline})" for part in parts]
+    words = [f"{part.name} ({part.outline})" for part in parts[:_SHOWN]]
+    if len(parts) > _SHOWN:
+        words.append(f"{len(parts) - _SHOWN} more")
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

@@ -110,6 +110,8 @@ def join_tables(weights: Weights, tables: Tables, settings: Settings) -> tuple[W
         names = {name: name for name in weights.tensors}
         present = tables.head if absent == [tables.embedding] else tables.embedding
         return weights.renamed(names | {absent[0]: present}), True
+    for name in (tables.embedding, tables.head):
+        weights.require_readable(name)
     tied = same_values(weights.tensors[tables.embedding], weights.tensors[tables.head])
     if told and not tied:
         raise settings.conflict(tables.tied, False, f"{tables.embedding} and {tables.head} differ")

@@ -24,6 +24,7 @@ _SAVE = "Save the model with torch.save(model.state_dict(), ...)."
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 1
+_ZIP = b"PK\3\4"
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ def read_torch_file(path: Path) -> TorchFile:
     Raises:
         UserError: it is of another kind, truncated, damaged or beyond the limits of `pickle_machine`.
     """
+    with path.open("rb") as file:
+        start = file.read(len(_ZIP))
     try:
-        if zipfile.is_zipfile(path):
-            return _read_zip(path)
-        return _read_old(path)
+        return _read_zip(path) if start == _ZIP else _read_old(path)
     except BadPickle as error:
         raise _damaged(path, str(error)) from None
     except RecursionError:
@@ -82,19 +83,8 @@ def _read_zip(path: Path) -> TorchFile:
                 if name.startswith(prefix)
             }
             return TorchFile(content, storages)
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        OSError,
-        NotImplementedError,
-        EOFError,
-        struct.error,
-        RuntimeError,
-    ) as error:
-        raise UserError(
-            ErrorKind.checkpoint,
-            f"{path} is a damaged zip archive ({' '.join(str(error).split())[:200]}). Copy or save it again.",
-        ) from None
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error, RuntimeError) as error:
+        raise _damaged(path, f"a damaged zip archive: {' '.join(str(error).split())[:200]}") from None
 
 
 def _root(path: Path, entries: dict[str, zipfile.ZipInfo]) -> str:
@@ -123,7 +113,7 @@ def _data_offset(path: Path, file: BinaryIO, entry: zipfile.ZipInfo, size: int) 
     """Where the bytes of an entry start: its own header has lengths that may differ from those in the directory."""
     file.seek(entry.header_offset)
     header = file.read(_LOCAL_HEADER.size)
-    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(_ZIP):
         raise _damaged(path, f"there is no entry where {entry.filename} should be")
     _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     start = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
@@ -137,13 +127,7 @@ def _data_offset(path: Path, file: BinaryIO, entry: zipfile.ZipInfo, size: int) 
 
 def _read_old(path: Path) -> TorchFile:
     with path.open("rb") as file:
-        start = file.read(2)
-        if start == b"PK":
-            raise UserError(
-                ErrorKind.checkpoint,
-                f"{path} is a zip archive without its end: it is truncated or damaged. Copy or save it again.",
-            )
-        if start[:1] != pickle.PROTO:
+        if file.read(1) != pickle.PROTO:
             raise UserError(
                 ErrorKind.checkpoint,
                 f"{path} is no file of torch.save (neither a zip archive nor a pickle). It is of another format, or "

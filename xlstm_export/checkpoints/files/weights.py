@@ -50,7 +50,7 @@ class Weights:
         """Shape, with one of these numbers of axes, of a tensor that the model cannot be understood without."""
         if name not in self.tensors:
             raise missing(self, [name])
-        self._readable(name)
+        self.require_readable(name)
         shape = self.tensors[name].shape
         if len(shape) not in ranks or 0 in shape:
             wanted = " or ".join(str(rank) for rank in ranks)
@@ -111,7 +111,7 @@ class Weights:
                 "save the xLSTM model's own state_dict().",
             )
         for name, shapes in expected.items():
-            self._readable(name)
+            self.require_readable(name)
             tensor = self.tensors[name]
             if tensor.shape not in shapes:
                 wanted = " or ".join(str(list(shape)) for shape in shapes)
@@ -127,7 +127,8 @@ class Weights:
                     "float16, bfloat16 or float64. Quantised checkpoints are not supported: give the original.",
                 )
 
-    def _readable(self, name: str) -> None:
+    def require_readable(self, name: str) -> None:
+        """Raise `UserError` for a tensor that is named but has no values here."""
         if (reason := self.tensors[name].reason) is not None:
             raise UserError(ErrorKind.checkpoint, f"{self.where(name)} is {reason}; expected a plain dense tensor.")
 
