@@ -51,24 +51,34 @@ def _schema(name: str, doc: str, inputs: str, outputs: str, constraints: list, f
     attributes = [OpSchema.Attribute(key, onnx.helper.make_attribute(key, value)) for key, value in floats.items()]
     attributes += [OpSchema.Attribute(key, onnx.helper.make_attribute(key, "")) for key in PLUGIN_ATTRIBUTES]
     return OpSchema(
-        name, DOMAIN, VERSION, doc,
+        name,
+        DOMAIN,
+        VERSION,
+        doc,
         inputs=_parameters(single, inputs) + _parameters(optional, "lengths:int32"),
         outputs=_parameters(single, outputs),
-        type_constraints=constraints, attributes=attributes,
-    )  # fmt: skip
+        type_constraints=constraints,
+        attributes=attributes,
+    )
 
 
 def _mlstm_schema() -> OpSchema:
     return _schema(
-        MLSTM_CELL, "mLSTM cell: q, k (B,S,H,DK), v (B,S,H,DV), i, f (B,S,H), C (B,H,DK,DV), n (B,H,DK), m (B,H).",
-        "q:T k:T v:T i:T f:T C:float n:float m:float", "h:T C_next:float n_next:float m_next:float", [_T],
+        MLSTM_CELL,
+        "mLSTM cell: q, k (B,S,H,DK), v (B,S,H,DV), i, f (B,S,H), C (B,H,DK,DV), n (B,H,DK), m (B,H).",
+        "q:T k:T v:T i:T f:T C:float n:float m:float",
+        "h:T C_next:float n_next:float m_next:float",
+        [_T],
         {"q_scale": 1.0, "k_scale": 1.0, "gate_soft_cap": 0.0, "eps": 1e-6},
-    )  # fmt: skip
+    )
 
 
 def _slstm_schema() -> OpSchema:
     return _schema(
-        SLSTM_CELL, "sLSTM cell: x (B,S,4,H,DH), R (H,4,DH,DH), b (4,H,DH), y, c, n, m (B,H,DH).",
+        SLSTM_CELL,
+        "sLSTM cell: x (B,S,4,H,DH), R (H,4,DH,DH), b (4,H,DH), y, c, n, m (B,H,DH).",
         "x:T R:TR b:float y:float c:float n:float m:float",
-        "hidden:T y_next:float c_next:float n_next:float m_next:float", [_T, _TR], {"forget_clamp": 0.0},
-    )  # fmt: skip
+        "hidden:T y_next:float c_next:float n_next:float m_next:float",
+        [_T, _TR],
+        {"forget_clamp": 0.0},
+    )
