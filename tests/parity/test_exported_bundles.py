@@ -123,12 +123,12 @@ def test_fixed_batch_bundle_equals_dynamic_batch_bundle(name, export_variant):
             np.testing.assert_allclose(a.step(inputs[:, t : t + 1]), b.step(inputs[:, t : t + 1]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["b-shards", "b-single", "c-bfloat16"])
+@pytest.mark.parametrize("name", ["b-shards", "b-single", "c-bfloat16", "b-pt", "b-whole-module", "c-pickle-shards"])
 def test_linked_weights_give_what_copied_weights_give(name, export_variant):
     dtype = "bfloat16" if VARIANTS[name].dtype == torch.bfloat16 else "float32"
     model, checkpoint, copied = export_variant(name, dtype)
     _, source, linked = export_variant(name, dtype, link_weights=True)
-    shards = {f.stat().st_ino for f in source.iterdir()}
+    shards = {f.stat().st_ino for f in ([source] if source.is_file() else source.iterdir())}
     shared = [f for f in linked.iterdir() if f.stat().st_ino in shards]
     assert shared, "no file of the checkpoint is linked into the bundle"
     written = linked / "model.weights"
