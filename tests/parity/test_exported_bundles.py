@@ -118,17 +118,17 @@ def test_fixed_batch_bundle_equals_dynamic_batch_bundle(name, export_variant):
     model, _, dynamic = export_variant(name)
     _, _, fixed = export_variant(name, batch=2)
     inputs = random_inputs(model, 2, 16, seed=3).numpy()
-    with open_session(dynamic, batch=2) as a, open_session(fixed, batch=2) as b:
+    with open_session(Bundle.open(dynamic), batch=2) as a, open_session(Bundle.open(fixed), batch=2) as b:
         for t in range(16):
             np.testing.assert_allclose(a.step(inputs[:, t : t + 1]), b.step(inputs[:, t : t + 1]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["b-shards", "b-single", "c-bfloat16"])
+@pytest.mark.parametrize("name", ["b-shards", "b-single", "c-bfloat16", "b-pt", "b-whole-module", "c-pickle-shards"])
 def test_linked_weights_give_what_copied_weights_give(name, export_variant):
     dtype = "bfloat16" if VARIANTS[name].dtype == torch.bfloat16 else "float32"
     model, checkpoint, copied = export_variant(name, dtype)
     _, source, linked = export_variant(name, dtype, link_weights=True)
-    shards = {f.stat().st_ino for f in source.iterdir()}
+    shards = {f.stat().st_ino for f in ([source] if source.is_file() else source.iterdir())}
     shared = [f for f in linked.iterdir() if f.stat().st_ino in shards]
     assert shared, "no file of the checkpoint is linked into the bundle"
     written = linked / "model.weights"
@@ -138,7 +138,7 @@ def test_linked_weights_give_what_copied_weights_give(name, export_variant):
         assert written.stat().st_size < 0.2 * (copied / "model.weights").stat().st_size
     inputs = random_inputs(model, 1, 8).numpy()
     assert not is_block_stack(model)
-    with open_session(copied) as a, open_session(linked) as b:
+    with open_session(Bundle.open(copied)) as a, open_session(Bundle.open(linked)) as b:
         for t in range(8):
             np.testing.assert_array_equal(a.step(inputs[:, t : t + 1]), b.step(inputs[:, t : t + 1]))
 
