@@ -43,7 +43,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(saved / "config.json", folder / "config.yaml")  # JSON is YAML
     mixed = VARIANTS["a-mixed"]
     model, average = (dict(mixed.build(seed).state_dict()) for seed in (0, 1))
-    torch.save(model, folder / "weights-only.pt")
+    (folder / "run").mkdir()
+    torch.save(model, folder / "run" / "weights.pt")
     torch.save({"model": model, "ema_model": average, "config": mixed.config}, folder / "training.ckpt")
     return folder
 
