@@ -312,7 +312,7 @@ def inspect(
     settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what a bundle or a checkpoint holds: family, dimensions, parameters, states, operators, inputs, outputs."""
+    """Show what a bundle or a checkpoint holds, or the models to choose from where a checkpoint has several."""
     from .inspection import inspect_path, render, to_json
 
     result = inspect_path(path, config, select, settings or ())
