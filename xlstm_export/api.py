@@ -11,7 +11,7 @@ from .bundle.manifest import Dtype, LogitsOf, Mode
 from .progress import Stage, no_progress
 from .runtime import Session
 from .runtime import open_session as _open_session
-from .runtime.generation import Generation, TextGeneration
+from .runtime.generation import Generation, TextGeneration, require_logits
 from .runtime.sampling import Sampler, Sampling
 from .runtime.tokenizers import open_tokenizer
 
@@ -126,6 +126,7 @@ def generate(
     Raises:
         UserError: the bundle has no tokenizer or no logits, the prompt is empty, or the runtime is not here.
     """
+    require_logits(bundle.manifest)  # before a missing tokenizer is asked for
     words = open_tokenizer(bundle, None if tokenizer is None else Path(tokenizer))
     session = open_session(bundle, batch=bundle.manifest.batch or 1, runtime=runtime, custom_ops=custom_ops)
     generation = Generation(session, words.encode(prompt), max_new_tokens, Sampler(sampling), chunk, ignore_eos)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..bundle import Manifest
 from ..errors import ErrorKind, UserError
 from .sampling import Sampler
 from .session import Session
@@ -32,6 +33,19 @@ class GenerationStats:
         )
 
 
+def require_logits(manifest: Manifest) -> int:
+    """The size of the vocabulary that tokens are drawn from.
+
+    Raises:
+        UserError: the bundle gives vectors.
+    """
+    if manifest.vocab_size is None or not manifest.gives_logits:
+        raise UserError(
+            ErrorKind.argument, "This bundle gives vectors, not logits: there are no tokens to generate from it."
+        )
+    return manifest.vocab_size
+
+
 @dataclass
 class Generation:
     """Iterate to get new tokens as they are drawn; `stats` tells how fast. A token that ends the text is not given."""
@@ -49,11 +63,7 @@ class Generation:
 
     def __post_init__(self) -> None:
         manifest = self.session.manifest
-        vocabulary = manifest.vocab_size
-        if vocabulary is None or not manifest.gives_logits:
-            raise UserError(
-                ErrorKind.argument, "This bundle gives vectors, not logits: there are no tokens to generate from it."
-            )
+        vocabulary = require_logits(manifest)
         bos = manifest.bos_token_id
         if bos is not None and list(self.prompt[:1]) != [bos]:
             self.prompt = [bos, *self.prompt]
