@@ -76,9 +76,9 @@ def test_probe_that_crashes_hangs_or_fails_is_a_broken_finding(probe, error, mon
 
     def harmed(command, **options):
         program = command[2].replace(
-            "doctor.answer()", f"doctor.PROBES['x'] = lambda: exec({probe!r}); doctor.answer()"
+            "; answer()", f"; from xlstm_export import doctor; doctor.PROBES['x'] = lambda: exec({probe!r}); answer()"
         )
-        return run([*command[:2], program, "x", command[4]], **options)
+        return run([*command[:2], program, command[3], "x"], **options)
 
     monkeypatch.setattr(doctor.subprocess, "run", harmed)
     started = time.monotonic()

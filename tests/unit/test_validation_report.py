@@ -1,10 +1,12 @@
 """The report is whole on disk, valid JSON whatever was measured, and says on the terminal what failed."""
 
+import errno
 import json
 
 import pytest
 from rich.console import Console
 
+from xlstm_export.errors import UserError
 from xlstm_export.validation import render, write_report
 from xlstm_export.validation import report as report_module
 from xlstm_export.validation.report import ValidationReport
@@ -86,8 +88,8 @@ def test_a_failure_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
 
     def fail(path, *args):
         path.write_bytes(b"half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="report.json cannot be written: disk full"):
         report_module._write(tmp_path / "report.json", fail)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
