@@ -64,9 +64,8 @@ def main() -> None:
     noisy, clean = signals.pairs(64, 500, seed=HELD_OUT)
     with torch.no_grad():
         given = model(torch.from_numpy(noisy)).numpy()
-    print(
-        f"64 held-out sounds of 2 s: {signals.snr(clean, noisy):.1f} dB before, {signals.snr(clean, given):.1f} dB after"
-    )
+    before, after = signals.snr(clean, noisy), signals.snr(clean, given)
+    print(f"64 held-out sounds of 2 s: {before:.1f} dB before, {after:.1f} dB after")
 
 
 if __name__ == "__main__":

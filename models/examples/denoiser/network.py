@@ -1,4 +1,4 @@
-"""A denoiser for sound that comes frame by frame: causal convolution, two xLSTM blocks, a mask over learned features."""
+"""A denoiser of sound that comes frame by frame: a causal convolution, two xLSTM blocks, a mask over features."""
 
 import torch
 import torch.nn.functional as F

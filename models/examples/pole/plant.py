@@ -13,14 +13,14 @@ DT = 0.001  # s
 GRAVITY = 9.8  # m/s^2
 CART_MASS = 1.0  # kg
 POLE_MASS = 0.1  # kg
-HALF_LENGTH = 0.5  # m, from the joint to the middle of the pole
+HALF_LENGTH = 0.15  # m, from the joint to the middle of the pole
 TOTAL_MASS = CART_MASS + POLE_MASS
 POLE_MOMENT = POLE_MASS * HALF_LENGTH
 TRACK = 2.4  # m: beyond it the cart has left the track
 FALLEN = 0.5  # rad: beyond it the pole counts as fallen
 MAX_FORCE = 10.0  # N
-START = (0.0, 0.0, 0.1, 0.0)
-PUSH_FORCE = 8.0  # N
+START = (0.2, 0.0, 0.1, 0.0)
+PUSH_FORCE = 4.0  # N
 PUSH_STEPS = 100
 PUSH_EVERY = 2000  # steps
 
