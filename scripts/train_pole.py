@@ -113,7 +113,7 @@ def seconds_balanced(policy: Policy, rows: int, seconds: float, seed: int, forge
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "ckpt.pt")
-    parser.add_argument("--rounds", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=600)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--horizon", type=int, default=100, help="steps of 1 ms that gradients go back")
     parser.add_argument("--seed", type=int, default=0)

@@ -4,7 +4,7 @@
     module = network.build(seed=0)                    # plain torch and upstream's packages, every weight random
     inputs = network.example(batch=2, sequence=40)    # {"fast": (2, 40, 5), "slow": (2, 40, 3)}
     outputs = network.reference(module, inputs)       # what the module gives itself
-    network.streams, network.culprit                  # the truth, from theory
+    network.streams, network.culprits                 # the truth, from theory
 
 `generated(seed)` plants an operator that mixes time, or its causal twin, somewhere in a network.
 """

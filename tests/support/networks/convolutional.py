@@ -111,5 +111,5 @@ CONVOLUTIONAL = [
     Network("conv-cut-at-the-end", CutAtTheEnd, {"x": "B,S,4:float32"}),
     Network("conv-of-upstream", UpstreamsConvolution, {"x": "B,S,4:float32"}),
     Network("conv-dilated", Dilated, {"x": "B,S,4:float32"}),
-    Network("conv-centred", CentredLookahead, {"x": "B,S,4:float32"}, streams=False, culprit="conv"),
+    Network("conv-centred", CentredLookahead, {"x": "B,S,4:float32"}, streams=False, culprits=("conv1d in conv",)),
 ]

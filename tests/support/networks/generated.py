@@ -276,7 +276,7 @@ def generated(seed: int) -> Network:
         lambda: Planted(plan, seed),
         {"x": "B,S,5:float32"},
         streams=causal,
-        culprit=None if causal else place,
+        culprits=() if causal else (f"in {place}", f"{place}.gru"),
         after_random=_close_the_gate,
     )
 

@@ -22,8 +22,8 @@ class Network:
     """By name of `forward`'s arguments, in the notation of the command line: `"B,S,12:float32"`."""
     streams: bool = True
     """Whether it can go on from a state of fixed size, for any cut of the sequence."""
-    culprit: str | None = None
-    """Of a network that does not stream: the module that mixes time, by its path; empty for the network's own code."""
+    culprits: tuple[str, ...] = ()
+    """Of a network that does not stream: what may be named as what mixes time, any of them."""
     by_hand: bool = False
     """`forward` takes one position, without a time axis, and the state as a last argument, and gives it back last."""
     time_axes: tuple[int | None, ...] = (1,)
