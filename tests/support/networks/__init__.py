@@ -13,11 +13,12 @@ from support.networks.by_hand import BY_HAND
 from support.networks.convolutional import CONVOLUTIONAL
 from support.networks.generated import GENERATED, generated
 from support.networks.network import Network, tensors_of
+from support.networks.odd import ODD
 from support.networks.randomise import randomise
 from support.networks.streaming import STREAMING
 from support.networks.vendored import VENDORED, vendor
 from support.networks.windows import WINDOWS
 
-NETWORKS: dict[str, Network] = {n.name: n for n in [*STREAMING, *CONVOLUTIONAL, *BY_HAND, *WINDOWS, *VENDORED]}
+NETWORKS: dict[str, Network] = {n.name: n for n in [*STREAMING, *CONVOLUTIONAL, *BY_HAND, *WINDOWS, *ODD, *VENDORED]}
 
 __all__ = ["GENERATED", "NETWORKS", "Network", "generated", "randomise", "tensors_of", "vendor"]

@@ -93,8 +93,8 @@ class Network:
 
 
 def tensors_of(result: Any) -> list[Tensor]:
-    """The tensors of what `forward` returned, in their order, without the state that some networks return last."""
+    """The tensors of what `forward` returned, in their order, out of any nesting of mappings and sequences."""
     if isinstance(result, Tensor):
         return [result]
     parts = result.values() if isinstance(result, Mapping) else result
-    return [part for part in parts if isinstance(part, Tensor)]
+    return [tensor for part in parts for tensor in tensors_of(part)]

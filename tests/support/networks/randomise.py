@@ -28,6 +28,8 @@ def randomise(module: nn.Module, seed: int) -> None:
 
 def _value(path: str, name: str, module: nn.Module, parameter: Tensor, noise: Tensor) -> Tensor:
     kind = type(module).__name__
+    if kind == "_WeightNorm" or name.startswith(("weight_g", "weight_v")):
+        return parameter * torch.exp(0.2 * noise)  # magnitudes and directions
     if "Norm" in kind:
         stored_less_one = getattr(module, "residual_weight", False)
         return 0.2 * noise + (name == "weight" and not stored_less_one)
