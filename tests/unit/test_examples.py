@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from support.paths import ROOT
-
-EXAMPLES = ROOT / "models" / "examples"
-
-
-def load(path: Path) -> ModuleType:
-    """A file as a module, whatever other module has its name."""
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def trained(name: str) -> torch.nn.Module:
-    module = load(EXAMPLES / name / "network.py").build()
-    module.load_state_dict(torch.load(EXAMPLES / name / "ckpt.pt", weights_only=True))
-    return module.eval()
+from support.example_networks import EXAMPLES, load, trained
 
 
 @pytest.fixture(scope="module")
