@@ -8,27 +8,26 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from support.command_line import run_cli
+from support.command_line import call
 from support.example_networks import EXAMPLES, load, trained
+from support.paths import ROOT
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.runtime import open_session
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
+@pytest.fixture
+def exported(tmp_path, capsys, monkeypatch):
     """`exported("pole")` → its bundle, by the last command of its README."""
-    made: dict[str, Bundle] = {}
 
     def export(name: str) -> Bundle:
-        if name not in made:
-            out = tmp_path_factory.mktemp("example") / name
-            text = (EXAMPLES / name / "README.md").read_text().replace("\\\n", " ")
-            (command,) = re.findall(r"^xlstm-export (onnx .*)$", text, re.MULTILINE)
-            *arguments, _ = shlex.split(command)
-            run_cli(*arguments, out)
-            made[name] = Bundle.open(out)
-        return made[name]
+        text = (EXAMPLES / name / "README.md").read_text().replace("\\\n", " ")
+        (command,) = re.findall(r"^xlstm-export (onnx .*)$", text, re.MULTILINE)
+        *arguments, _ = shlex.split(command)
+        monkeypatch.chdir(ROOT)
+        code, _, errors = call(capsys, monkeypatch, *arguments, tmp_path / name)
+        assert code == 0, errors
+        return Bundle.open(tmp_path / name)
 
     return export
 
