@@ -15,7 +15,7 @@ from ..errors import ErrorKind, UserError
 from .strict_json import DTYPES, MAX_COUNT, Fields, read_json
 
 FORMAT = "xlstm-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 METADATA_KEY = "xlstm.manifest"
@@ -25,10 +25,10 @@ BYTE_TOKENIZER = "bytes"
 """What a manifest calls the tokenizer whose tokens are the bytes of the text."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-Mode = Literal["step", "prefill", "both"]
+Mode = Literal["step", "prefill", "both", "window"]
 LogitsOf = Literal["last", "all"]
 """Positions of a pass at which outputs are given: each row's last, or all."""
-Dimension = int | Literal["batch", "sequence"]
+Dimension = int | Literal["batch", "sequence"] | None
 
 _REMEDY = "Export the bundle again."
 
@@ -37,7 +37,7 @@ _REMEDY = "Export the bundle again."
 class TensorSpec:
     """A graph input or output. Shapes start with the batch: a number, or "batch" when it is dynamic.
 
-    "sequence", as the second dimension of input and output, is any number of positions.
+    One dimension may be "sequence", any number of positions; of an output in mode `window`, None is what the run tells.
     """
 
     name: str
@@ -45,8 +45,17 @@ class TensorSpec:
     shape: tuple[Dimension, ...]
 
     def sized(self, batch: int, sequence: int = 1) -> tuple[int, ...]:
-        """The shape for so many rows and positions."""
-        return (batch, *(sequence if d == "sequence" else int(d) for d in self.shape[1:]))
+        """The shape for so many rows and positions.
+
+        Raises:
+            TypeError: a dimension is known after the run only.
+        """
+        return (batch, *(sequence if d == "sequence" else int(d) for d in self.shape[1:]))  # type: ignore[arg-type]
+
+    @property
+    def time_axis(self) -> int | None:
+        """The axis of the positions, where there is one."""
+        return self.shape.index("sequence") if "sequence" in self.shape else None
 
 
 @dataclass(frozen=True)
@@ -83,18 +92,18 @@ class Manifest:
     family: str
     dtype: Dtype
     mode: Mode
-    """`step`: one position a pass. `prefill` and `both`: any number; see `exporter.write`."""
+    """`step`: one position a pass. `prefill` and `both`: any number; see `exporter.write`. `window`: whole sequences."""
     batch: int | None
     """None: dynamic."""
-    input: TensorSpec
+    inputs: tuple[TensorSpec, ...]
     lengths: TensorSpec | None
-    """How many positions of each row are there; the rest is padding. None in mode `step`."""
-    output: TensorSpec
+    """How many positions of each row are there; the rest is padding. None in the modes `step` and `window`."""
+    outputs: tuple[TensorSpec, ...]
     states: tuple[StateTensor, ...]
     tokenizer: str | None
     """"bytes", the name of a Hugging Face tokenizer file in the bundle, or None: token ids only."""
     vocab_size: int | None
-    """None: the model is fed vectors."""
+    """Of a language model; None: it is none."""
     architecture: dict[str, Any]
     source: Source
     weight_files: tuple[str, ...]
@@ -116,19 +125,48 @@ class Manifest:
         return sum(4 * math.prod(state.sized(batch)) for state in self.states)
 
     @property
+    def is_single(self) -> bool:
+        """Whether it is fed one tensor of positions, and gives one of vectors: the shape of a language model or stack.
+
+        Tokens (batch, positions) or vectors (batch, positions, width) in; (batch, positions, width) out.
+        """
+        positions = 1 if self.mode == "step" else "sequence"
+        shapes = [tensor.shape for tensor in (*self.inputs, *self.outputs)]
+        return (
+            self.mode != "window"
+            and len(shapes) == 2
+            and len(shapes[0]) == (3 if self.inputs[0].dtype == "float32" else 2)
+            and shapes[0][1] == positions
+            and len(shapes[1]) == 3
+            and shapes[1][1] in (1, positions)
+        )
+
+    @property
+    def input(self) -> TensorSpec:
+        """The one input of a model that `is_single`."""
+        (only,) = self.inputs
+        return only
+
+    @property
+    def output(self) -> TensorSpec:
+        """The one output of a model that `is_single`."""
+        (only,) = self.outputs
+        return only
+
+    @property
     def input_width(self) -> int:
-        """Values of an input's row at one position: 1 token, or the width of the vectors."""
+        """Values of the input's row at one position: 1 token, or the width of the vectors."""
         return math.prod(self.input.sized(1))
 
     @property
     def output_width(self) -> int:
-        """Values of an output's row at one position."""
+        """Values of the output's row at one position."""
         return math.prod(self.output.sized(1))
 
     @property
     def gives_logits(self) -> bool:
         """Whether tokens can be drawn from the output."""
-        return self.output.name == LOGITS
+        return self.vocab_size is not None and self.outputs[0].name == LOGITS
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -161,7 +199,7 @@ def parse_manifest(data: Any, where: str) -> Manifest:
         )
     entries = Fields(data, where, _REMEDY)
     entries.require(f.name for f in fields(Manifest) if f.default is MISSING)
-    mode = entries.choice("mode", ("step", "prefill", "both"))
+    mode = entries.choice("mode", ("step", "prefill", "both", "window"))
     batch = None if entries.is_null("batch") else entries.count("batch")
     source = entries.below("source")
     tokenizer = None if entries.is_null("tokenizer") else entries.file_name("tokenizer")
@@ -170,9 +208,9 @@ def parse_manifest(data: Any, where: str) -> Manifest:
         dtype=entries.choice("dtype", ("float32", "float16", "bfloat16")),
         mode=mode,
         batch=batch,
-        input=_tensor(entries.below("input"), batch, mode != "step"),
+        inputs=tuple(_tensor(tensor, batch, mode != "step") for tensor in entries.each("inputs")),
         lengths=None if entries.is_null("lengths") else _tensor(entries.below("lengths"), batch, False),
-        output=_tensor(entries.below("output"), batch, mode != "step"),
+        outputs=tuple(_tensor(t, batch, mode != "step", mode == "window") for t in entries.each("outputs")),
         states=tuple(_state(state, batch) for state in entries.each("states")),
         tokenizer=tokenizer,
         vocab_size=None if entries.is_null("vocab_size") else entries.count("vocab_size"),
@@ -188,8 +226,9 @@ def parse_manifest(data: Any, where: str) -> Manifest:
     return manifest
 
 
-def _tensor(entries: Fields, batch: int | None, positions: bool) -> TensorSpec:
-    return TensorSpec(entries.text("name"), entries.choice("dtype", DTYPES), entries.shape("shape", batch, positions))
+def _tensor(entries: Fields, batch: int | None, positions: bool, unknown: bool = False) -> TensorSpec:
+    shape = entries.shape("shape", batch, positions, unknown)
+    return TensorSpec(entries.text("name"), entries.choice("dtype", DTYPES), shape)
 
 
 def _state(entries: Fields, batch: int | None) -> StateTensor:
@@ -202,25 +241,44 @@ def _state(entries: Fields, batch: int | None) -> StateTensor:
 
 
 def _contradictions(m: Manifest) -> list[str]:
-    """What FORMAT.md's six rules find wrong in a manifest whose entries are all well formed."""
-    faults = []
-    positions = 1 if m.mode == "step" else "sequence"
-    if (m.mode == "step") != (m.lengths is None):
+    """What FORMAT.md's seven rules find wrong in a manifest whose entries are all well formed."""
+    faults = [f"{name} is empty" for name, list_ in (("inputs", m.inputs), ("outputs", m.outputs)) if not list_]
+    if faults:
+        return faults
+    if (m.mode in ("step", "window")) != (m.lengths is None):
         faults.append(f"lengths is {'null' if m.lengths is None else 'there'} in mode {m.mode}")
-    dtype, rank = ("float32", 3) if m.vocab_size is None else ("int64", 2)
-    if m.input.dtype != dtype or len(m.input.shape) != rank or m.input.shape[1] != positions:
-        kind = "vectors" if m.vocab_size is None else "tokens"
-        faults.append(f"input is {m.input.dtype} {list(m.input.shape)}, not {kind} of {positions} positions")
-    if m.output.dtype != "float32" or len(m.output.shape) != 3 or m.output.shape[1] not in (1, positions):
-        faults.append(f"output is {m.output.dtype} {list(m.output.shape)}, not float32 with 1 position or {positions}")
-    elif m.gives_logits and m.output.shape[2] != m.vocab_size:
-        faults.append(f"output is logits of width {m.output.shape[2]}, but vocab_size is {m.vocab_size}")
+    if m.mode in ("prefill", "both") and all(tensor.time_axis is None for tensor in m.inputs):
+        faults.append(f"no input has positions (sequence), in mode {m.mode}")
+    if m.mode == "window" and m.states:
+        faults.append("states are there in mode window")
+    positions = 1 if m.mode == "step" else "sequence"
+    faults += _faults_of_language(m, positions)
+    dtypes = ("float32", "int64", "int32")
+    faults += [f"input {t.name} is {t.dtype}, not one of {', '.join(dtypes)}" for t in m.inputs if t.dtype not in dtypes]
+    faults += [f"output {t.name} is {t.dtype}, not float32" for t in m.outputs if t.dtype != "float32"]
     if m.lengths is not None and (m.lengths.dtype != "int32" or len(m.lengths.shape) != 1):
         faults.append(f"lengths is {m.lengths.dtype} {list(m.lengths.shape)}, not int32 with one number a row")
     tokens = [m.bos_token_id, *m.eos_token_ids] if m.bos_token_id is not None else m.eos_token_ids
     faults += [f"token {t} is not in the vocabulary of {m.vocab_size}" for t in tokens if t >= (m.vocab_size or 0)]
     faults += [f"state {s.input} is {s.dtype}, not float32" for s in m.states if s.dtype != "float32"]
-    inputs = [m.input.name, *([m.lengths.name] if m.lengths else []), *(s.input for s in m.states)]
-    for names in (inputs, [m.output.name, *(s.output for s in m.states)]):
+    inputs = [*(t.name for t in m.inputs), *([m.lengths.name] if m.lengths else []), *(s.input for s in m.states)]
+    for names in (inputs, [*(t.name for t in m.outputs), *(s.output for s in m.states)]):
         faults += [f"two tensors are called {name}" for name in names if names.count(name) > 1][:1]
+    return faults
+
+
+def _faults_of_language(m: Manifest, positions: Dimension) -> list[str]:
+    """Of a language model's tokens, and of logits."""
+    faults = []
+    if m.vocab_size is not None:
+        if m.mode == "window" or len(m.inputs) != 1 or len(m.outputs) != 1:
+            faults.append("vocab_size is there, but not one input and one output of a mode other than window")
+        tokens = m.inputs[0]
+        if tokens.dtype != "int64" or len(tokens.shape) != 2 or tokens.shape[1] != positions:
+            faults.append(f"input is {tokens.dtype} {list(tokens.shape)}, not tokens of {positions} positions")
+        shape = m.outputs[0].shape
+        if len(shape) != 3 or shape[1] not in (1, positions):
+            faults.append(f"output is {list(shape)}, not vectors with 1 position or {positions}")
+        elif m.gives_logits and shape[2] != m.vocab_size:
+            faults.append(f"output is logits of width {shape[2]}, but vocab_size is {m.vocab_size}")
     return faults

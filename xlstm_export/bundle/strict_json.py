@@ -14,6 +14,7 @@ from ..errors import ErrorKind, UserError
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 64
 MAX_COUNT = 2**31 - 1
+_MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 2**40
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32")
 
@@ -182,13 +183,21 @@ class Fields:
     def file_names(self, key: str) -> tuple[str, ...]:
         return tuple(self._checked(key, all(map(_is_file_name, self.items(key))), "a list of plain file names"))
 
-    def shape(self, key: str, batch: int | None, positions: bool) -> tuple[Any, ...]:
-        """A shape that begins with the batch; the second dimension may be "sequence" where there are positions."""
+    def shape(self, key: str, batch: int | None, positions: bool, unknown: bool = False) -> tuple[Any, ...]:
+        """A shape of up to 8 dimensions that begins with the batch.
+
+        Args:
+            batch: the number of rows; None: any, called "batch".
+            positions: one dimension may be "sequence".
+            unknown: dimensions may be null.
+        """
         shape = self.items(key)
-        counts = [d for i, d in enumerate(shape) if i > 0 and not (positions and i == 1 and d == "sequence")]
         first = "batch" if batch is None else batch
-        good = bool(shape) and type(shape[0]) is type(first) and shape[0] == first
-        good = good and all(map(is_count, counts)) and math.prod(counts) < _MAX_ELEMENTS
+        good = 1 <= len(shape) <= _MAX_DIMENSIONS and type(shape[0]) is type(first) and shape[0] == first
+        rest = [d for d in shape[1:] if not (unknown and d is None)]
+        if positions and rest.count("sequence") == 1:
+            rest.remove("sequence")
+        good = good and all(map(is_count, rest)) and math.prod(rest) < _MAX_ELEMENTS
         return tuple(self._checked(key, good, f"a list of {first} and then positive numbers"))
 
     def below(self, key: str) -> Fields:
