@@ -276,7 +276,7 @@ def generated(seed: int) -> Network:
         lambda: Planted(plan, seed),
         {"x": "B,S,5:float32"},
         streams=causal,
-        culprits=() if causal else (f"in {place}", f"{place}.gru"),
+        culprits=() if causal else (f"in {place}", f"{place}.gru", "on a piece of a sequence it fails at generated.py"),
         after_random=_close_the_gate,
     )
 
