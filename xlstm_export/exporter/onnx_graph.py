@@ -92,7 +92,7 @@ def _kept(lengths: Any, after: Any, before: Any) -> Any:
     after = op.Squeeze(after, [0])
     if lengths is None:
         return after
-    advances = op.Unsqueeze(op.Greater(lengths, op.Constant(value_int=0)), [1])
+    advances = op.Unsqueeze(op.Cast(lengths, to=ir.DataType.BOOL.value), [1])
     return op.Where(advances, after, before)
 
 
