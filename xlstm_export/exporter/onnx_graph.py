@@ -137,6 +137,7 @@ def make_graph(
             custom_translation_table=_translations(),
             **given,
         )
+    parameters = {*(traced.state_dict() if isinstance(traced, nn.Module) else traced.state_dict)}
     assert program is not None  # it is None only where it is written to a file
     graph = program.model
     for value in graph.graph.initializers.values():
@@ -150,7 +151,7 @@ def make_graph(
         if name in used:
             graph.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
     graph.opset_imports[DOMAIN] = VERSION
-    _name_after_modules(graph.graph)
+    _name_after_modules(graph.graph, parameters)
     graph.producer_name, graph.producer_version = "xlstm-export", None
     return graph
 
@@ -172,7 +173,7 @@ def silenced(logger_name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _name_after_modules(graph: ir.Graph) -> None:
+def _name_after_modules(graph: ir.Graph, parameters: set[str]) -> None:
     """Name each node `blocks.3.mlstm.q_proj/Gemm` and its values after it, and drop the tracer's metadata."""
     seen: Counter[str] = Counter()
     kept = {id(value) for value in (*graph.inputs, *graph.outputs)}
@@ -192,7 +193,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
         node.metadata_props.clear()
         node.doc_string = None
     graph.metadata_props.clear()
-    constants = [v for v in graph.initializers.values() if v.const_value is not None]
+    constants = [v for n, v in graph.initializers.items() if v.const_value is not None and n not in parameters]
     for index, value in enumerate(constants):
         value.name = f"constants.{index}"
 

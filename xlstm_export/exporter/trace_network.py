@@ -108,7 +108,7 @@ def trace_network(
     outputs = [f"{n}.out" if n in names else n for n in found[-1].names]
     graph = make_graph(program, (), {}, None, names, [*outputs, *(spec.next_name for spec in specs)])
     _name_dimensions(graph.graph, network.inputs)
-    for value in graph.graph.initializers.values():
+    for value in [*graph.graph.initializers.values()]:
         value.name = str(value.name).removeprefix("network.")
     return TracedNetwork(graph, specs, tuple(outputs))
 

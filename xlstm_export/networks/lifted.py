@@ -56,6 +56,8 @@ class Lifted(nn.Module):
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder):
         super().__init__()
         self.path = path
+        self.kind = type(original).__name__
+        """The class that it stands for."""
         self.__dict__["_original"], self.__dict__["_holder"] = original, holder  # no submodule, no parameters of its own
 
     def __getattr__(self, name: str) -> Any:
