@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..checkpoints.files.tensors import LazyTensor
 from ..errors import ErrorKind, UserError
 from ..modeling.layers import Dtypes
 from ..networks import NetworkInput, Verdict, decide, digest
+from ..networks.copies import copy_network
 from ..networks.plan import LiftedNetwork, Plan
 from ..progress import Stage, no_progress
 from ..version import __version__
@@ -68,7 +68,7 @@ def export_network(
             not stream where `options.mode` wants it to. Nothing is left behind.
     """
     check_destination(out, options.overwrite)
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    network = copy_network(network).eval().requires_grad_(False)
     tick = stage("Trying whole sequences and pieces of them", None)
     verdict = decide(network, inputs)
     mode = _mode(verdict, inputs, options)

@@ -146,7 +146,9 @@ def make_graph(
     with silenced("onnx_ir"):  # it warns of every initializer without bytes
         onnxscript.optimizer.optimize_ir(graph)
     used = {node.op_type for node in graph.graph if node.domain == DOMAIN}
-    with_lengths = any(len(node.inputs) > 7 + (node.op_type == "MLSTMCell") for node in graph.graph if node.domain == DOMAIN)
+    with_lengths = any(
+        len(node.inputs) > 7 + (node.op_type == "MLSTMCell") for node in graph.graph if node.domain == DOMAIN
+    )
     for name, function in (sequence_functions() if with_lengths else step_functions()).items():
         if name in used:
             graph.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
@@ -162,6 +164,8 @@ def _translations() -> dict[Any, Any]:
     if hasattr(ops, "lstm_layer"):
         found |= {ops.lstm_layer.default: _lstm_layer, ops.gru_layer.default: _gru_layer}
     return found
+
+
 @contextmanager
 def silenced(logger_name: str) -> Iterator[None]:
     logger = logging.getLogger(logger_name)

@@ -21,11 +21,6 @@ from .failures import users_errors
 _SHOWN = 4
 
 
-def is_factory(name: str) -> bool:
-    """Whether a name is that of a factory, `package.module:build` or `folder/file.py:build`, and of no file."""
-    return ":" in name and not Path(name).exists() and name.rpartition(":")[2].isidentifier()
-
-
 def load_module(name: str, weights: Path | None = None, select: str | None = None) -> nn.Module:
     """Call a factory, and load weights into what it returns.
 
@@ -136,7 +131,9 @@ def _own(weights: Weights, names: list[str], select: str | None) -> Mapping[str,
 def _check_finite(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
-            raise UserError(ErrorKind.argument, f"{name} has no values (device meta): give the checkpoint with --weights.")
+            raise UserError(
+                ErrorKind.argument, f"{name} has no values (device meta): give the checkpoint with --weights."
+            )
         if parameter.is_floating_point() and not torch.isfinite(parameter).all():
             raise UserError(ErrorKind.checkpoint, f"parameter {name} holds NaN or infinite values. Training diverged?")
 
