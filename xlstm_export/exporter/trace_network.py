@@ -55,10 +55,11 @@ class _Pass(nn.Module):
             for one, value in zip(described, inputs, strict=True)
         ]
         if self._plan is None:
-            tape, decided = Tape(batch, positions), {}
+            tape = Tape(batch, positions)
         else:
             named = {spec.name: state for spec, state in zip(self._plan.states, states, strict=True)}
-            tape, decided = self._plan.tape(batch, positions, lengths, named), self._plan.functions
+            tape = self._plan.tape(batch, positions, lengths, named)
+        decided = {} if self._plan is None else self._plan.functions
         returned = self._lifted.run(values, tape, TimeFunctions(tape, decided))
         outputs = flatten_outputs(returned, tape.handed_out)
         self.note(outputs)
@@ -146,22 +147,28 @@ def _export(
                 if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
                     raise
                 # Conditions on strides, which hold for all lengths although torch cannot show it.
-                deferred = {"prefer_deferred_runtime_asserts_over_guards": True}
-                return torch.export.export(wrapper, args, kwargs, dynamic_shapes=dynamic, strict=False, **deferred)
+                return torch.export.export(
+                    wrapper,
+                    args,
+                    kwargs,
+                    dynamic_shapes=dynamic,
+                    strict=False,
+                    prefer_deferred_runtime_asserts_over_guards=True,
+                )
     except UserError:
         raise
     except Exception as error:  # torch raises many kinds, and wraps those of the user's code
         line = line_of(error)
         hint = (
-            " Where a length must be known beforehand, write the number in place of S: the network then takes windows of "
-            "that length."
+            " Where a length must be known beforehand, write the number in place of S: the network then takes windows "
+            "of that length."
             if has_time
             else ""
         )
         raise UserError(
             ErrorKind.argument,
-            f"torch cannot trace the network{f' at {line}' if line else ''}: {_first_lines(str(error))}. Change that line "
-            f"to operators of torch that do not look at values or sizes.{hint}",
+            f"torch cannot trace the network{f' at {line}' if line else ''}: {_first_lines(str(error))}. Change that "
+            f"line to operators of torch that do not look at values or sizes.{hint}",
         ) from error
 
 
