@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 from typing import Any
-from typing import Any
 
 import torch
 from torch import Tensor, nn
