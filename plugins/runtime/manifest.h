@@ -54,8 +54,8 @@ struct Manifest {
   std::vector<std::string> weight_files;
 
   bool is_window() const { return mode == "window"; }  // a pass is a whole sequence, and nothing is kept
-  // Whether it is fed one tensor of positions, and gives one of vectors, (batch, positions, width): a language model's
-  // shape, or a stack's. Of these alone there are `input` and `output`.
+  // Whether it is fed a language model's tokens or one tensor of vectors, (batch, positions, width), and gives one of
+  // vectors. `input` and `output` are of these alone.
   bool is_single() const;
   const TensorSpec& input() const { return inputs.front(); }
   const TensorSpec& output() const { return outputs.front(); }
