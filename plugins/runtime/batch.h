@@ -1,5 +1,5 @@
-// A batch: sequences that advance together, their states, and what passes read and write. What is the same on every back
-// end is here; a back end supplies a Runner.
+// A batch: sequences that advance together, their states, and what passes read and write. What is the same on every
+// back end is here; a back end supplies a Runner.
 #pragma once
 
 #include <cstddef>

@@ -10,18 +10,18 @@
 namespace xlstm::internal {
 
 // Dimensions of a shape that are no counts.
-inline constexpr std::int64_t kAnyBatch = 0;   // only the first
-inline constexpr std::int64_t kSequence = 0;   // after it: the number of positions of a pass
-inline constexpr std::int64_t kUnknown = -1;   // the run tells
+inline constexpr std::int64_t kAnyBatch = 0;  // only the first
+inline constexpr std::int64_t kSequence = 0;  // after it: the number of positions of a pass
+inline constexpr std::int64_t kUnknown = -1;  // the run tells
 
 struct TensorSpec {
   std::string name;
   std::string dtype;
   std::vector<std::int64_t> shape;
 
-  int time_axis() const;                 // of the positions; -1: there is none
-  bool is_known() const;                 // before the run, its shape is
-  std::size_t row_elements() const;      // of one position of one sequence
+  int time_axis() const;             // of the positions; -1: there is none
+  bool is_known() const;             // before the run, its shape is
+  std::size_t row_elements() const;  // of one position of one sequence
   std::size_t element_bytes() const { return dtype == "int64" ? 8 : 4; }
   std::size_t row_bytes() const { return row_elements() * element_bytes(); }
   // Of a pass. Throws Error(runtime) where no memory could hold them.

@@ -125,7 +125,7 @@ struct Session::Impl {
     const bool good = manifest().is_single();
     if (good && tokens == has_tokens) return;
     throw Error(ErrorCode::argument,
-                !good        ? std::string("This model is a network, which ") + what + " does not feed. Feed it with run."
+                !good ? std::string("This model is a network, which ") + what + " does not feed. Feed it with run."
                 : has_tokens ? std::string("This model has a vocabulary. Feed it tokens, with ") + other + "."
                              : std::string("This model is a block stack. Feed it vectors, with ") + other + ".");
   }
@@ -324,8 +324,7 @@ const Output& Outputs::operator[](std::string_view name) const {
   }
   std::string names;
   for (const Output& output : *this) names += (names.empty() ? "" : ", ") + std::string(output.name);
-  throw Error(ErrorCode::argument,
-              "There is no output " + std::string(name) + ". The model gives " + names + ".");
+  throw Error(ErrorCode::argument, "There is no output " + std::string(name) + ". The model gives " + names + ".");
 }
 
 void Session::reset() { impl_->batch->reset(-1); }

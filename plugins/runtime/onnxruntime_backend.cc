@@ -109,9 +109,8 @@ class OnnxRuntimeRunner : public Runner {
     const PassBuffers& pass = buffers_.pass;
     Bound& bound = pass_[buffers_.states.current()];
     if (bound.positions == pass.positions() && bound.version == pass.version()) return;
-    bound = translated(ErrorCode::runtime, "ONNX Runtime cannot bind the bundle's inputs and outputs", [&] {
-      return Bound{bind(buffers_.states.current(), pass), pass.positions(), pass.version()};
-    });
+    bound = translated(ErrorCode::runtime, "ONNX Runtime cannot bind the bundle's inputs and outputs",
+                       [&] { return Bound{bind(buffers_.states.current(), pass), pass.positions(), pass.version()}; });
   }
 
   void pass() override {

@@ -1,5 +1,5 @@
-// What a pass reads and writes: named inputs, lengths, named outputs. Made for the first pass, grown to the largest, and
-// used again by all that follow.
+// What a pass reads and writes: named inputs, lengths, named outputs. Made for the first pass, grown to the largest,
+// and used again by all that follow.
 #pragma once
 
 #include <vector>

@@ -17,7 +17,9 @@ class StateBuffers {
 
   std::size_t size() const { return tensors_.size(); }
   bool any_in_place() const { return shared_.bytes() > 0; }  // a pass that fails has then spoilt them
-  void* tensor(int set, std::size_t index) const { return memory(set, tensors_[index]).data() + tensors_[index].offset; }
+  void* tensor(int set, std::size_t index) const {
+    return memory(set, tensors_[index]).data() + tensors_[index].offset;
+  }
   std::size_t tensor_bytes(std::size_t index) const { return tensors_[index].row_bytes * batch_; }
 
   int current() const { return current_; }     // the set that holds the states

@@ -167,7 +167,8 @@ class Context {
     };
     throw Error(ErrorCode::argument, "The engine's " + name() + " profile takes " + tensor + " of " +
                                          bound(Selector::kMIN) + " to " + bound(Selector::kMAX) + ", not " +
-                                         text_of(dims) + ". Feed it what it takes, or build the engine again for more.");
+                                         text_of(dims) +
+                                         ". Feed it what it takes, or build the engine again for more.");
   }
 
   void bind(const std::string& name, void* address) {

@@ -125,12 +125,14 @@ struct Options {
 /// An input or an output of a model.
 struct TensorInfo {
   std::string name;
-  std::string dtype;                ///< `float32`, `int64`, `int32`; outputs are float32
-  std::vector<std::int64_t> shape;  ///< begins with the batch; -1: any, or (of an output of mode `window`) the run tells
-  int time_axis = -1;               ///< the dimension that is the number of positions of a pass; -1: there is none
+  std::string dtype;  ///< `float32`, `int64`, `int32`; outputs are float32
+  std::vector<std::int64_t>
+      shape;           ///< begins with the batch; -1: any, or (of an output of mode `window`) the run tells
+  int time_axis = -1;  ///< the dimension that is the number of positions of a pass; -1: there is none
 };
 
-/// What a model is: a language model, a block stack (fed vectors, not tokens), or any network, which Session::run feeds.
+/// What a model is: a language model, a block stack (fed vectors, not tokens), or any network, which Session::run
+/// feeds.
 struct ModelInfo {
   std::string family;  ///< of the checkpoint: `xlstm`, `xlstm-large`, `xlstm-hf`; `network` for a user's own
   std::string dtype;   ///< of weights and activations: `float32`, `float16`, `bfloat16`
@@ -274,8 +276,8 @@ class XLSTM_API Session {
   /// positions there are follows from the sizes; an input without a time axis is one value for all of them, and int64
   /// tokens are from 0 to the vocabulary - 1, also in the padding. All positions go through at once: memory grows with
   /// them, and is kept. A pass with as many positions as one before, and every pass of one position, allocates nothing.
-  /// `lengths`, (batch): how many positions of each row are there, from 0 on; the rest is padding, and a row of length 0
-  /// keeps its states. Empty: all. An output without a time axis is that of each row's last position. Mode `step` has
+  /// `lengths`, (batch): how many positions of each row are there, from 0 on; the rest is padding, and a row of length
+  /// 0 keeps its states. Empty: all. An output without a time axis is that of each row's last position. Mode `step` has
   /// one position a pass; mode `window` keeps nothing, and both take no padding.
   /// Errors: argument (names, types, sizes, lengths, tokens; more positions than an engine takes), runtime.
   Outputs run(std::initializer_list<Input> inputs, Span<const std::int32_t> lengths = {}) {

@@ -33,7 +33,8 @@ class BareSession {
     for (int turn = 0; turn < 2; ++turn) {
       Ort::IoBinding& binding = bindings_[turn] = Ort::IoBinding(session_);
       binding.BindInput("tokens", Ort::Value::CreateTensor<std::int64_t>(memory, &token, 1, one.data(), 2));
-      binding.BindOutput("logits", value(logits_[0], manifest_.output().sized(1, 1), manifest_.output().row_elements()));
+      binding.BindOutput("logits",
+                         value(logits_[0], manifest_.output().sized(1, 1), manifest_.output().row_elements()));
       if (!manifest_.lengths.empty()) {
         binding.BindInput("lengths", Ort::Value::CreateTensor<std::int32_t>(memory, &length, 1, one.data(), 1));
       }

@@ -37,8 +37,8 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
       R"({"format": "xlstm-bundle", "format_version": 3, "family": "xlstm", "dtype": "float32", "batch": null, "mode": ")" +
       mode + R"(", "inputs": [{"name": "tokens", "dtype": "int64", "shape": ["batch", )" + sequence +
       R"(]}], "lengths": )" + (steps ? "null" : R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})") +
-      R"(, "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", )" +
-      (all_positions ? sequence : "1") + R"(, 5]}], "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]}],
+      R"(, "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", )" + (all_positions ? sequence : "1") +
+      R"(, 5]}], "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]}],
       "tokenizer": null, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": null},
       "weight_files": [], "producer": {}})";
   std::string engine = steps ? "" : "lengths ";
