@@ -69,10 +69,10 @@ class Feed {
   }
 
  private:
-  template <class Store>
-  auto& add(Store& store, const std::string& name, std::size_t values) {
-    auto& added = store.emplace_back(values);
-    inputs_.emplace_back(name, xlstm::Span<const std::decay_t<decltype(added[0])>>(added));
+  template <class T>
+  std::vector<T>& add(std::deque<std::vector<T>>& store, const std::string& name, std::size_t values) {
+    std::vector<T>& added = store.emplace_back(values);
+    inputs_.emplace_back(name, xlstm::Span<const T>(added));
     return added;
   }
 

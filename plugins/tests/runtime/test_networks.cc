@@ -2,6 +2,7 @@
 // XLSTM_TEST_NETWORKS: the folder of the bundles that tests/support/networks.py writes.
 #include <xlstm/xlstm.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "check.h"
@@ -79,14 +80,22 @@ void behaviour() {
   one.run(kept);  // and none are idle any more
   CHECK(kept.save() != session.save());
 
-  // Outputs may be what is fed: here to a larger pass, whose buffers are other memory.
-  const auto fixed = load("fixed");
-  auto pair = fixed.session(kBatch);
+  // Outputs may be what is fed: here to a larger pass, for which all buffers grow.
+  auto fresh = model.session(kBatch), twin = model.session(kBatch);
+  const Fed small(30, 3), large(40, 4);
+  const auto run_large = [&](xlstm::Session& fed, xlstm::Span<const float> x) {
+    return copy(fed.run({{"x", x}, {"side", large.side}, {"speaker", large.speaker}, {"index", large.index}})[0]);
+  };
+  const xlstm::Output out = small.run(fresh)["out"];
+  CHECK(out.size() == large.x.size());
+  const Floats copied = copy(small.run(twin)["out"]);
+  CHECK(run_large(fresh, {out.data, out.size()}) == run_large(twin, copied));
+
+  // A window without any open dimension.
+  auto fixed = load("fixed").session(kBatch);
   const Floats values(kBatch * 6, 0.25f);
-  const float expected = pair.run({{"values", values}})["two"].data[0];
-  Floats again(values);
-  std::copy_n(pair.run({{"values", again}})["two"].data, 4, again.begin());
-  CHECK(pair.run({{"values", values}})[0].data[0] == expected);
+  const auto pair = copy(fixed.run({{"values", values}})["two"]);
+  CHECK(pair.size() == kBatch * 2 && copy(fixed.run({{"values", values}})[0]) == pair);
 
   // A window keeps nothing, and an output's size may be known after the run only.
   auto window = load("window").session(kBatch);
