@@ -137,7 +137,7 @@ def test_prompts_in_chunks_of_the_engine_equal_the_onnx_runtime_session(mode, bu
             np.testing.assert_allclose(feed(session), feed(reference), rtol=1e-4, atol=1e-5)
         for name, value in reference.read_states().items():
             np.testing.assert_allclose(session.read_states()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-        with pytest.raises(ValueError, match="6 positions in one pass; the engine was built for 5"):
+        with pytest.raises(UserError, match="6 positions in one pass; the engine was built for 5"):
             session.feed(np.repeat(inputs[0], 6, 1))
 
 
@@ -173,11 +173,11 @@ def test_engine_without_one_of_the_tensors_is_refused_and_leaks_nothing(bundle, 
 def test_inputs_and_states_of_another_shape_are_refused(bundle, library):
     manifest = Bundle.open(bundle).manifest
     with open_device(bundle, 2, CudaDriver(library)) as session:
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(UserError, match="expected"):
             session.step(draw(manifest, 3, 1)[0])
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(UserError, match="expected"):
             session.write_states({name: value[:1] for name, value in session.read_states().items()})
-        with pytest.raises(IndexError):
+        with pytest.raises(UserError, match="row 2 is not one of 0 to 1"):
             session.reset(2)
 
 

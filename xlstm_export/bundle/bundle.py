@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,11 +120,19 @@ class Bundle:
 
     @cached_property
     def cell_states(self) -> frozenset[str]:
-        """States that only a cell reads (`blocks.0.mlstm.C`, but no convolution's window): safe to update in place."""
-        nodes = self.graph.graph.node
-        read_by_cells = {name for node in nodes if node.domain == DOMAIN for name in node.input}
-        read_by_others = {name for node in nodes if node.domain != DOMAIN for name in node.input}
-        return frozenset(state.input for state in self.manifest.states) & (read_by_cells - read_by_others)
+        """States that one cell alone reads, and writes as the next (`blocks.0.mlstm.C`, but no convolution's window).
+
+        It is safe to update them in place: nothing reads the old value beside that cell, nor writes the new one before.
+        """
+        graph = self.graph.graph
+        readers = Counter(_names_read(graph))
+        cells = [node for node in graph.node if node.domain == DOMAIN]
+        return frozenset(
+            state.input
+            for state in self.manifest.states
+            if readers[state.input] == 1
+            and any(state.input in cell.input and state.output in cell.output for cell in cells)
+        )
 
     def fits(self, record: EngineRecord) -> bool:
         """Whether an engine was built from this very graph and manifest, byte for byte."""
@@ -157,6 +167,16 @@ class Bundle:
             UserError: there is none that fits.
         """
         return choose_engine(Wanted(self.path, self.fits, runtime, batch, major_version), engine)
+
+
+def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
+    """The values that nodes read, as often as they do, those inside loops and branches included; and the outputs."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _names_read(inner)
+    yield from (value.name for value in graph.output)
 
 
 def _canonical(value: Any) -> str:
