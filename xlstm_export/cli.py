@@ -206,7 +206,11 @@ def build(
         str | None, typer.Option(metavar="MIN:OPT:MAX", help="The batch range, for a bundle with dynamic batch.")
     ] = None,
     max_chunk: Annotated[
-        int | None, typer.Option(min=1, help="The most positions of one chunk of a prompt. By default 256.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most positions of one pass: of a chunk of a prompt (by default 256), or of a whole window.",
+        ),
     ] = None,
     plugins: Annotated[
         str | None,
