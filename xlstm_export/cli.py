@@ -155,7 +155,20 @@ def onnx(
 @app.command()
 def validate(
     bundle: BundleArgument,
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            "--module",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="For a network of your own: the function that returns the module it was made from, which is run.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="CKPT", help="The weights to load into that module.")
+    ] = None,
     config: ConfigOption = None,
     select: SelectOption = None,
     settings: SetOption = None,
@@ -177,16 +190,30 @@ def validate(
     ] = None,
     custom_ops: CustomOpsOption = None,
 ) -> None:
-    """Compare a bundle with the upstream PyTorch model, step by step. Exit code 1 when they differ."""
-    from .checkpoints import open_checkpoint
-    from .validation import ValidationOptions, render, write_report
+    """Compare a bundle with the PyTorch model it was made from, step by step. Exit code 1 when they differ."""
+    from .validation import ValidationOptions, render, validate_network, write_report
     from .validation import validate as run
 
+    if (checkpoint is None) == (module is None) or (weights is not None and module is None):
+        raise UserError(
+            ErrorKind.argument,
+            "validate needs what the bundle was made from: --checkpoint CKPT, or for a network of your own "
+            "--module package.module:factory with its --weights CKPT.",
+        )
     options = ValidationOptions(runtime, _custom_ops(custom_ops), steps, text, batch, seed)
-    source = open_checkpoint(checkpoint, _said(config, select, settings))
-    print_notes(source.notes)
-    with progress() as stage:
-        result = run(bundle, source, options, stage)
+    if module is not None:
+        from .networks import load_module
+
+        network = load_module(module, weights)
+        with progress() as stage:
+            result = validate_network(bundle, network, options, module, stage)
+    elif checkpoint is not None:
+        from .checkpoints import open_checkpoint
+
+        source = open_checkpoint(checkpoint, _said(config, select, settings))
+        print_notes(source.notes)
+        with progress() as stage:
+            result = run(bundle, source, options, stage)
     out.print(render(result))
     folder = report or bundle.path / "validation"
     write_report(result, folder)

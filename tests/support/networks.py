@@ -135,7 +135,7 @@ def summing_network(folder: Path, batch: int | None = None) -> Path:
 
 
 def policy_network(folder: Path, batch: int | None = None) -> Path:
-    """Mode `step` without a time axis: observation (B, 3) → action (B, 2) and value (B, 1).
+    """Mode `step` without a time axis: observation (B, 3) → action (B, 2) and value (B, 1), called output_0 and output_1.
 
     The state `net.memory` (B, 3) becomes 0.5 memory + observation; action is its first two elements, value their sum.
     """
@@ -143,18 +143,19 @@ def policy_network(folder: Path, batch: int | None = None) -> Path:
     nodes = [
         helper.make_node("Mul", ["net.memory", "half"], ["kept"]),
         helper.make_node("Add", ["kept", "observation"], ["net.memory.next"]),
-        helper.make_node("Slice", ["net.memory.next", "from", "to", "axis"], ["action"]),
-        helper.make_node("ReduceSum", ["net.memory.next", "axis"], ["value"], keepdims=1),
+        helper.make_node("Slice", ["net.memory.next", "from", "to", "axis"], ["output_0"]),
+        helper.make_node("ReduceSum", ["net.memory.next", "axis"], ["output_1"], keepdims=1),
     ]
     return write_bundle(
         folder,
         "step",
         [TensorSpec("observation", "float32", (first, WIDTH))],
-        [TensorSpec("action", "float32", (first, 2)), TensorSpec("value", "float32", (first, 1))],
+        [TensorSpec("output_0", "float32", (first, 2)), TensorSpec("output_1", "float32", (first, 1))],
         [StateTensor("net.memory", "net.memory.next", "float32", (first, WIDTH))],
         nodes,
         {"half": np.array(0.5, np.float32), "from": np.array([0]), "to": np.array([2]), "axis": np.array([1])},
         batch=batch,
+        architecture={"carried": {"argument": "memory", "output": 2}},
     )
 
 

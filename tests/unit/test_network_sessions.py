@@ -89,10 +89,10 @@ def test_network_without_a_time_axis_steps(policy):
         for observation in observations:
             memory = 0.5 * memory + observation
             outputs = session.run({"observation": observation})
-            np.testing.assert_allclose(outputs["action"], memory[:, :2], atol=1e-6)
-            np.testing.assert_allclose(outputs["value"], memory.sum(1, keepdims=True), atol=1e-6)
+            np.testing.assert_allclose(outputs["output_0"], memory[:, :2], atol=1e-6)
+            np.testing.assert_allclose(outputs["output_1"], memory.sum(1, keepdims=True), atol=1e-6)
         session.reset(1)
-        after = session.run({"observation": observations[0]})["action"]
+        after = session.run({"observation": observations[0]})["output_0"]
     np.testing.assert_allclose(after[1], observations[0, 1, :2], atol=1e-6)
     np.testing.assert_allclose(after[0], (0.5 * memory + observations[0])[0, :2], atol=1e-6)
 

@@ -26,7 +26,9 @@ def make_report(error: float = 1e-7) -> ValidationReport:
     text = TextScore(60, 60, 60.0, 60.001)
     runs = (
         Scenario("zeros", "from zeros", False, 2, 30, {"logits": series()}, [1e-12] * 30, [], states),
-        Scenario("drift", "long run", False, 2, 30, {"logits": series(error)}, [1e-12] * 30, [other_choice], states, text),
+        Scenario(
+            "drift", "long run", False, 2, 30, {"logits": series(error)}, [1e-12] * 30, [other_choice], states, text
+        ),
     )
     tolerance = Tolerance("float32")
     verdicts = tuple(judge(runs, tolerance))

@@ -217,8 +217,9 @@ def _text_line(run: Scenario) -> Text | None:
 
 
 def _verdict_line(report: ValidationReport) -> Text:
+    whose = report.reference.partition(" in ")[0]
     if report.passed:
-        return Text(f"Passed in {report.seconds:.0f} s: the bundle computes what {report.reference} does.", style="bold green")
+        return Text(f"Passed in {report.seconds:.0f} s: the bundle computes what {whose} does.", style="bold green")
     failed = sum(not verdict.passed for verdict in report.verdicts)
     text = Text(f"FAILED: {failed} of {len(report.verdicts)} checks. ", style="bold red")
     fault = report.fault

@@ -188,7 +188,7 @@ class OpenSeries:
 
 
 class Recorder:
-    """Collects the errors of one run. `stride`: how often states are compared; `output`: what the outputs are called."""
+    """Collects the errors of one run. `stride`: how often states are compared; `output`: what it compares."""
 
     def __init__(self, stride: int, output: str):
         self._stride, self._output = stride, output
