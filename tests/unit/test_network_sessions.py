@@ -1,4 +1,4 @@
-"""Sessions of networks of a user's own: several inputs and outputs by name, in the modes `both`, `step` and `window`."""
+"""Sessions of a user's own networks: several inputs and outputs by name, in the modes `both`, `step` and `window`."""
 
 from __future__ import annotations
 

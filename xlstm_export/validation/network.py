@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..bundle import Bundle, Manifest
+from ..bundle.manifest import NETWORK
 from ..errors import ErrorKind, UserError
 from ..progress import Advance, Stage, no_progress
 from ..runtime import Session, open_session
@@ -25,7 +26,7 @@ from .report import ValidationReport
 from .scenarios import Scenario
 from .surroundings import threads_for, versions
 from .tolerance import Tolerance
-from .validate import NETWORK, ROWS, USUAL, ValidationOptions
+from .validate import ROWS, USUAL, ValidationOptions
 from .verdict import first_fault, judge
 
 WHOLE, STEPS = 128, 64

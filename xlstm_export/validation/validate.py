@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..bundle import Bundle, Manifest
+from ..bundle.manifest import NETWORK
 from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
@@ -27,8 +28,6 @@ from .verdict import first_fault, judge
 
 ZERO_STEPS, WARM_STEPS, RESET_STEPS = 128, 64, 96
 DRIFT_STEPS = 2000
-NETWORK = "network"
-"""The family of a user's own module."""
 ROWS = 4  # of a bundle with a dynamic batch
 
 
