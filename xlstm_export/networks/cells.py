@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..modeling.layers import Chunk, Dtypes, HeadNorm, Linear, parameter
 from ..operators.eager import mlstm_cell, slstm_cell
-from .lifted import Lifted, States, TapeHolder, lifted
+from .lifted import Lifted, States, TapeHolder, lifted, mlstm_start, slstm_start
 
 
 class MLSTMCell(nn.Module):
@@ -24,7 +25,6 @@ class MLSTMCell(nn.Module):
         self.head_norm = HeadNorm(heads, self.head_dim, 1e-5, False, dtypes)
         self.state_shapes = {"C": (heads, self.head_dim, self.head_dim), "n": (heads, self.head_dim), "m": (heads,)}
 
-    @lifted
     def forward(self, qkv: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         """qkv (N, 3 * D) to h (N, D)."""
         heads = (chunk.batch, chunk.sequence, self.heads)
@@ -75,8 +75,8 @@ class LiftedMLSTMCell(Lifted):
         return self.run(self.module, torch.cat([q, k, v], -1))[0]
 
     @lifted
-    def step(self, q: Tensor, k: Tensor, v: Tensor, mlstm_state: object = None, **_: object) -> tuple[Tensor, States]:
-        h, states = self.run(self.module, torch.cat([q, k, v], -1))
+    def step(self, q: Tensor, k: Tensor, v: Tensor, mlstm_state: Any = None, **_: object) -> tuple[Tensor, States]:
+        h, states = self.run(self.module, torch.cat([q, k, v], -1), mlstm_start(mlstm_state))
         return h, self.give(states["C"], states["n"][..., None], states["m"][..., None, None])
 
 
@@ -91,8 +91,8 @@ class LiftedSLSTMCell(Lifted):
         self.layouts = SimpleNamespace(input=config.input_shape, output=config.output_shape, heads=config.num_heads)
 
     @lifted
-    def forward(self, input: Tensor, state: object = None, lengths: object = None) -> tuple[Tensor, Tensor]:
-        y, states = self.run(self.module, self._gates(input))
+    def forward(self, input: Tensor, state: Tensor | None = None, lengths: object = None) -> tuple[Tensor, Tensor]:
+        y, states = self.run(self.module, self._gates(input), slstm_start(state, self.layouts.heads))
         (cell,) = self.give(torch.stack([states[name].flatten(1) for name in "ycnm"]))
         return self._output(y), cell
 

@@ -41,7 +41,10 @@ class Modules:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While the network runs."""
-        enter, leave = nn.modules.module.register_module_forward_pre_hook, nn.modules.module.register_module_forward_hook
+        enter, leave = (
+            nn.modules.module.register_module_forward_pre_hook,
+            nn.modules.module.register_module_forward_hook,
+        )
         hooks = [enter(self._enter), leave(self._leave, always_call=True)]
         try:
             yield
@@ -125,7 +128,9 @@ def first_mixing(
     return None
 
 
-def _agrees(value: Tensor, parts: list[Tensor], lengths: Sequence[int], close: Callable[[Tensor, Tensor], bool]) -> bool:
+def _agrees(
+    value: Tensor, parts: list[Tensor], lengths: Sequence[int], close: Callable[[Tensor, Tensor], bool]
+) -> bool:
     """Whether parts are the pieces of a value along time, or it itself; what cannot be compared passes."""
     total = sum(lengths)
     if all(part.shape == value.shape for part in parts):

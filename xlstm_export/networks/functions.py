@@ -1,8 +1,8 @@
 """Functions of torch that a user's code calls along time, and what a stream makes of them.
 
-Three of them have a state that is well defined: zeros put before a sequence (`F.pad`, and the padding of a `conv1d` whose
-end is cut off) are what came before it, and "the last position" is that of each row's own. They are met where the code
-calls them, while it runs or is traced, by the order of the calls.
+Three of them have a state that is well defined: zeros put before a sequence (`F.pad`, and the padding of a `conv1d` or
+`conv2d` whose end is cut off) are what came before it, and "the last position" is that of each row's own. They are met
+where the code calls them, while it runs or is traced, by the order of the calls.
 """
 
 from __future__ import annotations
@@ -45,21 +45,27 @@ def _pad(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[TimeC
     if mode != "constant" or value not in (None, 0, 0.0):
         return []
     pairs = [(i // 2, widths[i], widths[i + 1]) for i in range(0, len(widths), 2)]
-    calls = [TimeCall("pad", x.dim() - 1 - back, before) for back, before, after in pairs if before > 0 and after <= 0]
-    return calls if len([1 for _, a, b in pairs if a or b]) == 1 else []
+    return [TimeCall("pad", x.dim() - 1 - back, before) for back, before, after in pairs if before > 0 and after <= 0]
 
 
 def _conv(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[TimeCall]:
+    """Of one or two dimensions."""
+    weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
     stride, padding, dilation = (
-        kwargs.get(name, args[at] if len(args) > at else default)
+        _each(kwargs.get(name, args[at] if len(args) > at else default), x.dim() - 2)
         for name, at, default in (("stride", 3, 1), ("padding", 4, 0), ("dilation", 5, 1))
     )
-    weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
-    if isinstance(padding, str) or x.dim() != 3:
+    if isinstance(padding[0], str) or x.dim() != weight.dim():
         return []
-    stride, padding, dilation = (v[0] if isinstance(v, tuple | list) else v for v in (stride, padding, dilation))
-    window = dilation * (weight.shape[2] - 1)
-    return [TimeCall("conv", 2, window)] if stride == 1 and padding == window > 0 else []
+    windows = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
+    found = zip(stride, padding, windows, strict=True)
+    return [TimeCall("conv", 2 + at, w) for at, (step, pad, w) in enumerate(found) if step == 1 and pad == w > 0]
+
+
+def _each(value: Any, dimensions: int) -> tuple[Any, ...]:
+    """An argument of a convolution for each of its dimensions."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return values * dimensions if len(values) == 1 else values
 
 
 def _getitem(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[TimeCall]:
@@ -86,6 +92,7 @@ RULES: Mapping[Any, Candidate] = {
     F.pad: _pad,
     torch._C._nn.pad: _pad,
     torch.conv1d: _conv,
+    torch.conv2d: _conv,
     torch.Tensor.__getitem__: _getitem,
     torch.select: _select,
     torch.Tensor.select: _select,
@@ -145,10 +152,9 @@ class TimeFunctions(TorchFunctionMode):
         columns = with_window(self._tape, x, call)
         if call.kind == "pad":
             widths = list(kwargs.get("pad", args[1] if len(args) > 1 else ()))
-            after = widths[2 * (x.dim() - 1 - call.axis) + 1]
-            return columns.narrow(call.axis, 0, columns.shape[call.axis] + after) if after else columns
+            widths[2 * (x.dim() - 1 - call.axis)] = 0
+            return F.pad(columns, widths) if any(widths) else columns
         return _convolve(func, columns, args, kwargs, call)
-
 
     def _state_name(self) -> str:
         """After the module that makes the call; a second one in it has a number."""
@@ -200,9 +206,11 @@ def _convolve(func: Any, columns: Tensor, args: tuple[Any, ...], kwargs: dict[st
     """Over columns in place of its padding, then as many zeros as its user cuts off the end."""
     rest, kwargs = list(args), dict(kwargs)
     kwargs.pop("input", None)
-    if "padding" in kwargs or len(rest) <= 4:
-        kwargs["padding"] = 0
+    padding = list(_each(kwargs.get("padding", rest[4] if len(rest) > 4 else 0), columns.dim() - 2))
+    padding[call.axis - 2] = 0
+    if len(rest) > 4:
+        rest[4] = padding
     else:
-        rest[4] = 0
+        kwargs["padding"] = padding
     y = func(columns, *rest[1:], **kwargs)
-    return F.pad(y, (0, call.width))
+    return F.pad(y, [0, 0] * (y.dim() - 1 - call.axis) + [0, call.width])

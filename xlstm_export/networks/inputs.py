@@ -73,7 +73,9 @@ def parse_input(text: str) -> NetworkInput:
     if any(not re.fullmatch(r"B|S|\d{1,9}", axis) for axis in axes):
         raise UserError(ErrorKind.argument, f"--input {text}: an axis is B, S or a number.")
     return NetworkInput(
-        match["name"], tuple(int(a) if a.isdigit() else a for a in axes), match["dtype"] or "float32"  # type: ignore[misc]
+        match["name"],
+        tuple(int(a) if a.isdigit() else a for a in axes),
+        match["dtype"] or "float32",  # type: ignore[misc]
     )
 
 

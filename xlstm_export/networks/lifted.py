@@ -56,7 +56,10 @@ class Lifted(nn.Module):
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder):
         super().__init__()
         self.path = path
-        self.__dict__["_original"], self.__dict__["_holder"] = original, holder  # no submodule, no parameters of its own
+        self.kind = type(original).__name__
+        """The class that it stands for."""
+        # In no list of submodules, whose parameters would be its own.
+        self.__dict__["_original"], self.__dict__["_holder"] = original, holder
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -64,11 +67,14 @@ class Lifted(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_original"], name)
 
-    def run(self, step: StepModule, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """One call over x (B, S, D): y (B, S, D') in x's dtype, and the next states by name."""
+    def run(self, step: StepModule, x: Tensor, start: States | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """One call over x (B, S, D): y (B, S, D') in x's dtype, and the next states by name.
+
+        `start` is what the user's code passed as states, in our layout; see `Tape.enter` for when it counts.
+        """
         tape, (rows, positions, width) = self._holder.now, x.shape
         shapes = step.state_shapes
-        name, states, chunk = tape.enter(self.path, rows, positions, shapes, self._compute(step, x))
+        name, states, chunk = tape.enter(self.path, rows, positions, shapes, self._compute(step, x), start)
         y, next_states = step(x.reshape(rows * positions, width), states, chunk)
         tape.leave(name, next_states)
         return y.reshape(rows, positions, y.shape[-1]).to(x.dtype), dict(zip(shapes, next_states, strict=True))
@@ -83,10 +89,26 @@ class Lifted(nn.Module):
         return states
 
 
+def mlstm_start(state: Any) -> States | None:
+    """C (B, NH, DH, DH), n (B, NH, DH, 1) and m (B, NH, 1, 1), as upstream's `step` takes them, in our layout."""
+    if state is None:
+        return None
+    C, n, m = state
+    return C, n[..., 0], m[..., 0, 0]
+
+
+def slstm_start(state: Tensor | None, heads: int) -> States | None:
+    """y, c, n and m, (4, B, D), as upstream's sLSTM takes them, in our layout."""
+    if state is None:
+        return None
+    return tuple(part.unflatten(-1, (heads, -1)) for part in state.unbind(0))
+
+
 class LiftedSmall(Lifted):
     """For the blocks and layers of the `xlstm` package: `forward(x)`, and `step(x, **state)` → (y, state).
 
-    A state that is passed to `step` has no effect: it is the one that the last step gave, which is on the tape.
+    A state that is passed to `step` has no effect in a stream: it is the one that the last step gave, which is on the
+    tape.
     """
 
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
@@ -98,9 +120,18 @@ class LiftedSmall(Lifted):
         return self.run(self.module, x)[0]
 
     @lifted
-    def step(self, x: Tensor, **_: object) -> tuple[Tensor, dict[str, object]]:
-        y, states = self.run(self.module, x)
+    def step(
+        self, x: Tensor, mlstm_state: Any = None, slstm_state: Any = None, conv_state: Any = None, **_: object
+    ) -> tuple[Tensor, dict[str, object]]:
+        heads = next(iter(self._state_shapes().values()))[0]
+        start = mlstm_start(mlstm_state) or slstm_start(slstm_state, heads)
+        if start and conv_state is not None:
+            start = (*start, conv_state[0][:, 1:])
+        y, states = self.run(self.module, x, start)
         return y, self._upstream_states({name.rpartition(".")[2]: state for name, state in states.items()})
+
+    def _state_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self.module.state_shapes  # type: ignore[return-value]
 
     def _upstream_states(self, states: Mapping[str, Tensor]) -> dict[str, object]:
         """As `mLSTMLayer.step` and `sLSTMLayer.step` give them (`xlstm/blocks/*/layer.py`)."""
@@ -122,7 +153,7 @@ class LiftedLarge(Lifted):
         self.module = step
 
     @lifted
-    def forward(self, x: Tensor, state: object = None, **_: object) -> tuple[Tensor, States]:
-        y, states = self.run(self.module, x)
+    def forward(self, x: Tensor, state: Any = None, **_: object) -> tuple[Tensor, States]:
+        y, states = self.run(self.module, x, None if state is None else (*state[:2], state[2][..., 0]))
         C, n, m = states.values()
         return y, self.give(C, n, m[..., None])

@@ -6,6 +6,8 @@ Gates come in ONNX's order here: input, output, forget, cell; update, reset, new
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -132,20 +134,29 @@ class RecurrentLayers(nn.Module):
 
 
 class LiftedRecurrent(Lifted):
-    """`forward(x, hx)` → (y, states), as `nn.LSTM` and `nn.GRU`. A state that is passed has no effect."""
+    """`forward(x, hx)` → (y, states), as `nn.LSTM` and `nn.GRU`. In a stream a state that is passed has no effect."""
 
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: RecurrentLayers):
         super().__init__(path, original, holder)
         self.module, self.batch_first = step, original.batch_first
 
     @lifted
-    def forward(self, x: Tensor, hx: object = None) -> tuple[Tensor, object]:
+    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, object]:
         if not isinstance(x, Tensor) or x.dim() != 3:
-            raise UserError(ErrorKind.argument, f"{self.path} is called on something else than (batch, time, features).")
-        y, states = self.run(self.module, x if self.batch_first else x.transpose(0, 1))
+            raise UserError(
+                ErrorKind.argument, f"{self.path} is called on something else than (batch, time, features)."
+            )
+        y, states = self.run(self.module, x if self.batch_first else x.transpose(0, 1), self._start(hx))
         kinds = ("h", "c") if self.module.is_lstm else ("h",)
         given = self.give(*(torch.stack([s for n, s in states.items() if n.endswith(kind)]) for kind in kinds))
         return (y if self.batch_first else y.transpose(0, 1)), given if len(given) > 1 else given[0]
+
+    def _start(self, hx: Any) -> States | None:
+        """h, or h and c, (layers * directions, B, H), in the order of the states."""
+        if hx is None:
+            return None
+        kinds = hx if self.module.is_lstm else (hx,)
+        return tuple(layer for layers in zip(*(kind.unbind(0) for kind in kinds), strict=True) for layer in layers)
 
     def flatten_parameters(self) -> None:
         """Nothing to do; users call it before they use a layer."""
@@ -158,4 +169,3 @@ def lift_recurrent(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dty
             ErrorKind.argument, f"{path}: an LSTM with projections (proj_size) is not supported. Use a linear layer."
         )
     return LiftedRecurrent(path, module, holder, RecurrentLayers(module, dtypes.compute))  # type: ignore[arg-type]
-

@@ -6,7 +6,6 @@ test also runs on weights that were moved. In float64, where the network allows 
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 
 from ..errors import ErrorKind, UserError, printable
 from ..modeling.layers import FLOAT32, Dtypes
+from .copies import copy_network
 from .culprit import Recorder, first_mixing
-from .failures import users_errors
+from .failures import line_of, users_errors
 from .functions import TimeFunctions
 from .inputs import NetworkInput, pieces_of
 from .outputs import flatten_outputs
@@ -56,13 +56,15 @@ class Verdict:
 class _Trial:
     """A copy of the network and its lifted form, with the same weights and inputs."""
 
-    def __init__(self, network: nn.Module, inputs: tuple[NetworkInput, ...], dtype: torch.dtype, moved: bool, seed: int):
+    def __init__(
+        self, network: nn.Module, inputs: tuple[NetworkInput, ...], dtype: torch.dtype, moved: bool, seed: int
+    ):
         self.inputs, self.dtype = inputs, dtype
-        self.module = copy.deepcopy(network).to(dtype).eval()
+        self.module = copy_network(network).to(dtype).eval()
         if moved:
             _move_weights(self.module, seed)
         dtypes = FLOAT64 if dtype == torch.float64 else FLOAT32
-        self.lifted = LiftedNetwork.of(copy.deepcopy(self.module), inputs, dtypes)
+        self.lifted = LiftedNetwork.of(copy_network(self.module), inputs, dtypes)
         self.generator = torch.Generator().manual_seed(seed)
         self.largest = min((m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)), default=2)
         self.tolerance = 1e-5 if dtype == torch.float64 else 1e-2
@@ -139,7 +141,9 @@ def _lengths(trial: _Trial, network: nn.Module) -> tuple[int, int]:
 def _limited(network: nn.Module, pair: tuple[int, int]) -> tuple[int, int]:
     """No longer than upstream's context (`context_length`), which its masks are made for."""
     configs = (getattr(module, "config", None) for module in network.modules())
-    limit = min((c.context_length for c in configs if isinstance(getattr(c, "context_length", None), int)), default=10**9)
+    limit = min(
+        (c.context_length for c in configs if isinstance(getattr(c, "context_length", None), int)), default=10**9
+    )
     limit = limit if limit > 0 else 10**9
     return (pair[0], pair[1]) if pair[1] <= limit else (max(1, limit - 6), limit)
 
@@ -151,7 +155,9 @@ def _decide_stream(trial: _Trial, lengths: tuple[int, int]) -> Verdict:
         reference = flatten_outputs(trial.upstream(values[-1]))
         samples.append(sample(trial.lifted, values[-1], batch, positions))
         ours = flatten_outputs(samples[-1].returned, samples[-1].handed_out)
-        if not all(map(trial.close, [v for n, v in zip(reference.names, reference.values) if n in ours.names], ours.values)):
+        if not all(
+            map(trial.close, [v for n, v in zip(reference.names, reference.values) if n in ours.names], ours.values)
+        ):
             raise _differs(trial)
     try:
         plan = make_plan(*samples)
@@ -170,7 +176,8 @@ def _compare_pieces(trial: _Trial, plan: Plan, values: Sequence[Tensor], positio
     try:
         records, returned = _observed(trial, plan, list(pieces_of(trial.inputs, values, cuts)), batch, cuts)
     except Exception as error:
-        return f"it does not stream: on a piece of a sequence it fails ({printable(str(error).splitlines()[0])})"
+        message = printable(next(iter(str(error).splitlines()), ""))
+        return f"it does not stream: on a piece of a sequence it fails at {line_of(error)} ({message})"
     agrees = all(
         _output_agrees(trial, reference.values[reference.names.index(name)], [part[at] for part in returned], cuts)
         for at, name in enumerate(whole[0])

@@ -78,17 +78,29 @@ class Tape:
     _counts: Counter[str] = field(default_factory=Counter)
 
     def enter(
-        self, path: str, rows: int, positions: int, state_shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+        self,
+        path: str,
+        rows: int,
+        positions: int,
+        state_shapes: Mapping[str, tuple[int, ...]],
+        dtype: torch.dtype,
+        start: tuple[Tensor, ...] | None = None,
     ) -> tuple[str, tuple[Tensor, ...], Chunk]:
-        """The name of this call, its states (rows, ...) and what its positions are."""
+        """The name of this call, its states (rows, ...) and what its positions are.
+
+        `start` is what the user's code passes as states, None for zeros. It counts where the call begins anew; where
+        its states live on, the tape has them.
+        """
         self._counts[path] += 1
         count = self._counts[path]
         name = path if count == 1 else f"{path}#{count}"
         self.seen.append(Seen(name, rows, positions, state_shapes))
         call = None if self.plan is None else self.plan[name]
         if call is None or call.role == "inner":
-            zeros = tuple(torch.zeros(rows, *shape, dtype=dtype) for shape in state_shapes.values())
-            return name, zeros, Chunk(rows, positions, torch.full((rows,), positions, dtype=torch.int32))
+            states = tuple(torch.zeros(rows, *shape, dtype=dtype) for shape in state_shapes.values())
+            if start is not None:
+                states = tuple(value.to(dtype).reshape(zero.shape) for value, zero in zip(start, states, strict=True))
+            return name, states, Chunk(rows, positions, torch.full((rows,), positions, dtype=torch.int32))
         states = tuple(
             self.states[spec.name].reshape(rows, *shape).to(dtype)
             for spec, shape in zip(call.states, state_shapes.values(), strict=True)
