@@ -246,7 +246,7 @@ def validate(
     if module is not None:
         from .networks import load_module
 
-        network = load_module(module, weights)
+        network = load_module(module, weights, select)
         with progress() as stage:
             result = validate_network(bundle, network, options, module, stage)
     elif checkpoint is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from support.networks import policy_network, summing_network, window_network
+from support.small_networks import policy_network, summing_network, window_network
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.bundle.engine_record import (

@@ -9,7 +9,7 @@ import shutil
 import onnx
 import pytest
 from rich.console import Console
-from support.networks import policy_network, summing_network, window_network
+from support.small_networks import policy_network, summing_network, window_network
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.errors import UserError

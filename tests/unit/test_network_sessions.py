@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from support.networks import WIDTH, policy_network, summing_network, window_network, write_bundle
+from support.small_networks import WIDTH, policy_network, summing_network, window_network, write_bundle
 
 from xlstm_export.bundle import Bundle, TensorSpec
 from xlstm_export.errors import ErrorKind, UserError

@@ -9,8 +9,8 @@ import onnx
 import pytest
 import torch
 from rich.console import Console
-from support.network_modules import Policy, Summing, Window
-from support.networks import policy_network, summing_network, window_network
+from support.small_modules import Policy, Summing, Window
+from support.small_networks import policy_network, summing_network, window_network
 from torch import nn
 
 from xlstm_export.bundle import Bundle

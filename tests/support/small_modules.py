@@ -1,4 +1,4 @@
-"""The networks of `support.networks` as modules of PyTorch: what a user would have written."""
+"""The networks of `support.small_networks` as modules of PyTorch: what a user would have written."""
 
 from __future__ import annotations
 
