@@ -363,13 +363,16 @@ def generate(
 def bench(
     bundle: BundleArgument,
     batch: Annotated[int, typer.Option(min=1, help="The number of sequences side by side.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="The number of steps to time.")] = 200,
-    prompt: Annotated[int, typer.Option(min=0, help="The tokens of a prompt to time. 0 times none.")] = 512,
+    steps: Annotated[int, typer.Option(min=1, help="The number of steps, or of windows, to time.")] = 200,
+    prompt: Annotated[
+        int,
+        typer.Option(min=0, help="The positions of a prompt to time, or of each window. 0 times no prompt."),
+    ] = 512,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Time decode steps, as a fraction of what the memory bandwidth allows, and a prompt."""
+    """Time steps, as a fraction of what the memory bandwidth allows, and a prompt; or whole windows."""
     from .benchmark import render, time_steps
 
     with progress() as stage:
