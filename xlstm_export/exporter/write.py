@@ -108,7 +108,7 @@ def export_bundle(
 
 
 def write_bundle(folder: Path, model: ir.Model, manifest: Manifest) -> Manifest:
-    """Check the graph, then write it and the manifest into a folder that holds the weights. Returns what was written."""
+    """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest."""
     manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     proto = ir.to_proto(model)
