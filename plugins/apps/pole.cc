@@ -19,6 +19,7 @@ constexpr char kHelp[] =
     "  --warmup N         calls before them, after which the state is reset (default 100)\n"
     "  --trajectory FILE  write the force and the state after each step, five doubles: force, cart's position and\n"
     "                     velocity, pole's angle and velocity\n"
+    "  --latencies FILE   write what each call took, in microseconds, as doubles\n"
     "One thread is used where --threads does not say otherwise.\n";
 
 // The plant of models/examples/pole/plant.py, operation for operation: this file is compiled without contraction to
@@ -107,6 +108,13 @@ void run(const apps::Arguments& arguments) {
   }
   if (trajectory.is_open() && !trajectory.flush()) apps::fail("--trajectory: the file could not be written whole.");
 
+  if (const std::string path = arguments.text("latencies"); !path.empty()) {
+    std::ofstream latencies(path, std::ios::binary);
+    const auto bytes = static_cast<std::streamsize>(steps * sizeof(double));
+    if (!latencies.write(reinterpret_cast<const char*>(microseconds.data()), bytes).flush()) {
+      apps::fail("--latencies: " + path + " cannot be written.");
+    }
+  }
   std::sort(microseconds.begin(), microseconds.end());
   const auto late = microseconds.end() - std::upper_bound(microseconds.begin(), microseconds.end(), 1000.0);
   std::printf("{\n  \"backend\": \"%s\",\n  \"device\": \"%s\",\n  \"steps\": %u,\n  \"stood\": %u,\n",
@@ -120,5 +128,5 @@ void run(const apps::Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return apps::application(argc, argv, kHelp, {"steps", "warmup", "trajectory"}, {}, run);
+  return apps::application(argc, argv, kHelp, {"steps", "warmup", "trajectory", "latencies"}, {}, run);
 }
