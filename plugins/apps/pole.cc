@@ -25,12 +25,12 @@ constexpr char kHelp[] =
 // The plant of models/examples/pole/plant.py, operation for operation: this file is compiled without contraction to
 // fused operations, so that the trajectory is Python's to the last bit.
 struct Plant {
-  static constexpr double kStep = 0.001, kGravity = 9.8, kCartMass = 1.0, kPoleMass = 0.1, kHalfLength = 0.5;
+  static constexpr double kStep = 0.001, kGravity = 9.8, kCartMass = 1.0, kPoleMass = 0.1, kHalfLength = 0.15;
   static constexpr double kTotalMass = kCartMass + kPoleMass, kPoleMoment = kPoleMass * kHalfLength;
-  static constexpr double kTrack = 2.4, kFallen = 0.5, kPushForce = 8.0;
+  static constexpr double kTrack = 2.4, kFallen = 0.5, kPushForce = 4.0;
   static constexpr std::uint32_t kPushSteps = 100, kPushEvery = 2000;
 
-  double position = 0.0, velocity = 0.0, angle = 0.1, rate = 0.0;  // m, m/s, rad, rad/s
+  double position = 0.2, velocity = 0.0, angle = 0.1, rate = 0.0;  // m, m/s, rad, rad/s
 
   // Taylor polynomials; their errors are below 2e-11 up to kFallen.
   static double sine(double angle) {
