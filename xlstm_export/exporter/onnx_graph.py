@@ -137,6 +137,7 @@ def make_graph(
             custom_translation_table=_translations(),
             **given,
         )
+    parameters = {*(traced.state_dict() if isinstance(traced, nn.Module) else traced.state_dict)}
     assert program is not None  # it is None only where it is written to a file
     graph = program.model
     for value in graph.graph.initializers.values():
@@ -145,12 +146,14 @@ def make_graph(
     with silenced("onnx_ir"):  # it warns of every initializer without bytes
         onnxscript.optimizer.optimize_ir(graph)
     used = {node.op_type for node in graph.graph if node.domain == DOMAIN}
-    with_lengths = any(len(node.inputs) > 7 + (node.op_type == "MLSTMCell") for node in graph.graph if node.domain == DOMAIN)
+    with_lengths = any(
+        len(node.inputs) > 7 + (node.op_type == "MLSTMCell") for node in graph.graph if node.domain == DOMAIN
+    )
     for name, function in (sequence_functions() if with_lengths else step_functions()).items():
         if name in used:
             graph.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
     graph.opset_imports[DOMAIN] = VERSION
-    _name_after_modules(graph.graph)
+    _name_after_modules(graph.graph, parameters)
     graph.producer_name, graph.producer_version = "xlstm-export", None
     return graph
 
@@ -161,6 +164,8 @@ def _translations() -> dict[Any, Any]:
     if hasattr(ops, "lstm_layer"):
         found |= {ops.lstm_layer.default: _lstm_layer, ops.gru_layer.default: _gru_layer}
     return found
+
+
 @contextmanager
 def silenced(logger_name: str) -> Iterator[None]:
     logger = logging.getLogger(logger_name)
@@ -172,7 +177,7 @@ def silenced(logger_name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _name_after_modules(graph: ir.Graph) -> None:
+def _name_after_modules(graph: ir.Graph, parameters: set[str]) -> None:
     """Name each node `blocks.3.mlstm.q_proj/Gemm` and its values after it, and drop the tracer's metadata."""
     seen: Counter[str] = Counter()
     kept = {id(value) for value in (*graph.inputs, *graph.outputs)}
@@ -192,7 +197,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
         node.metadata_props.clear()
         node.doc_string = None
     graph.metadata_props.clear()
-    constants = [v for v in graph.initializers.values() if v.const_value is not None]
+    constants = [v for n, v in graph.initializers.items() if v.const_value is not None and n not in parameters]
     for index, value in enumerate(constants):
         value.name = f"constants.{index}"
 

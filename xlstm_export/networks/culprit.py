@@ -41,7 +41,10 @@ class Modules:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While the network runs."""
-        enter, leave = nn.modules.module.register_module_forward_pre_hook, nn.modules.module.register_module_forward_hook
+        enter, leave = (
+            nn.modules.module.register_module_forward_pre_hook,
+            nn.modules.module.register_module_forward_hook,
+        )
         hooks = [enter(self._enter), leave(self._leave, always_call=True)]
         try:
             yield
@@ -125,7 +128,9 @@ def first_mixing(
     return None
 
 
-def _agrees(value: Tensor, parts: list[Tensor], lengths: Sequence[int], close: Callable[[Tensor, Tensor], bool]) -> bool:
+def _agrees(
+    value: Tensor, parts: list[Tensor], lengths: Sequence[int], close: Callable[[Tensor, Tensor], bool]
+) -> bool:
     """Whether parts are the pieces of a value along time, or it itself; what cannot be compared passes."""
     total = sum(lengths)
     if all(part.shape == value.shape for part in parts):
@@ -135,7 +140,8 @@ def _agrees(value: Tensor, parts: list[Tensor], lengths: Sequence[int], close: C
     varying = [a for a in range(value.dim()) if any(part.shape[a] != value.shape[a] for part in parts)]
     axis = varying[0]
     size = value.shape[axis]
-    if len(varying) > 1 or size % total or any(p.shape[axis] * total != size * n for p, n in zip(parts, lengths)):
+    pairs = zip(parts, lengths, strict=True)
+    if len(varying) > 1 or size % total or any(p.shape[axis] * total != size * n for p, n in pairs):
         return True
     folded = size // total  # (..., rows, time, inner, ...) as one axis, of which the first is not known
     for rows in range(1, folded + 1):

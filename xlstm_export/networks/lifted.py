@@ -18,7 +18,7 @@ States = tuple[Tensor, ...]
 class StepModule(Protocol):
     """A block or layer of `modeling`: x (N, D) and states in, y (N, D) and next states out."""
 
-    state_shapes: Mapping[str, tuple[int, ...]]
+    state_shapes: Any  # names to shapes without the batch
 
     def __call__(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]: ...
 
@@ -56,10 +56,10 @@ class Lifted(nn.Module):
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder):
         super().__init__()
         self.path = path
-        self.__dict__["_original"], self.__dict__["_holder"] = (
-            original,
-            holder,
-        )  # no submodule, no parameters of its own
+        self.kind = type(original).__name__
+        """The class that it stands for."""
+        # In no list of submodules, whose parameters would be its own.
+        self.__dict__["_original"], self.__dict__["_holder"] = original, holder
 
     def __getattr__(self, name: str) -> Any:
         try:
