@@ -46,7 +46,7 @@ def exported(tmp_path_factory):
         if name not in made:
             module = ALL[name].build(seed=3)
             folder = tmp_path_factory.mktemp("network") / name
-            made[name] = ALL[name], module, xlstm_export.export(module, ALL[name].inputs, folder)
+            made[name] = ALL[name], module, xlstm_export.export_network(module, ALL[name].inputs, folder)
         return made[name]
 
     return export
