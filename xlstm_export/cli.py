@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -83,6 +83,11 @@ RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data instead of tables.")]
 
 
+def _is_factory(path: Path) -> bool:
+    """Whether it is `package.module:build` or `file.py:build`, and no path."""
+    return path.name.rpartition(":")[2].isidentifier() and ":" in path.name and not path.exists()
+
+
 def _said(config: Path | None, select: str | None, settings: list[str] | None) -> ReadOptions:
     """What the options say about a checkpoint."""
     from .checkpoints import ReadOptions, parse_overrides
@@ -95,8 +100,9 @@ def onnx(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CKPT",
-            help="The checkpoint: a file or folder (.pt, .ckpt, .safetensors, Hugging Face), or a configuration.",
+            metavar="CKPT|MODULE:FACTORY",
+            help="The checkpoint: a file or folder (.pt, .ckpt, .safetensors, Hugging Face), or a configuration. Or "
+            "what makes a network of your own: `package.module:build` or `folder/file.py:build`, which is run.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write the bundle to.")],
@@ -110,11 +116,12 @@ def onnx(
         str, typer.Option(metavar="N|dynamic", help="The batch size of the graph: a number, or any.")
     ] = "dynamic",
     mode: Annotated[
-        Mode,
+        Mode | None,
         typer.Option(
-            help="`step` takes one token a pass. `prefill` takes a prompt in chunks. `both` is one graph for the two."
+            help="`step` takes one token a pass. `prefill` takes a prompt in chunks. `both` is one graph for the two, "
+            "and the default. `window` takes whole sequences, and is the default for networks that do not stream."
         ),
-    ] = "both",
+    ] = None,
     logits: Annotated[
         LogitsOf, typer.Option(help="Whether logits are given at each row's last position of a pass, or at all.")
     ] = "last",
@@ -124,6 +131,18 @@ def onnx(
     tokenizer: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A tokenizer.json to put into the bundle instead of the checkpoint's own."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="CKPT", help="For a network of your own: the checkpoint with its weights.")
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=AXES:DTYPE",
+            help="For a network of your own: an input, such as x=B,S,12:float32. B is the batch, S the time. May be "
+            "given several times.",
+        ),
     ] = None,
     random_init: Annotated[
         bool, typer.Option("--random-init", help="CKPT is a configuration: make random weights, for benchmarks.")
@@ -136,11 +155,15 @@ def onnx(
 
     batch_size = _batch(batch)
     check_destination(output, overwrite)
+    if weights is not None or input_ or _is_factory(checkpoint):
+        return _export_network(
+            str(checkpoint), weights, select, input_ or [], output, dtype, batch_size, mode, overwrite
+        )
     with err.status("Reading the checkpoint"):
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle
 
-        options = ExportOptions(dtype, batch_size, mode, logits, link_weights, overwrite, tokenizer)
+        options = ExportOptions(dtype, batch_size, mode or "both", logits, link_weights, overwrite, tokenizer)
         said = _said(config, select, settings)
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     print_notes(source.notes)
@@ -152,10 +175,42 @@ def onnx(
     out.print(f"Wrote [bold]{output}[/bold] ({bundle.manifest.family}, {dtype}).", highlight=False)
 
 
+def _export_network(
+    factory: str, weights: Path | None, select: str | None, inputs: list[str], output: Path, *how: Any
+) -> None:
+    """`onnx` for a network of the user's own."""
+    with err.status("Building the network"):
+        from .exporter.network import NetworkOptions, export_network
+        from .inspection import inspect_bundle, render
+        from .networks import load_module, parse_inputs
+
+        options, described = NetworkOptions(*how), parse_inputs(inputs)
+        network = load_module(factory, weights, select)
+    with progress() as stage:
+        bundle, verdict = export_network(network, described, output, options, factory, stage)
+    if verdict.reason is not None:
+        print_notes((f"{verdict.reason}. The bundle takes whole sequences (mode window).",))
+    out.print(render(inspect_bundle(bundle)))
+    out.print(f"Wrote [bold]{output}[/bold] (network, {bundle.manifest.mode}).", highlight=False)
+
+
 @app.command()
 def validate(
     bundle: BundleArgument,
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            "--module",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="For a network of your own: the function that returns the module it was made from, which is run.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="CKPT", help="The weights to load into that module.")
+    ] = None,
     config: ConfigOption = None,
     select: SelectOption = None,
     settings: SetOption = None,
@@ -177,16 +232,30 @@ def validate(
     ] = None,
     custom_ops: CustomOpsOption = None,
 ) -> None:
-    """Compare a bundle with the upstream PyTorch model, step by step. Exit code 1 when they differ."""
-    from .checkpoints import open_checkpoint
-    from .validation import ValidationOptions, render, write_report
+    """Compare a bundle with the PyTorch model it was made from, step by step. Exit code 1 when they differ."""
+    from .validation import ValidationOptions, render, validate_network, write_report
     from .validation import validate as run
 
+    if (checkpoint is None) == (module is None) or (weights is not None and module is None):
+        raise UserError(
+            ErrorKind.argument,
+            "validate needs what the bundle was made from: --checkpoint CKPT, or for a network of your own "
+            "--module package.module:factory with its --weights CKPT.",
+        )
     options = ValidationOptions(runtime, _custom_ops(custom_ops), steps, text, batch, seed)
-    source = open_checkpoint(checkpoint, _said(config, select, settings))
-    print_notes(source.notes)
-    with progress() as stage:
-        result = run(bundle, source, options, stage)
+    if module is not None:
+        from .networks import load_module
+
+        network = load_module(module, weights, select)
+        with progress() as stage:
+            result = validate_network(bundle, network, options, module, stage)
+    elif checkpoint is not None:
+        from .checkpoints import open_checkpoint
+
+        source = open_checkpoint(checkpoint, _said(config, select, settings))
+        print_notes(source.notes)
+        with progress() as stage:
+            result = run(bundle, source, options, stage)
     out.print(render(result))
     folder = report or bundle.path / "validation"
     write_report(result, folder)
@@ -206,7 +275,11 @@ def build(
         str | None, typer.Option(metavar="MIN:OPT:MAX", help="The batch range, for a bundle with dynamic batch.")
     ] = None,
     max_chunk: Annotated[
-        int | None, typer.Option(min=1, help="The most positions of one chunk of a prompt. By default 256.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most positions of one pass: of a chunk of a prompt (by default 256), or of a whole window.",
+        ),
     ] = None,
     plugins: Annotated[
         str | None,
@@ -290,13 +363,16 @@ def generate(
 def bench(
     bundle: BundleArgument,
     batch: Annotated[int, typer.Option(min=1, help="The number of sequences side by side.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="The number of steps to time.")] = 200,
-    prompt: Annotated[int, typer.Option(min=0, help="The tokens of a prompt to time. 0 times none.")] = 512,
+    steps: Annotated[int, typer.Option(min=1, help="The number of steps, or of windows, to time.")] = 200,
+    prompt: Annotated[
+        int,
+        typer.Option(min=0, help="The positions of a prompt to time, or of each window. 0 times no prompt."),
+    ] = 512,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Time decode steps, as a fraction of what the memory bandwidth allows, and a prompt."""
+    """Time steps, as a fraction of what the memory bandwidth allows, and a prompt; or whole windows."""
     from .benchmark import render, time_steps
 
     with progress() as stage:

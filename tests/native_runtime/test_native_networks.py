@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.hand_written_bundles import WRITERS, Reference, random_inputs
 from support.native import onnxruntime_operators, run
-from support.networks import WRITERS, Reference, random_inputs
 
 pytestmark = pytest.mark.usefixtures("cpu_and_one_thread")
 Inputs = Mapping[str, np.ndarray]

@@ -20,7 +20,7 @@ def run(name="zeros", outputs=None, **states):
     """A run of 20 steps in which everything is quiet but what is given, `b1_C=` for `blocks.1.mlstm.C`."""
     given = {f"blocks.{key[1]}.mlstm.{key[3:]}": value for key, value in states.items()}
     return Scenario(
-        name, name, False, 2, STEPS, outputs or series(), [], [], {s: given.get(s, series()) for s in STATES}
+        name, name, False, 2, STEPS, {"y": outputs or series()}, [], [], {s: given.get(s, series()) for s in STATES}
     )
 
 

@@ -21,6 +21,8 @@ MODEL_FILE = "model.onnx"
 METADATA_KEY = "xlstm.manifest"
 LOGITS = "logits"
 """The name of an output that tokens can be drawn from."""
+NETWORK = "network"
+"""The family of a user's own module."""
 BYTE_TOKENIZER = "bytes"
 """What a manifest calls the tokenizer whose tokens are the bytes of the text."""
 
@@ -94,7 +96,7 @@ class Manifest:
     family: str
     dtype: Dtype
     mode: Mode
-    """`step`: one position a pass. `prefill` and `both`: any number; see `exporter.write`. `window`: whole sequences."""
+    """`step`: one position a pass. `prefill`, `both`: any number (see `exporter.write`). `window`: whole sequences."""
     batch: int | None
     """None: dynamic."""
     inputs: tuple[TensorSpec, ...]
@@ -254,10 +256,12 @@ def _contradictions(m: Manifest) -> list[str]:
         faults.append(f"no input has positions (sequence), in mode {m.mode}")
     if m.mode == "window" and m.states:
         faults.append("states are there in mode window")
-    positions = 1 if m.mode == "step" else "sequence"
+    positions: Dimension = 1 if m.mode == "step" else "sequence"
     faults += _faults_of_language(m, positions)
     dtypes = ("float32", "int64", "int32")
-    faults += [f"input {t.name} is {t.dtype}, not one of {', '.join(dtypes)}" for t in m.inputs if t.dtype not in dtypes]
+    faults += [
+        f"input {t.name} is {t.dtype}, not one of {', '.join(dtypes)}" for t in m.inputs if t.dtype not in dtypes
+    ]
     faults += [f"output {t.name} is {t.dtype}, not float32" for t in m.outputs if t.dtype != "float32"]
     if m.lengths is not None and (m.lengths.dtype != "int32" or len(m.lengths.shape) != 1):
         faults.append(f"lengths is {m.lengths.dtype} {list(m.lengths.shape)}, not int32 with one number a row")
