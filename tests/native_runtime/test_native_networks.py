@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.example_networks import EXAMPLES, load
 from support.hand_written_bundles import WRITERS, Reference, random_inputs
 from support.native import onnxruntime_operators, run
+from support.networks.randomise import randomise
+
+from xlstm_export import export_network
+from xlstm_export.runtime import open_session
 
 pytestmark = pytest.mark.usefixtures("cpu_and_one_thread")
 Inputs = Mapping[str, np.ndarray]
@@ -90,6 +95,24 @@ def test_passes_of_any_length_and_padding_give_what_onnx_runtime_gives(
                 found["out"][row, lengths[row] :] = outputs["out"][row, lengths[row] :] = 0
         assert_same(found, outputs, rows)
     assert min(outputs["out"].std() for outputs, *_ in expected if outputs["out"].size > 100) > 0.01
+
+
+@pytest.mark.parametrize("example, inputs", [("denoiser", "noisy=B,S,32"), ("pole", "observation=B,2")])
+def test_exported_networks_give_what_a_python_session_gives(
+    release: Path, tmp_path: Path, custom_ops: Path | None, example: str, inputs: str
+) -> None:
+    network = load(EXAMPLES / example / "network.py").build()
+    randomise(network, 0)
+    bundle = export_network(network, [inputs], tmp_path / "bundle")
+    native, random, expected = Native(bundle.path, tmp_path / "passes", custom_ops), np.random.default_rng(0), []
+    with open_session(bundle, batch=BATCH, custom_ops=custom_ops) as session:
+        for positions in (1, 1, 40, 1, 40, 40, 33, 1):
+            fed = random_inputs(bundle.path, BATCH, positions, random)
+            native.feed(fed)
+            expected.append(session.run(fed))
+    for found, outputs in zip(native.run(release), expected, strict=True):
+        assert_same(found, outputs)
+    assert all(values.std() > 1e-4 for values in expected[2].values())
 
 
 def test_steps_give_what_onnx_runtime_gives(
