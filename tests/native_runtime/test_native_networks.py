@@ -12,7 +12,9 @@ from support.hand_written_bundles import WRITERS, Reference, random_inputs
 from support.native import onnxruntime_operators, run
 from support.networks.randomise import randomise
 
-from xlstm_export import export_network
+from xlstm_export import UserError, export_network
+from xlstm_export.bundle import Bundle
+from xlstm_export.errors import ErrorKind
 from xlstm_export.runtime import open_session
 
 pytestmark = pytest.mark.usefixtures("cpu_and_one_thread")
@@ -206,3 +208,27 @@ def test_after_a_pass_that_failed_midway_no_result_is_wrong(
     reference.states = before
     assert_same(results[3], reference.run(good[2]))
     assert_same(results[5], Reference(bundle, BATCH, custom_ops).run(good[3]))
+
+
+def test_a_python_session_says_so_too(networks: dict[str, Path], tmp_path: Path, custom_ops: Path | None) -> None:
+    bundle, random = networks["sequence"], np.random.default_rng(4)
+    good = random_inputs(bundle, BATCH, 4, random)
+    bad = good | {"index": np.array([0, 99, 0], np.int32)}
+    reference = Reference(bundle, BATCH, custom_ops)
+    first, second = (reference.run(good) for _ in range(2))
+    with open_session(Bundle.open(bundle), batch=BATCH, custom_ops=custom_ops) as session:
+        for mend in (lambda: session.load(tmp_path / "saved"), session.reset):
+            assert_same(session.run(good), first)
+            session.save(tmp_path / "saved")
+            with pytest.raises(UserError, match="ONNX Runtime failed in a pass over 4 positions"):
+                session.run(bad)
+            if custom_ops is None:
+                assert_same(session.run(good), second)
+            else:
+                for use in (lambda: session.run(good), session.read_states, lambda: session.reset(1)):
+                    with pytest.raises(UserError, match="The states are lost: a pass failed") as caught:
+                        use()
+                    assert caught.value.kind is ErrorKind.runtime
+            mend()
+            assert_same(session.run(good), first if mend == session.reset else second)
+            session.reset()
