@@ -148,7 +148,7 @@ def _input_axes(manifest: Manifest) -> dict[str, int | None]:
 
 
 def _with_output_axes(references: References, positions: int) -> References:
-    """The manifest's, or in mode `step` the axis on which an output of the module has all positions, and the bundle's one."""
+    """In mode `step` the axis of an output is that on which the module has all positions, and the bundle has one."""
     manifest, axes = references.module.manifest, dict(references.axes)
     if manifest.mode != "step" or references.stepping:
         axes |= {tensor.name: tensor.time_axis for tensor in manifest.outputs}
