@@ -36,8 +36,8 @@ def export_network(
 
     Args:
         network: with its weights; it is copied, and run on random inputs to find out how it runs.
-        inputs: by the names of `forward`'s arguments, `{"x": "B,S,12:float32"}`: B is the batch, S the time, numbers are
-            fixed sizes; float32 where nothing is said.
+        inputs: by the names of `forward`'s arguments, `{"x": "B,S,12:float32"}`: B is the batch, S the time, numbers
+            are fixed sizes; float32 where nothing is said.
         out: the bundle's folder, made new.
         dtype: of the projections inside xLSTM blocks; all else is float32.
         batch: a fixed batch size; None: any.
@@ -47,7 +47,8 @@ def export_network(
         stage: told of the progress.
 
     Raises:
-        UserError: the network fails, holds nothing of xLSTM, cannot be traced, or does not stream where `mode` wants it.
+        UserError: the network fails, holds nothing of xLSTM, cannot be traced, or does not stream where `mode` wants
+            it to. Nothing is left behind.
     """
     from .exporter.network import NetworkOptions
     from .exporter.network import export_network as run

@@ -101,8 +101,8 @@ def onnx(
         Path,
         typer.Argument(
             metavar="CKPT|MODULE:FACTORY",
-            help="The checkpoint: a file or folder (.pt, .ckpt, .safetensors, Hugging Face), or a configuration. Or what "
-            "makes a network of your own: `package.module:build` or `folder/file.py:build`, which is run.",
+            help="The checkpoint: a file or folder (.pt, .ckpt, .safetensors, Hugging Face), or a configuration. Or "
+            "what makes a network of your own: `package.module:build` or `folder/file.py:build`, which is run.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write the bundle to.")],
@@ -118,8 +118,8 @@ def onnx(
     mode: Annotated[
         Mode | None,
         typer.Option(
-            help="`step` takes one token a pass. `prefill` takes a prompt in chunks. `both` is one graph for the two, and "
-            "the default. `window` takes whole sequences, and is the default for networks that do not stream."
+            help="`step` takes one token a pass. `prefill` takes a prompt in chunks. `both` is one graph for the two, "
+            "and the default. `window` takes whole sequences, and is the default for networks that do not stream."
         ),
     ] = None,
     logits: Annotated[
@@ -140,8 +140,8 @@ def onnx(
         typer.Option(
             "--input",
             metavar="NAME=AXES:DTYPE",
-            help="For a network of your own: an input, such as x=B,S,12:float32. B is the batch, S the time. May be given "
-            "several times.",
+            help="For a network of your own: an input, such as x=B,S,12:float32. B is the batch, S the time. May be "
+            "given several times.",
         ),
     ] = None,
     random_init: Annotated[

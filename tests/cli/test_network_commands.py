@@ -1,163 +1,133 @@
-"""The commands on a network of a user's own: exported, inspected, validated, timed, built; and what they refuse."""
+"""`onnx` for networks of a user's own: what is wrong gets one message and exit code 2, and nothing is written."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from support.command_line import call
 
-from xlstm_export.bundle import Bundle
-from xlstm_export.runtime import open_session
-
 NETWORK = """
 import torch
-from support.networks.parts import slstm_block
 from torch import nn
+from xlstm import mLSTMBlock, mLSTMBlockConfig, mLSTMLayerConfig
 
 
-class Tagger(nn.Module):
+class Network(nn.Module):
+    def __init__(self, width=16, pool=False):
+        super().__init__()
+        self.embed = nn.Linear(3, width)
+        layer = mLSTMLayerConfig(embedding_dim=width, num_heads=2, context_length=64)
+        self.block = mLSTMBlock(mLSTMBlockConfig(mlstm=layer, _num_blocks=1, _block_idx=0))
+        self.pool = pool
+
+    def forward(self, x):
+        h = self.block(self.embed(x))
+        return h.mean(1) if self.pool else h
+
+
+class Branching(Network):
+    def forward(self, x):
+        h = super().forward(x)
+        if h.sum() > 0:
+            h = -h
+        return h
+
+
+class Plain(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encode, self.block = nn.Linear(4, 16), slstm_block(16)
-        self.tags, self.level = nn.Linear(16, 3), nn.Linear(16, 1)
+        self.linear = nn.Linear(3, 4)
 
-    def forward(self, signal, gain):
-        hidden = self.block(self.encode(signal * gain[:, None]))
-        return {"tags": self.tags(hidden), "level": self.level(hidden[:, -1])}
+    def forward(self, x):
+        return self.linear(x)
 
 
 def build():
-    return Tagger()
+    torch.manual_seed(0)
+    return Network()
+
+
+def pooled():
+    return Network(pool=True)
+
+
+def branching():
+    return Branching()
+
+
+def plain():
+    return Plain()
+
+
+def number():
+    return 5
+
+
+def failing():
+    raise RuntimeError("no such dataset")
 """
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The user's file, the weights, and the bundle, exported from the command line."""
-    from support.networks import randomise
-
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("network")
-    (folder / "net.py").write_text(NETWORK)
-    spec = importlib.util.spec_from_file_location("net_for_weights", folder / "net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    torch.manual_seed(0)
-    network = module.build()
-    randomise(network, 0)
-    torch.save(network.state_dict(), folder / "ckpt.pt")
-    return folder, f"{folder / 'net.py'}:build"
-
-
-@pytest.fixture(scope="module")
-def bundle(made):
-    folder, factory = made
-    patch = pytest.MonkeyPatch()
-    import io
-    from contextlib import redirect_stderr, redirect_stdout
-
-    from xlstm_export import cli
-
-    out, err = io.StringIO(), io.StringIO()
-    inputs = ("--input", "signal=B,S,4:float32", "--input", "gain=B,4:float32")
-    arguments = ["onnx", factory, "--weights", str(folder / "ckpt.pt"), *inputs, "-o", str(folder / "bundle")]
-    patch.setattr("sys.argv", ["xlstm-export", *arguments])
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
-        cli.main()
-    patch.undo()
-    assert not stop.value.code, err.getvalue()
-    return folder / "bundle"
-
-
-def test_network_is_inspected_by_its_own_names(bundle, capsys, monkeypatch):
-    code, text, _ = call(capsys, monkeypatch, "inspect", bundle)
-    assert code == 0 and "SLSTMCell" in text and "both: a stream" in text
-    for name in ("signal", "gain", "lengths", "tags", "level", "block"):
-        assert name in text
-    found = json.loads(call(capsys, monkeypatch, "inspect", bundle, "--json")[1])
-    assert [cell["kind"] for cell in found["cells"]] == ["SLSTMCell"] and len(found["cells"][0]["states"]) == 4
-
-
-def test_network_is_validated_against_the_module_itself(made, bundle, tmp_path, capsys, monkeypatch):
-    folder, factory = made
-    arguments = ("--weights", folder / "ckpt.pt", "--steps", "48", "--batch", "3", "--report", tmp_path)
-    code, text, error = call(capsys, monkeypatch, "validate", bundle, "--module", factory, *arguments)
-    assert code == 0, text + error
-    data = json.loads((tmp_path / "report.json").read_text())
-    assert data["passed"] and [run["name"] for run in data["runs"]][-1] == "drift"
-    assert set(data["runs"][0]["outputs"]) == {"tags", "level"} and "float64" in data["reference"]
-    worst = max(max(series["error"]) for run in data["runs"] for series in run["outputs"].values())
-    assert worst < 1e-5
-
-
-def test_other_weights_are_refused(made, bundle, tmp_path, capsys, monkeypatch):
-    folder, factory = made
-    state = torch.load(folder / "ckpt.pt")
-    state["tags.bias"] += 1e-3
-    torch.save(state, tmp_path / "other.pt")
-    code, _, error = call(
-        capsys, monkeypatch, "validate", bundle, "--module", factory, "--weights", tmp_path / "other.pt"
+    (folder / "mine.py").write_text(NETWORK)
+    (folder / "broken.py").write_text("import nothing_of_that_name\n")
+    spaces: dict[str, object] = {}
+    exec(NETWORK, spaces)
+    module = spaces["build"]()  # type: ignore[operator]
+    weights = module.state_dict()
+    torch.save(
+        {"state_dict": {f"model.{name}": value for name, value in weights.items()}, "epoch": 3}, folder / "ck.pt"
     )
-    assert code == 2 and "made from other weights" in error
+    torch.save({name: value for name, value in weights.items() if "embed" not in name}, folder / "short.pt")
+    torch.save(weights | {"head.weight": torch.zeros(2)}, folder / "long.pt")
+    torch.save(weights | {"embed.weight": torch.zeros(16, 4)}, folder / "other.pt")
+    torch.save(weights | {"embed.bias": torch.full((16,), float("nan"))}, folder / "nan.pt")
+    return folder
+
+
+INPUT = ("--input", "x=B,S,3")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
-        ((), "needs what the bundle was made from"),
-        (("--weights", "w.pt"), "needs what the bundle was made from"),
-        (("--checkpoint", "c.pt", "--module", "m:f"), "needs what the bundle was made from"),
+        (("mine.py:build",), "at least one input"),
+        (("mine.py:build", "--input", "x=12"), "its axes begin with B"),
+        (("mine.py:build", "--input", "x=S,B,3"), "its axes begin with B"),
+        (("mine.py:build", "--input", "x=B,S,three"), "expected NAME=AXES:DTYPE"),
+        (("mine.py:build", "--input", "x=B,S,3:float64"), "its dtype is one of"),
+        (("mine.py:build", *INPUT, *INPUT), "Two inputs have one name"),
+        (("mine.py:build", "--input", "y=B,S,3"), "unexpected keyword argument 'y'"),
+        (("mine.py:build", "--input", "x=B,S,4"), "The network fails on random inputs at mine.py:"),
+        (("mine.py:nobody", *INPUT), "has no nobody"),
+        (("mine.py:number", *INPUT), "returns int, not a torch.nn.Module"),
+        (("mine.py:failing", *INPUT), "RuntimeError: no such dataset"),
+        (("missing.py:build", *INPUT), "does not exist"),
+        (("broken.py:build", *INPUT), "No module named 'nothing_of_that_name'"),
+        (("no_package.no_module:build", *INPUT), "No module named 'no_package'"),
+        (("mine.py:plain", *INPUT), "holds no block, layer or cell of xLSTM"),
+        (("mine.py:pooled", *INPUT, "--mode", "both"), "mean over axis 1 (mine.py:"),
+        (("mine.py:branching", *INPUT), "torch cannot trace the network at mine.py:"),
+        (("mine.py:build", *INPUT, "--weights", "short.pt"), "lacks embed.weight, embed.bias"),
+        (("mine.py:build", *INPUT, "--weights", "long.pt"), "holds head.weight, which the network has not"),
+        (("mine.py:build", *INPUT, "--weights", "other.pt"), "has shape [16, 4], and [16, 3] in the network"),
+        (("mine.py:build", *INPUT, "--weights", "nan.pt"), "embed.bias"),
+        (("mine.py:build", *INPUT, "--weights", "absent.pt"), "absent.pt does not exist"),
     ],
 )
-def test_validate_says_what_it_needs(arguments, says, bundle, capsys, monkeypatch):
-    code, _, error = call(capsys, monkeypatch, "validate", bundle, *arguments)
-    assert code == 2 and says in error
-
-
-def test_network_has_no_checkpoint_and_a_language_model_no_module(made, bundle, export_variant, capsys, monkeypatch):
-    folder, factory = made
-    _, checkpoint, other = export_variant("a-mixed")
-    code, _, error = call(capsys, monkeypatch, "validate", bundle, "--checkpoint", checkpoint)
-    assert code == 2 and "--module package.module:factory" in error
-    code, _, error = call(capsys, monkeypatch, "validate", other, "--module", factory)
-    assert code == 2 and "--checkpoint CKPT instead of a module" in error
-
-
-def test_network_is_timed(bundle, capsys, monkeypatch):
-    code, text, _ = call(capsys, monkeypatch, "bench", bundle, "--steps", "5", "--prompt", "8", "--json")
-    timing = json.loads(text)
-    assert code == 0 and 0 < timing["median"] <= timing["p999"] and timing["prompt"] == 8
-
-
-def test_network_generates_nothing(bundle, capsys, monkeypatch):
-    code, _, error = call(capsys, monkeypatch, "generate", bundle)
-    assert code == 2 and "gives tags, level, not logits of a language model" in error and "Traceback" not in error
-
-
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX")
-def test_engine_of_a_network_is_built_ahead_of_time(bundle, capsys, monkeypatch):
-    arguments = ("--runtime", "tensorrt-rtx", "--target", "sm89", "--max-chunk", "16")
-    code, text, error = call(capsys, monkeypatch, "build", bundle, *arguments)
-    assert code == 0, error
-    (engine,) = Bundle.open(bundle).engines()
-    assert engine.record.profiles == ("decode", "prefill") and engine.record.max_chunk == 16
-    names = [tensor.name for tensor in engine.record.tensors]
-    assert {"signal", "gain", "lengths", "tags", "level"} < {*names}
-
-
-def test_reset_row_beside_warm_rows_gets_what_it_gets_alone(bundle):
-    """Upstream's PyTorch sLSTM would not: it asks the whole batch whether it is at its first step."""
-    random = np.random.default_rng(0)
-    signal, gain = random.standard_normal((3, 9, 4), np.float32), random.standard_normal((3, 4), np.float32)
-    with open_session(Bundle.open(bundle), batch=3) as session, open_session(Bundle.open(bundle)) as alone:
-        session.run({"signal": signal, "gain": gain})
-        session.reset(1)
-        together = session.run({"signal": signal[:, :5], "gain": gain})
-        own = alone.run({"signal": signal[1:2, :5], "gain": gain[1:2]})
-        for name, value in own.items():
-            np.testing.assert_allclose(together[name][1:2], value, atol=1e-6)
-        for name, value in alone.read_states().items():
-            np.testing.assert_allclose(session.read_states()[name][1:2], value, atol=1e-6)
+def test_bad_network_is_refused_with_one_message_and_nothing_is_written(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    arguments: tuple[str, ...],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    code, _, errors = call(capsys, monkeypatch, "onnx", *arguments, "-o", "out")
+    assert code == 2, errors
+    assert expected in " ".join(errors.split()) and "Traceback" not in errors
+    assert not (folder / "out").exists() and not list(folder.glob(".out*"))

@@ -11,12 +11,12 @@ import pytest
 import torch
 from support.networks import GENERATED, NETWORKS, Network, vendor
 from support.networks.passes import errors, fed, row, run_cut
-from xlstm_export.networks.inputs import parse_inputs
-from xlstm_export.networks.streaming import decide
 
 import xlstm_export
 from xlstm_export.bundle import Bundle
 from xlstm_export.errors import UserError
+from xlstm_export.networks.inputs import parse_inputs
+from xlstm_export.networks.streaming import decide
 from xlstm_export.runtime import open_session
 
 TOLERANCE = 1e-4

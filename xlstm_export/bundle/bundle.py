@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksum import sha256
 from ..errors import ErrorKind, UserError
-from ..operators.names import DOMAIN
 from .engine_choice import Engine, Wanted, choose_engine, engine_files
 from .engine_record import EngineRecord, EngineRuntime, FileHash, read_record
 from .manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
@@ -118,22 +115,6 @@ class Bundle:
         read_whole = {name for node in nodes if node.op_type != "Gather" for name in node.input}
         return sum(size for name, size in self.weight_sizes.items() if name not in looked_up or name in read_whole)
 
-    @cached_property
-    def cell_states(self) -> frozenset[str]:
-        """States that one cell alone reads, and writes as the next (`blocks.0.mlstm.C`, but no convolution's window).
-
-        It is safe to update them in place: nothing reads the old value beside that cell, nor writes the new one before.
-        """
-        graph = self.graph.graph
-        readers = Counter(_names_read(graph))
-        cells = [node for node in graph.node if node.domain == DOMAIN]
-        return frozenset(
-            state.input
-            for state in self.manifest.states
-            if readers[state.input] == 1
-            and any(state.input in cell.input and state.output in cell.output for cell in cells)
-        )
-
     def fits(self, record: EngineRecord) -> bool:
         """Whether an engine was built from this very graph and manifest, byte for byte."""
         return self.model_file.is_file() and (record.model, record.manifest) == self.hashes
@@ -167,16 +148,6 @@ class Bundle:
             UserError: there is none that fits.
         """
         return choose_engine(Wanted(self.path, self.fits, runtime, batch, major_version), engine)
-
-
-def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
-    """The values that nodes read, as often as they do, those inside loops and branches included; and the outputs."""
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _names_read(inner)
-    yield from (value.name for value in graph.output)
 
 
 def _canonical(value: Any) -> str:

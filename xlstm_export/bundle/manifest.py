@@ -68,6 +68,8 @@ class StateTensor:
     output: str
     dtype: str
     shape: tuple[Dimension, ...]
+    in_place: bool = False
+    """One cell alone reads it and writes its next value: kernels that read before they write need one buffer for it."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -94,7 +96,7 @@ class Manifest:
     family: str
     dtype: Dtype
     mode: Mode
-    """`step`: one position a pass. `prefill` and `both`: any number; see `exporter.write`. `window`: whole sequences."""
+    """`step`: one position a pass. `prefill`, `both`: any number (see `exporter.write`). `window`: whole sequences."""
     batch: int | None
     """None: dynamic."""
     inputs: tuple[TensorSpec, ...]
@@ -239,6 +241,7 @@ def _state(entries: Fields, batch: int | None) -> StateTensor:
         entries.text("output"),
         entries.choice("dtype", DTYPES),
         entries.shape("shape", batch, False),
+        not entries.is_absent("in_place") and entries.boolean("in_place"),
     )
 
 
@@ -253,7 +256,7 @@ def _contradictions(m: Manifest) -> list[str]:
         faults.append(f"no input has positions (sequence), in mode {m.mode}")
     if m.mode == "window" and m.states:
         faults.append("states are there in mode window")
-    positions = 1 if m.mode == "step" else "sequence"
+    positions: Dimension = 1 if m.mode == "step" else "sequence"
     faults += _faults_of_language(m, positions)
     dtypes = ("float32", "int64", "int32")
     faults += [

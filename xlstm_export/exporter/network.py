@@ -64,8 +64,8 @@ def export_network(
         The bundle, and how the network runs.
 
     Raises:
-        UserError: `out` is in the way, the network fails on its inputs, holds nothing of xLSTM, cannot be traced, or does
-            not stream where `options.mode` wants it to. Nothing is left behind.
+        UserError: `out` is in the way, the network fails on its inputs, holds nothing of xLSTM, cannot be traced, or
+            does not stream where `options.mode` wants it to. Nothing is left behind.
     """
     check_destination(out, options.overwrite)
     network = copy_network(network).eval().requires_grad_(False)
@@ -104,7 +104,7 @@ def export_network(
             producer={"xlstm-export": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
         )
         tick = stage("Checking the graph", None)
-        write_bundle(folder, traced.graph, manifest)
+        manifest = write_bundle(folder, traced.graph, manifest)
         tick(1)
     return Bundle(out, manifest), verdict
 
@@ -130,8 +130,9 @@ def _first(batch: int | None) -> Dimension:
 
 def _input(one: NetworkInput, batch: int | None, mode: Mode) -> TensorSpec:
     time: Dimension = 1 if mode == "step" else "sequence"
-    named: dict[object, Dimension] = {"B": _first(batch), "S": time}
-    return TensorSpec(one.name, one.dtype, tuple(named.get(axis, axis) for axis in one.axes))  # type: ignore[misc]
+    named: dict[str, Dimension] = {"B": _first(batch), "S": time}
+    shape = tuple(axis if isinstance(axis, int) else named[axis] for axis in one.axes)
+    return TensorSpec(one.name, one.dtype, shape)
 
 
 def _outputs(traced: TracedNetwork, batch: int | None, mode: Mode) -> tuple[TensorSpec, ...]:
@@ -139,9 +140,10 @@ def _outputs(traced: TracedNetwork, batch: int | None, mode: Mode) -> tuple[Tens
     specs = []
     for name, value in zip(traced.outputs, traced.graph.graph.outputs, strict=False):
         shape = [d if isinstance(d, int) else d.value for d in (value.shape or ())]
-        rest: list[Dimension] = [d if isinstance(d, int) or d == "sequence" else None for d in shape[1:]]
-        if rest.count("sequence") > 1:  # a map of positions against positions
-            rest = [None if d == "sequence" else d for d in rest]
+        along = shape.count("sequence") == 1  # twice: a map of positions against positions
+        rest: list[Dimension] = [
+            d if isinstance(d, int) else "sequence" if d == "sequence" and along else None for d in shape[1:]
+        ]
         if shape[:1] != [_first(batch)] or None in rest and mode != "window":
             raise UserError(
                 ErrorKind.argument,

@@ -55,10 +55,11 @@ class _Pass(nn.Module):
             for one, value in zip(described, inputs, strict=True)
         ]
         if self._plan is None:
-            tape, decided = Tape(batch, positions), {}
+            tape = Tape(batch, positions)
         else:
             named = {spec.name: state for spec, state in zip(self._plan.states, states, strict=True)}
-            tape, decided = self._plan.tape(batch, positions, lengths, named), self._plan.functions
+            tape = self._plan.tape(batch, positions, lengths, named)
+        decided = {} if self._plan is None else self._plan.functions
         returned = self._lifted.run(values, tape, TimeFunctions(tape, decided))
         outputs = flatten_outputs(returned, tape.handed_out)
         self.note(outputs)
@@ -108,9 +109,15 @@ def trace_network(
     outputs = [f"{n}.out" if n in names else n for n in found[-1].names]
     graph = make_graph(program, (), {}, None, names, [*outputs, *(spec.next_name for spec in specs)])
     _name_dimensions(graph.graph, network.inputs)
-    for value in [*graph.graph.initializers.values()]:
-        value.name = str(value.name).removeprefix("network.")
+    _name_after_paths(graph.graph)
     return TracedNetwork(graph, specs, tuple(outputs))
+
+
+def _name_after_paths(graph: ir.Graph) -> None:
+    """By the user's own paths: without the wrapper, and without what stands between a lifted module and its parts."""
+    for named in [*graph.initializers.values(), *graph, *(value for node in graph for value in node.outputs)]:
+        if named.name is not None and named.name.startswith("network."):
+            named.name = named.name.removeprefix("network.").replace(".module.", ".", 1)
 
 
 def _name_dimensions(graph: ir.Graph, inputs: Sequence[NetworkInput]) -> None:
@@ -146,22 +153,28 @@ def _export(
                 if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
                     raise
                 # Conditions on strides, which hold for all lengths although torch cannot show it.
-                deferred = {"prefer_deferred_runtime_asserts_over_guards": True}
-                return torch.export.export(wrapper, args, kwargs, dynamic_shapes=dynamic, strict=False, **deferred)
+                return torch.export.export(
+                    wrapper,
+                    args,
+                    kwargs,
+                    dynamic_shapes=dynamic,
+                    strict=False,
+                    prefer_deferred_runtime_asserts_over_guards=True,
+                )
     except UserError:
         raise
     except Exception as error:  # torch raises many kinds, and wraps those of the user's code
         line = line_of(error)
         hint = (
-            " Where a length must be known beforehand, write the number in place of S: the network then takes windows of "
-            "that length."
+            " Where a length must be known beforehand, write the number in place of S: the network then takes windows "
+            "of that length."
             if has_time
             else ""
         )
         raise UserError(
             ErrorKind.argument,
-            f"torch cannot trace the network{f' at {line}' if line else ''}: {_first_lines(str(error))}. Change that line "
-            f"to operators of torch that do not look at values or sizes.{hint}",
+            f"torch cannot trace the network{f' at {line}' if line else ''}: {_first_lines(str(error))}. Change that "
+            f"line to operators of torch that do not look at values or sizes.{hint}",
         ) from error
 
 

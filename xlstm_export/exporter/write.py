@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -31,6 +31,7 @@ from ..errors import ErrorKind, UserError
 from ..modeling.model import Model
 from ..progress import Stage, no_progress
 from ..version import __version__
+from .in_place import mark_in_place
 from .trace import output_name, trace_model
 from .weights import attach_weights
 
@@ -101,19 +102,21 @@ def export_bundle(
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
         tick(1)
         tick = stage("Checking the graph", None)
-        write_bundle(folder, model, manifest)
+        manifest = write_bundle(folder, model, manifest)
         tick(1)
     return Bundle(out, manifest)
 
 
-def write_bundle(folder: Path, model: ir.Model, manifest: Manifest) -> None:
-    """Check the graph, then write it and the manifest into a folder that holds the weights."""
+def write_bundle(folder: Path, model: ir.Model, manifest: Manifest) -> Manifest:
+    """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest."""
+    manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     proto = ir.to_proto(model)
     _drop_shapes_of_weights(proto.graph)
     _check(proto)
     (folder / MODEL_FILE).write_bytes(proto.SerializeToString())
     (folder / FILE_NAME).write_text(manifest.to_json(), "utf-8")
+    return manifest
 
 
 def _describe(

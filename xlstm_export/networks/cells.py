@@ -15,7 +15,7 @@ from .lifted import Lifted, States, TapeHolder, lifted, mlstm_start, slstm_start
 
 
 class MLSTMCell(nn.Module):
-    """`mLSTMCell` of the `xlstm` package: gates from q, k and v, the cell, and its norm (`xlstm/blocks/mlstm/cell.py`)."""
+    """`mLSTMCell` of the `xlstm` package: gates from q, k, v, the cell, and its norm (`xlstm/blocks/mlstm/cell.py`)."""
 
     def __init__(self, inner_dim: int, heads: int, dtypes: Dtypes):
         super().__init__()
@@ -86,8 +86,7 @@ class LiftedSLSTMCell(Lifted):
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
         super().__init__(path, original, holder)
         self.module = step
-        config = original.config
-        assert isinstance(config, object)
+        config: Any = original.config
         self.layouts = SimpleNamespace(input=config.input_shape, output=config.output_shape, heads=config.num_heads)
 
     @lifted

@@ -140,7 +140,8 @@ def _agrees(
     varying = [a for a in range(value.dim()) if any(part.shape[a] != value.shape[a] for part in parts)]
     axis = varying[0]
     size = value.shape[axis]
-    if len(varying) > 1 or size % total or any(p.shape[axis] * total != size * n for p, n in zip(parts, lengths)):
+    pairs = zip(parts, lengths, strict=True)
+    if len(varying) > 1 or size % total or any(p.shape[axis] * total != size * n for p, n in pairs):
         return True
     folded = size // total  # (..., rows, time, inner, ...) as one axis, of which the first is not known
     for rows in range(1, folded + 1):

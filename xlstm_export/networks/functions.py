@@ -33,6 +33,8 @@ class TimeCall:
     """Of `last`: the axis stays, with one position."""
     name: str = ""
     """Of its state: `encoder.conv.window`."""
+    fold: int = 1
+    """Rows of its tensor for each row of the batch."""
 
 
 Candidate = Callable[[Tensor, tuple[Any, ...], dict[str, Any]], list[TimeCall]]
@@ -50,7 +52,7 @@ def _pad(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[TimeC
 
 def _conv(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[TimeCall]:
     """Of one or two dimensions."""
-    weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
+    weight: Any = kwargs.get("weight", args[1] if len(args) > 1 else None)
     stride, padding, dilation = (
         _each(kwargs.get(name, args[at] if len(args) > at else default), x.dim() - 2)
         for name, at, default in (("stride", 3, 1), ("padding", 4, 0), ("dilation", 5, 1))
@@ -134,13 +136,13 @@ class TimeFunctions(TorchFunctionMode):
         return result
 
     def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        rule, x = RULES.get(func), args[0] if args else kwargs.get("input")
+        rule = RULES.get(func)
+        x: Any = args[0] if args else kwargs.get("input")
         candidates = rule(x, args, kwargs) if rule is not None and isinstance(x, Tensor) else []
         if not candidates:
             return func(*args, **kwargs)
         index, self._count = self._count, self._count + 1
         if self._decided is None:
-            assert isinstance(x, Tensor)
             self.shapes[index] = tuple(x.shape)
             found = [c for c in candidates if x.shape[c.axis] == self._tape.positions]
             self.noted[index] = [replace(c, name=self._state_name()) if c.width else c for c in found]
@@ -174,7 +176,7 @@ def with_window(tape: Tape, x: Tensor, call: TimeCall) -> Tensor:
     if tape.lengths is None:
         after = columns.narrow(call.axis, columns.shape[call.axis] - call.width, call.width)
     else:
-        start = _per_row(tape.lengths, shape[0])
+        start = _per_row(tape.lengths, call)
         index = start[:, None] + torch.arange(call.width)
         view = [shape[0], *[1] * (len(shape) - 1)]
         view[call.axis] = call.width
@@ -187,19 +189,16 @@ def last_position(tape: Tape, x: Tensor, call: TimeCall) -> Tensor:
     """Of each row, what stands at its own last position; zeros' for a row of none."""
     if tape.lengths is None:
         return x.narrow(call.axis, x.shape[call.axis] - 1, 1) if call.keep else x.select(call.axis, -1)
-    at = (_per_row(tape.lengths, x.shape[0]) - 1).clamp(min=0)
+    at = (_per_row(tape.lengths, call) - 1).clamp(min=0)
     shape = list(x.shape)
     shape[call.axis] = 1
     y = torch.gather(x, call.axis, at.reshape(-1, *[1] * (x.dim() - 1)).expand(shape))
     return y if call.keep else y.squeeze(call.axis)
 
 
-def _per_row(lengths: Tensor, rows: Any) -> Tensor:
+def _per_row(lengths: Tensor, call: TimeCall) -> Tensor:
     """(B) int64, or each of them again where rows of the batch were folded."""
-    lengths = lengths.long()
-    if isinstance(rows, int) and isinstance(lengths.shape[0], int) and rows != lengths.shape[0]:
-        return lengths.repeat_interleave(rows // lengths.shape[0])
-    return lengths
+    return lengths.long() if call.fold == 1 else lengths.long().repeat_interleave(call.fold)
 
 
 def _convolve(func: Any, columns: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], call: TimeCall) -> Tensor:

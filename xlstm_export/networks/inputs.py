@@ -66,17 +66,15 @@ def parse_input(text: str) -> NetworkInput:
     if not match:
         raise UserError(
             ErrorKind.argument,
-            f"--input {text}: expected NAME=AXES:DTYPE, such as x=B,S,12:float32, where B is the batch, S the time, and "
-            "numbers are fixed sizes.",
+            f"--input {text}: expected NAME=AXES:DTYPE, such as x=B,S,12:float32, where B is the batch, S the time, "
+            "and numbers are fixed sizes.",
         )
     axes = [part.strip() for part in match["axes"].split(",")]
     if any(not re.fullmatch(r"B|S|\d{1,9}", axis) for axis in axes):
         raise UserError(ErrorKind.argument, f"--input {text}: an axis is B, S or a number.")
-    return NetworkInput(
-        match["name"],
-        tuple(int(a) if a.isdigit() else a for a in axes),
-        match["dtype"] or "float32",  # type: ignore[misc]
-    )
+    named: dict[str, Axis] = {"B": BATCH, "S": TIME}
+    sizes = tuple(named[axis] if axis in named else int(axis) for axis in axes)
+    return NetworkInput(match["name"], sizes, match["dtype"] or "float32")
 
 
 def parse_inputs(described: Mapping[str, str] | Sequence[str]) -> tuple[NetworkInput, ...]:

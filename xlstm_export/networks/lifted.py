@@ -18,7 +18,7 @@ States = tuple[Tensor, ...]
 class StepModule(Protocol):
     """A block or layer of `modeling`: x (N, D) and states in, y (N, D) and next states out."""
 
-    state_shapes: Mapping[str, tuple[int, ...]]
+    state_shapes: Any  # names to shapes without the batch
 
     def __call__(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]: ...
 

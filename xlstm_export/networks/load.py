@@ -99,8 +99,8 @@ def _load_weights(module: nn.Module, weights: Weights, select: str | None) -> No
     if extra := [name for name in found if name not in wanted]:
         raise UserError(
             ErrorKind.checkpoint,
-            f"{weights.path} holds {_listed(extra)}, which the network has not: the factory builds another one than was "
-            "saved.",
+            f"{weights.path} holds {_listed(extra)}, which the network has not: the factory builds another one than "
+            "was saved.",
         )
     for name, tensor in found.items():
         weights.require_readable(name)

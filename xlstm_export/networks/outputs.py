@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
         return
+    items: Iterable[tuple[object, Any]]
     if isinstance(value, Mapping):
         items = value.items()
     elif isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ from .lifted import Lifted, LiftedLarge, LiftedSmall, TapeHolder
 from .recurrent import lift_recurrent
 
 Tensors = dict[str, LazyTensor]
-Lift = Callable[[str, nn.Module, TapeHolder, Dtypes], Lifted]
+Lift = Callable[[str, Any, TapeHolder, Dtypes], Lifted]
 
 
 def lift_modules(network: nn.Module, dtypes: Dtypes) -> tuple[nn.Module, TapeHolder, dict[str, Lifted]]:
@@ -70,7 +71,7 @@ def _known(module: nn.Module) -> Lift | None:
     return None
 
 
-def _small_block(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
+def _small_block(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
     values: dict[str, object] = {}
     if getattr(module, "ffn", None) is not None:
         config = module.ffn.config
@@ -82,7 +83,7 @@ def _small_block(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtype
     return LiftedSmall(path, module, holder, _loaded(block, checkpoint.tensors, "blocks.0."))
 
 
-def _small_layer(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
+def _small_layer(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
     """As a block's, whose norm is not used."""
     _check_cell(path, module)
     dim = module.config.embedding_dim
@@ -94,7 +95,7 @@ def _small_layer(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtype
     return LiftedSmall(path, module, holder, layer)
 
 
-def _check_cell(path: str, layer: nn.Module) -> None:
+def _check_cell(path: str, layer: Any) -> None:
     """Refuse sLSTM cells whose configuration changes the equations."""
     if hasattr(layer, "slstm_cell"):
         keys = ("function", "gradient_recurrent_clipval", "backend")
@@ -102,13 +103,13 @@ def _check_cell(path: str, layer: nn.Module) -> None:
         check_settings(Settings({"slstm_block": {"slstm": cell}}, path))
 
 
-def _large_block(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
+def _large_block(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
     tensors = {f"backbone.blocks.0.{name}": tensor for name, tensor in _tensors(module).items()}
     block, tensors = _read_large(path, tensors, _constants(module.config), dtypes)
     return LiftedLarge(path, module, holder, _loaded(block, tensors, "blocks.0."))
 
 
-def _large_layer(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
+def _large_layer(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
     """As a block's, whose norms and feed-forward network are not used."""
     tensors = {f"backbone.blocks.0.mlstm_layer.{name}": tensor for name, tensor in _tensors(module).items()}
     dim = module.out_proj.out_features
@@ -120,7 +121,8 @@ def _large_layer(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtype
         if f"{_LAYER}out_proj.bias" in tensors:
             tensors[f"backbone.blocks.0.{name}.bias"] = LazyTensor.of(torch.zeros(shape[0]))
     block, tensors = _read_large(path, tensors, _constants(module.config), dtypes)
-    return LiftedLarge(path, module, holder, _loaded(block, tensors, "blocks.0.").mlstm)
+    _loaded(block, tensors, "blocks.0.")
+    return LiftedLarge(path, module, holder, block.mlstm)
 
 
 _LAYER = "backbone.blocks.0.mlstm_layer."
@@ -140,7 +142,7 @@ def _constants(config: object) -> dict[str, object]:
     return found if backend is None else found | {"eps": backend.eps}
 
 
-def _mlstm_cell(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
+def _mlstm_cell(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
     tensors = _tensors(module)
     heads, width = tensors["igate.weight"].shape
     step = MLSTMCell(width // 3, heads, dtypes)
@@ -149,7 +151,7 @@ def _mlstm_cell(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtypes
     return LiftedMLSTMCell(path, module, holder, _loaded(step, named))
 
 
-def _slstm_cell(path: str, module: nn.Module, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
+def _slstm_cell(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
     config = module.config
     check_settings(Settings({"slstm_block": {"slstm": {"function": config.function}}}, path))
     at = {name: f"blocks.0.xlstm.slstm_cell.{name}" for name in ("_recurrent_kernel_", "_bias_")}

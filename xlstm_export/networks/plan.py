@@ -7,7 +7,7 @@ function calls have a window there. Whether the whole then streams is tested (`s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..errors import ErrorKind, UserError
 from ..modeling.layers import Dtypes
 from ..modeling.model import StateSpec
+from .culprit import Modules
 from .functions import TimeCall, TimeFunctions
 from .inputs import NetworkInput
-from .culprit import Modules
 from .lifted import Lifted, TapeHolder
 from .pieces import lift_modules
 from .tape import Call, Seen, Tape
@@ -111,7 +111,7 @@ def make_plan(first: Sample, second: Sample) -> Plan:
         raise CannotStream(f"{more[-1].name} is called a number of times that depends on the sequence's length")
     calls = {a.name: _call(a, b, first, second) for a, b in zip(first.calls, second.calls, strict=True)}
     functions = {
-        index: candidates[0]
+        index: replace(candidates[0], fold=first.shapes[index][0] // first.batch)
         for index, candidates in first.functions.items()
         if candidates and candidates == second.functions.get(index)
     }
@@ -120,8 +120,7 @@ def make_plan(first: Sample, second: Sample) -> Plan:
         if call.width:
             shape = [*first.shapes[index]]
             shape[call.axis] = call.width
-            rows = shape[0] // first.batch
-            folded = [rows] if rows > 1 else []
+            folded = [call.fold] if call.fold > 1 else []
             windows[call.name] = StateSpec(call.name, (*folded, *shape[1:]))
     return Plan(calls, functions, windows)
 
@@ -138,7 +137,7 @@ def _call(a: Seen, b: Seen, first: Sample, second: Sample) -> Call:
     if a.positions == b.positions:
         return Call(a.name, "inner", 1, a.state_shapes)
     raise CannotStream(
-        f"{a.name} runs over {b.positions} positions where the input has {second.positions}: time is resampled before it"
+        f"{a.name} runs over {b.positions} positions where the input has {second.positions}: time is resampled"
     )
 
 
@@ -151,6 +150,6 @@ def require_known(network: LiftedNetwork) -> None:
     if not network.lifted:
         raise UserError(
             ErrorKind.argument,
-            "The network holds no block, layer or cell of xLSTM that is known (mLSTMBlock, sLSTMBlock, their layers and "
-            "cells, those of xLSTMLarge and of transformers). For networks without, torch.onnx.export does.",
+            "The network holds no block, layer or cell of xLSTM that is known (mLSTMBlock, sLSTMBlock, their layers "
+            "and cells, those of xLSTMLarge and of transformers). For networks without, torch.onnx.export does.",
         )

@@ -112,7 +112,7 @@ class RecurrentLayers(nn.Module):
         self.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
     def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
-        x = x.reshape(chunk.batch, chunk.sequence, x.shape[-1]).to(self.w0.dtype)
+        x = x.reshape(chunk.batch, chunk.sequence, x.shape[-1]).to(self.get_parameter("w0").dtype)
         next_states: list[Tensor] = []
         for layer in range(self.layers):
             outputs = []

@@ -7,8 +7,9 @@ test also runs on weights that were moved. In float64, where the network allows 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,12 @@ from torch import Tensor, nn
 from ..errors import ErrorKind, UserError, printable
 from ..modeling.layers import FLOAT32, Dtypes
 from .copies import copy_network
-from .culprit import Recorder, first_mixing
+from .culprit import Record, Recorder, first_mixing
 from .failures import line_of, users_errors
 from .functions import TimeFunctions
 from .inputs import NetworkInput, pieces_of
 from .outputs import flatten_outputs
 from .plan import CannotStream, LiftedNetwork, Plan, make_plan, require_known, sample
-from .tape import Tape
 
 FLOAT64 = Dtypes(torch.float64, torch.float64)
 LENGTHS = ((17, 23), (61, 83), (241, 307))
@@ -140,7 +140,7 @@ def _lengths(trial: _Trial, network: nn.Module) -> tuple[int, int]:
 
 def _limited(network: nn.Module, pair: tuple[int, int]) -> tuple[int, int]:
     """No longer than upstream's context (`context_length`), which its masks are made for."""
-    configs = (getattr(module, "config", None) for module in network.modules())
+    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
     limit = min(
         (c.context_length for c in configs if isinstance(getattr(c, "context_length", None), int)), default=10**9
     )
@@ -155,53 +155,59 @@ def _decide_stream(trial: _Trial, lengths: tuple[int, int]) -> Verdict:
         reference = flatten_outputs(trial.upstream(values[-1]))
         samples.append(sample(trial.lifted, values[-1], batch, positions))
         ours = flatten_outputs(samples[-1].returned, samples[-1].handed_out)
-        if not all(
-            map(trial.close, [v for n, v in zip(reference.names, reference.values) if n in ours.names], ours.values)
-        ):
+        theirs = dict(zip(reference.names, reference.values, strict=True))
+        if not all(trial.close(_named(theirs, n), v) for n, v in zip(ours.names, ours.values, strict=True)):
             raise _differs(trial)
     try:
         plan = make_plan(*samples)
-    except CannotStream as reason:
-        return Verdict(None, f"it does not stream: {reason}", lengths[1])
+    except CannotStream as cannot:
+        return Verdict(None, f"it does not stream: {cannot}", lengths[1])
     reason = _compare_pieces(trial, plan, values[1], lengths[1])
     return Verdict(plan if reason is None else None, reason, lengths[1])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Pieces of a sequence one after the other, states carried: what was called, and what came out of each."""
+
+    records: list[list[Record]]
+    outputs: list[tuple[Tensor, ...]]
+    names: tuple[str, ...]
 
 
 def _compare_pieces(trial: _Trial, plan: Plan, values: Sequence[Tensor], positions: int) -> str | None:
     """Why pieces do not give what the whole gives; None where they do."""
     cuts = _cuts(positions)
-    batch = BATCHES[1]
-    whole_record, whole = _observed(trial, plan, list(pieces_of(trial.inputs, values, [positions])), batch, [positions])
+    whole = _run(trial, plan, values, [positions])
     reference = flatten_outputs(trial.upstream(values))
+    theirs = dict(zip(reference.names, reference.values, strict=True))
     try:
-        records, returned = _observed(trial, plan, list(pieces_of(trial.inputs, values, cuts)), batch, cuts)
+        pieces = _run(trial, plan, values, cuts)
     except Exception as error:
         message = printable(next(iter(str(error).splitlines()), ""))
         return f"it does not stream: on a piece of a sequence it fails at {line_of(error)} ({message})"
-    agrees = all(
-        _output_agrees(trial, reference.values[reference.names.index(name)], [part[at] for part in returned], cuts)
-        for at, name in enumerate(whole[0])
-    )
-    if agrees:
+    if all(
+        _output_agrees(trial, _named(theirs, name), [part[at] for part in pieces.outputs], cuts)
+        for at, name in enumerate(whole.names)
+    ):
         return None
-    found = first_mixing(whole_record[0], records, cuts, trial.close)
+    found = first_mixing(whole.records[0], pieces.records, cuts, trial.close)
     return f"it does not stream: {f'{found.function} {found.where}'.strip() if found else 'it mixes time'}"
 
 
-def _observed(trial, plan, pieces, batch, lengths):  # type: ignore[no-untyped-def]
-    states, records, returned, names = plan.zeros(batch, trial.dtype), [], [], ()
-    for values, length in zip(pieces, lengths, strict=True):
+def _run(trial: _Trial, plan: Plan, values: Sequence[Tensor], lengths: Sequence[int]) -> _Run:
+    batch = BATCHES[1]
+    states, run = plan.zeros(batch, trial.dtype), _Run([], [], ())
+    for piece, length in zip(pieces_of(trial.inputs, values, lengths), lengths, strict=True):
         recorder = Recorder(trial.lifted.module)
         tape = plan.tape(batch, length, torch.full((batch,), length, dtype=torch.int32), states)
         tape.observe = recorder.module
         with recorder.watching():
-            out = trial.lifted.run(values, tape, TimeFunctions(tape, plan.functions, recorder.call))
-        flat = flatten_outputs(out, tape.handed_out)
+            returned = trial.lifted.run(piece, tape, TimeFunctions(tape, plan.functions, recorder.call))
+        flat = flatten_outputs(returned, tape.handed_out)
         states = tape.next_states
-        records.append(recorder.records)
-        returned.append(flat.values)
-        names = flat.names
-    return records, (names, *returned) if len(lengths) == 1 else returned
+        run = _Run([*run.records, recorder.records], [*run.outputs, flat.values], flat.names)
+    return run
 
 
 def _output_agrees(trial: _Trial, whole: Tensor, parts: list[Tensor], lengths: Sequence[int]) -> bool:
@@ -221,39 +227,27 @@ def _cuts(positions: int) -> list[int]:
 
 def _decide_steps(network: nn.Module, inputs: tuple[NetworkInput, ...], dtype: torch.dtype, seed: int) -> Verdict:
     """Of a network that is fed one position a call: it steps, or takes a whole sequence of fixed length."""
+    verdict = Verdict(None, None, 1)
     for moved in (False, True):
         trial = _Trial(network, inputs, dtype, moved, seed)
         require_known(trial.lifted)
-        samples = [sample(trial.lifted, trial.values(batch, 1), batch, 1) for batch in BATCHES]
-        plan = make_plan(*samples)
-        flat = flatten_outputs(samples[1].returned, samples[1].handed_out)
-        carried = _carried(network, inputs, flat.carried)
-        if not plan.states:
-            values = trial.values(BATCHES[1], 1)
-            reference = flatten_outputs(trial.upstream(values))
-            ours = sample(trial.lifted, values, BATCHES[1], 1)
-            theirs = dict(zip(reference.names, reference.values, strict=True))
-            mine = flatten_outputs(ours.returned, ours.handed_out)
-            if not all(trial.close(theirs[n], v) for n, v in zip(mine.names, mine.values, strict=True)):
-                raise _differs(trial)
-            verdict = Verdict(None, "no input has time (S)", 1)
-            continue
+        first, second = (sample(trial.lifted, trial.values(batch, 1), batch, 1) for batch in BATCHES)
+        plan = make_plan(first, second)
+        carried = _carried(network, inputs, flatten_outputs(second.returned, second.handed_out).carried)
         states, state = plan.zeros(BATCHES[1], dtype), None
-        for _ in range(STEPS):
+        for _ in range(STEPS if plan.states else 1):
             values = trial.values(BATCHES[1], 1)
-            more = {} if carried is None or state is None else {carried.argument: state}
-            returned = trial.upstream(values, **more)
-            state = None if carried is None else returned[carried.output]  # type: ignore[index]
+            given: dict[str, object] = {} if carried is None or state is None else {carried.argument: state}
+            returned: Any = trial.upstream(values, **given)
+            state = None if carried is None else returned[carried.output]
             tape = plan.tape(BATCHES[1], 1, None, states)
             ours = flatten_outputs(trial.lifted.run(values, tape, TimeFunctions(tape, {})), tape.handed_out)
             states = tape.next_states
             reference = flatten_outputs(returned)
             theirs = dict(zip(reference.names, reference.values, strict=True))
-            if not all(
-                trial.close(_named(theirs, name), value) for name, value in zip(ours.names, ours.values, strict=True)
-            ):
+            if not all(trial.close(_named(theirs, n), v) for n, v in zip(ours.names, ours.values, strict=True)):
                 raise _differs(trial)
-        verdict = Verdict(plan, None, 1, carried)
+        verdict = Verdict(plan, None, 1, carried) if plan.states else Verdict(None, "no input has time (S)", 1)
     return verdict
 
 
@@ -283,7 +277,7 @@ def _move_weights(module: nn.Module, seed: int) -> None:
         if parameter.is_floating_point():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             size = max(float(parameter.square().mean().sqrt()), 0.3)
-            parameter += 0.2 * size * noise.to(parameter.dtype)
+            parameter.add_(0.2 * size * noise.to(parameter.dtype))
 
 
 def _differs(trial: _Trial) -> UserError:
@@ -293,6 +287,3 @@ def _differs(trial: _Trial) -> UserError:
         f"What stands for {modules} computes something else than the network itself: one of these modules is a variant "
         "of upstream's that is not supported, or its state is changed, or passed on, by code of the network's own.",
     )
-
-
-Close = Callable[[Tensor, Tensor], bool]
