@@ -1,9 +1,9 @@
 """Upstream's trap: its PyTorch sLSTM asks the whole batch at once whether it is at its first step.
 
-`torch.all(n == 0)` (`xlstm/blocks/slstm/src/vanilla/slstm.py`) is true of a batch of fresh rows only. A row that
-was reset beside warm rows takes the other branch: m = max(i, log f) where alone it gets m = i. Outputs are the same in exact
-arithmetic, states are not, and what follows is rounded differently. Upstream's CUDA kernel asks each element, and so do
-ours.
+`torch.all(n == 0)` (`xlstm/blocks/slstm/src/vanilla/slstm.py`) is true of a batch of fresh rows only. A row that was
+reset beside warm rows takes the other branch: m = max(i, log f) where alone it gets m = i. Outputs are the same in
+exact arithmetic, states are not, and what follows is rounded differently. Upstream's CUDA kernel asks each element, and
+so do ours.
 """
 
 from __future__ import annotations

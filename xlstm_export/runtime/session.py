@@ -49,7 +49,8 @@ class Session(ABC):
             caller.
 
         Raises:
-            UserError: inputs or lengths that do not fit, or a pass that failed. The states stay as they were.
+            UserError: inputs or lengths that do not fit: the states stay as they were. Or a pass that failed: write or
+                reset them, since kernels may have updated some in place.
         """
         return self._run(self._check(inputs, lengths))
 

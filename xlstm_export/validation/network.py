@@ -197,12 +197,11 @@ def _stream(
             return run_passes(session, references, passes, name, what, random, tick)
 
         if manifest.mode == "step":
-            runs = (
+            return (
                 run("steps", "steps from zeros", _passes([1] * min(most, WHOLE), rows)),
                 run("reset", "steps, rows reset on the way", _with_resets([1] * min(most, WHOLE), rows)),
                 run("drift", "long run", _passes([1] * most, rows)),
-            )
-            return runs, notes
+            ), notes
         chunk = session.max_chunk or most
         whole, sizes = min(most, WHOLE), _sizes(CHUNKS, min(most, WHOLE), chunk)
         runs = (

@@ -110,7 +110,8 @@ def run_passes(
             ends = [at for at in run.ends[row] if start <= at < end]
             for output in session.manifest.outputs:
                 own = {at: value for at, value in actual[output.name][row].items() if start <= at < end}
-                positions = _sampled(ends) if references.axes[output.name] is None and not references.stepping else own
+                sampled = references.axes[output.name] is None and not references.stepping
+                positions = _sampled(ends) if sampled else list(own)
                 sides = [run.reference(side, row, start, end, output, positions) for side in run.sides]
                 for at in positions:
                     values[output.name].add(at, own[at], sides[0][at], sides[1][at])
