@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from ..bundle import Bundle, Manifest
 from ..bundle.manifest import NETWORK
 from ..errors import ErrorKind, UserError
-from ..networks import digest, parse_inputs
+from ..networks import digest, load_module, parse_inputs
 from ..progress import Advance, Stage, no_progress
 from ..runtime import Session, open_session
 from .network_reference import NetworkReference
@@ -43,7 +44,7 @@ _PROBES = (17, 83, 307)
 
 def validate_network(
     bundle: Bundle,
-    module: nn.Module,
+    module: nn.Module | tuple[str, Path | None],
     options: ValidationOptions = USUAL,
     name: str | None = None,
     stage: Stage = no_progress,
@@ -52,9 +53,10 @@ def validate_network(
 
     Args:
         bundle: of family `network`.
-        module: the module, with the weights that the bundle was made with. It stays as it is.
+        module: the module, with the weights that the bundle was made with, which stays as it is; or what makes it, as
+            `networks.load_module` takes it: `package.module:factory` and the checkpoint of its weights.
         options: what is run; `text` has no place.
-        name: what the report calls the module; None: its class.
+        name: what the report calls the module; None: its class, or its factory.
         stage: told of the progress.
 
     Raises:
@@ -71,6 +73,8 @@ def validate_network(
         )
     if options.text is not None:
         raise UserError(ErrorKind.argument, f"{bundle.path} is a network, which reads no text: leave --text out.")
+    if isinstance(module, tuple):
+        name, module = name or module[0], load_module(*module)
     tick = stage("Checking that bundle and module belong together", None)
     digest, notes = check_module(bundle, module)
     tick(1)
