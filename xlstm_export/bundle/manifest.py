@@ -254,7 +254,9 @@ def _contradictions(m: Manifest) -> list[str]:
     positions = 1 if m.mode == "step" else "sequence"
     faults += _faults_of_language(m, positions)
     dtypes = ("float32", "int64", "int32")
-    faults += [f"input {t.name} is {t.dtype}, not one of {', '.join(dtypes)}" for t in m.inputs if t.dtype not in dtypes]
+    faults += [
+        f"input {t.name} is {t.dtype}, not one of {', '.join(dtypes)}" for t in m.inputs if t.dtype not in dtypes
+    ]
     faults += [f"output {t.name} is {t.dtype}, not float32" for t in m.outputs if t.dtype != "float32"]
     if m.lengths is not None and (m.lengths.dtype != "int32" or len(m.lengths.shape) != 1):
         faults.append(f"lengths is {m.lengths.dtype} {list(m.lengths.shape)}, not int32 with one number a row")

@@ -31,7 +31,7 @@ from ..errors import ErrorKind, UserError
 from ..modeling.model import Model
 from ..progress import Stage, no_progress
 from ..version import __version__
-from .trace import output_name, trace_model
+from .trace import input_name, output_name, trace_model
 from .weights import attach_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -121,20 +121,19 @@ def _describe(
     positions: Dimension = 1 if options.mode == "step" else "sequence"
     outputs = positions if model.all_positions else 1
     architecture = checkpoint.architecture
-    width, vocab = architecture.embedding_dim, architecture.vocab_size
-    output_width = vocab if vocab is not None and architecture.has_head else width
+    vocab, name = architecture.vocab_size, input_name(architecture)
     tokens, vectors = (
-        TensorSpec("tokens", "int64", (first, positions)),
-        TensorSpec("inputs", "float32", (first, positions, width)),
+        TensorSpec(name, "int64", (first, positions)),
+        TensorSpec(name, "float32", (first, positions, architecture.input_width)),
     )
     return Manifest(
         family=checkpoint.family,
         dtype=options.dtype,
         mode=options.mode,
         batch=options.batch,
-        input=vectors if vocab is None else tokens,
+        inputs=(vectors if vocab is None else tokens,),
         lengths=None if options.mode == "step" else TensorSpec("lengths", "int32", (first,)),
-        output=TensorSpec(output_name(architecture), "float32", (first, outputs, output_width)),
+        outputs=(TensorSpec(output_name(architecture), "float32", (first, outputs, architecture.output_width)),),
         states=tuple(StateTensor(s.name, s.next_name, "float32", (first, *s.shape)) for s in model.states),
         tokenizer=tokenizer,
         vocab_size=vocab,
