@@ -166,7 +166,7 @@ class Manifest:
     @property
     def gives_logits(self) -> bool:
         """Whether tokens can be drawn from the output."""
-        return self.outputs[0].name == LOGITS
+        return self.vocab_size is not None and self.outputs[0].name == LOGITS
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -281,9 +281,6 @@ def _faults_of_language(m: Manifest, positions: Dimension) -> list[str]:
         shape = m.outputs[0].shape
         if len(shape) != 3 or shape[1] not in (1, positions):
             faults.append(f"output is {list(shape)}, not vectors with 1 position or {positions}")
-    for tensor in m.outputs:
-        if tensor.name == LOGITS:
-            good = len(m.outputs) == 1 and len(tensor.shape) == 3 and tensor.shape[1] in (1, positions)
-            if not good or tensor.shape[2] != m.vocab_size:
-                faults.append(f"output logits has shape {list(tensor.shape)}, but vocab_size is {m.vocab_size}")
+        elif m.gives_logits and shape[2] != m.vocab_size:
+            faults.append(f"output is logits of width {shape[2]}, but vocab_size is {m.vocab_size}")
     return faults
