@@ -200,7 +200,7 @@ def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -
     from xlstm_export.bundle import Bundle
 
     opened = Bundle.open(bundle)
-    manifest, of_cells = opened.manifest, opened.cell_states
+    manifest = opened.manifest
     memory, weight_bytes = Memory(native, threads), opened.step_bytes
     weights = [aligned((min(weight_bytes, 64 << 20) // 4,)) for _ in range(-(-weight_bytes // (64 << 20)))]
     for part in weights:
@@ -220,7 +220,7 @@ def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -
     for batch in batches:
         shapes = {state: (batch, *state.shape[1:]) for state in manifest.states}
         one, other = ({state: aligned(shape) for state, shape in shapes.items()} for _ in range(2))
-        shared = {state: (one if state.input in of_cells else other)[state] for state in shapes}
+        shared = {state: (one if state.in_place else other)[state] for state in shapes}
         dtype = np.dtype(manifest.input.dtype)
         x = np.ones(manifest.input.sized(batch), dtype)
         y = np.zeros(manifest.output.sized(batch), manifest.output.dtype)

@@ -9,42 +9,58 @@
 
 namespace xlstm::internal {
 
+// Dimensions of a shape that are no counts.
+inline constexpr std::int64_t kAnyBatch = 0;   // only the first
+inline constexpr std::int64_t kSequence = 0;   // after it: the number of positions of a pass
+inline constexpr std::int64_t kUnknown = -1;   // the run tells
+
 struct TensorSpec {
   std::string name;
   std::string dtype;
-  std::vector<std::int64_t> shape;  // first the batch, 0 when it is dynamic; then the positions, 0 for any number
+  std::vector<std::int64_t> shape;
 
-  bool any_positions() const { return shape.size() > 1 && shape[1] == 0; }
-  std::size_t row_elements() const;  // of one position of one sequence
-  std::size_t row_bytes() const { return row_elements() * (dtype == "int64" ? 8 : 4); }
+  int time_axis() const;                 // of the positions; -1: there is none
+  bool is_known() const;                 // before the run, its shape is
+  std::size_t row_elements() const;      // of one position of one sequence
+  std::size_t element_bytes() const { return dtype == "int64" ? 8 : 4; }
+  std::size_t row_bytes() const { return row_elements() * element_bytes(); }
+  // Of a pass. Throws Error(runtime) where no memory could hold them.
+  std::size_t bytes(std::size_t batch, std::size_t positions) const;
   std::vector<std::int64_t> sized(int batch, std::size_t positions) const;  // the shape, with nothing left open
 };
 
 struct StateTensor {
   std::string input, output;
   std::string dtype;
-  std::vector<std::int64_t> shape;  // first the batch, 0 when it is dynamic
+  std::vector<std::int64_t> shape;
+  bool in_place = false;  // one cell alone reads and writes it: a kernel that reads before it writes needs one buffer
 
   std::size_t row_elements() const;  // of one sequence
   std::vector<std::int64_t> sized(int batch) const;
 };
 
 struct Manifest {
-  std::string family, dtype;
-  int batch = 0;  // 0: dynamic
-  TensorSpec input, output;
-  std::string lengths;  // int32 (batch), the valid positions of each row; empty: a pass is one position of every row
+  std::string family, dtype, mode;
+  int batch = kAnyBatch;
+  std::vector<TensorSpec> inputs, outputs;
+  std::string lengths;  // int32 (batch), the valid positions of each row; empty: a pass has no padding
   std::vector<StateTensor> states;
   std::string tokenizer;                 // empty: none
-  std::size_t vocab_size = 0;            // 0: it is fed vectors
+  std::size_t vocab_size = 0;            // 0: it is no language model
   std::int64_t bos_token = -1;           // every text begins with it; -1: with none
   std::vector<std::int64_t> eos_tokens;  // they end a text
   std::string architecture;              // canonical JSON
   std::string source_sha256;             // empty: random weights
   std::vector<std::string> weight_files;
 
-  bool gives_logits() const { return output.name == "logits"; }  // from which tokens can be drawn
-  std::size_t state_row_elements() const;                        // float32 values of all states of one sequence
+  bool is_window() const { return mode == "window"; }  // a pass is a whole sequence, and nothing is kept
+  // Whether it is fed one tensor of positions, and gives one of vectors, (batch, positions, width): a language model's
+  // shape, or a stack's. Of these alone there are `input` and `output`.
+  bool is_single() const;
+  const TensorSpec& input() const { return inputs.front(); }
+  const TensorSpec& output() const { return outputs.front(); }
+  bool gives_logits() const { return vocab_size && output().name == "logits"; }  // from which tokens can be drawn
+  std::size_t state_row_elements() const;  // float32 values of all states of one sequence
 };
 
 inline constexpr char kModelFile[] = "model.onnx";

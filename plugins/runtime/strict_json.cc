@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::size_t kMaxBytes = std::size_t{16} << 20;
 constexpr int kMaxDepth = 64;
+constexpr std::size_t kMaxDimensions = 8;
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;
 
 // Finds what the parser would let pass, or does not finish.
@@ -241,20 +242,27 @@ std::vector<std::string> Fields::file_names(const char* key) const {
   return list.get<std::vector<std::string>>();
 }
 
-std::vector<std::int64_t> Fields::shape(const char* key, int batch, bool positions) const {
+std::vector<std::int64_t> Fields::shape(const char* key, int batch, bool positions, bool unknown) const {
   const std::string first = batch ? std::to_string(batch) : "batch";
   const auto check = [&](bool good) {
     if (!good) refuse(key, "a list of " + first + " and then positive numbers");
   };
   const Json& list = items(key);
-  check(!list.empty() && (batch ? is_integer(list[0], batch, batch) : list[0] == "batch"));
+  check(!list.empty() && list.size() <= kMaxDimensions);
+  check(batch ? is_integer(list[0], batch, batch) : list[0] == "batch");
   std::vector<std::int64_t> shape{batch};
   std::int64_t elements = 1;
   for (std::size_t i = 1; i < list.size(); ++i) {
-    const bool open = positions && i == 1 && list[i] == "sequence";
-    check(open || is_count(list[i]));
-    shape.push_back(open ? 0 : list[i].get<std::int64_t>());
-    if (!open) check(!__builtin_mul_overflow(elements, shape[i], &elements) && elements < kMaxElements);
+    if (positions && list[i] == "sequence") {
+      shape.push_back(0);
+      positions = false;  // there is one
+    } else if (unknown && list[i].is_null()) {
+      shape.push_back(-1);
+    } else {
+      check(is_count(list[i]));
+      shape.push_back(list[i].get<std::int64_t>());
+      check(!__builtin_mul_overflow(elements, shape[i], &elements) && elements < kMaxElements);
+    }
   }
   return shape;
 }

@@ -49,9 +49,9 @@ class Fields {
   std::vector<int> integers(const char* key, int least) const;
   std::vector<std::string> texts(const char* key) const;
   std::vector<std::string> file_names(const char* key) const;
-  // `batch`: what the shape begins with, 0 for "batch"; `positions`: the second dimension may be "sequence". Both words
-  // become 0.
-  std::vector<std::int64_t> shape(const char* key, int batch, bool positions) const;
+  // `batch`: what the shape begins with, 0 for "batch"; `positions`: one dimension may be "sequence", which becomes 0;
+  // `unknown`: dimensions may be null, which becomes -1.
+  std::vector<std::int64_t> shape(const char* key, int batch, bool positions, bool unknown) const;
 
   Fields below(const char* key) const;
   std::vector<Fields> each(const char* key) const;  // of the objects in a list

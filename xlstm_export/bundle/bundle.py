@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksum import sha256
 from ..errors import ErrorKind, UserError
-from ..operators.names import DOMAIN
 from .engine_choice import Engine, Wanted, choose_engine, engine_files
 from .engine_record import EngineRecord, EngineRuntime, FileHash, read_record
 from .manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
@@ -115,14 +114,6 @@ class Bundle:
         looked_up = {node.input[0] for node in nodes if node.op_type == "Gather"}
         read_whole = {name for node in nodes if node.op_type != "Gather" for name in node.input}
         return sum(size for name, size in self.weight_sizes.items() if name not in looked_up or name in read_whole)
-
-    @cached_property
-    def cell_states(self) -> frozenset[str]:
-        """States that only a cell reads (`blocks.0.mlstm.C`, but no convolution's window): safe to update in place."""
-        nodes = self.graph.graph.node
-        read_by_cells = {name for node in nodes if node.domain == DOMAIN for name in node.input}
-        read_by_others = {name for node in nodes if node.domain != DOMAIN for name in node.input}
-        return frozenset(state.input for state in self.manifest.states) & (read_by_cells - read_by_others)
 
     def fits(self, record: EngineRecord) -> bool:
         """Whether an engine was built from this very graph and manifest, byte for byte."""

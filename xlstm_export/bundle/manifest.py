@@ -66,6 +66,8 @@ class StateTensor:
     output: str
     dtype: str
     shape: tuple[Dimension, ...]
+    in_place: bool = False
+    """One cell alone reads it and writes its next value: kernels that read before they write need one buffer for it."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -237,6 +239,7 @@ def _state(entries: Fields, batch: int | None) -> StateTensor:
         entries.text("output"),
         entries.choice("dtype", DTYPES),
         entries.shape("shape", batch, False),
+        not entries.is_absent("in_place") and entries.boolean("in_place"),
     )
 
 

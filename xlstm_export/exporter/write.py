@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -31,6 +31,7 @@ from ..errors import ErrorKind, UserError
 from ..modeling.model import Model
 from ..progress import Stage, no_progress
 from ..version import __version__
+from .in_place import mark_in_place
 from .trace import input_name, output_name, trace_model
 from .weights import attach_weights
 
@@ -97,6 +98,7 @@ def export_bundle(
         tick = stage("Hashing the checkpoint", None)
         source = Source(checkpoint.path.name, digest.result())
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
+        manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
         tick(1)
         tick = stage("Checking the graph", None)
         model.metadata_props[METADATA_KEY] = manifest.to_json()

@@ -29,10 +29,10 @@ class OnnxRuntimeSession(Session):
         self._session = _load(bundle, custom_ops, self._device)
         states = bundle.manifest.states
         self._names = [s.input for s in states]
-        in_place = bundle.cell_states if custom_ops is not None and self._device == "cpu" else frozenset()
+        kernels = custom_ops is not None and self._device == "cpu"
         first = [self._zeros(s.spec, 1) for s in states]
         second = [
-            value if state.input in in_place else self._zeros(state.spec, 1)
+            value if kernels and state.in_place else self._zeros(state.spec, 1)
             for state, value in zip(states, first, strict=True)
         ]
         self._buffers, self._turn = (first, second), 0
