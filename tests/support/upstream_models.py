@@ -327,7 +327,12 @@ _ALL = [
     Variant(
         "d-wide-heads", "tirex", tirex.settings(num_heads=2, embedding_dim=128, ffn_proj_factor=1.5), tirex.lightning
     ),
-    Variant("d-odd-heads", "tirex", tirex.settings(num_heads=3, embedding_dim=96, hidden=40), tirex.lightning),
+    Variant(
+        "d-odd-heads",
+        "tirex",
+        tirex.settings(num_heads=3, embedding_dim=96, num_blocks=2, hidden=40, context=512),
+        tirex.lightning,
+    ),
     Variant("d-one-head", "tirex", tirex.settings(num_heads=1, context=64, num_states=4), tirex.lightning),
     Variant("d-unused-settings", "tirex", tirex.settings(backend="cuda", dropout=0.1), tirex.lightning),
     Variant("d-bfloat16", "tirex", tirex.settings(), tirex.lightning, torch.bfloat16),

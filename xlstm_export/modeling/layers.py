@@ -115,7 +115,7 @@ class PatchProjection(nn.Module):
         self.compute = dtypes.compute
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(F.relu(self.hidden(x))).to(self.compute) + self.residual(x).to(self.compute)
+        return self.output(F.relu(self.hidden(x).to(self.compute))).to(self.compute) + self.residual(x).to(self.compute)
 
 
 class BlockDiagonalLinear(nn.Module):
