@@ -17,20 +17,26 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import export, generate, open_bundle, open_session
+    from .api import export, forecast, generate, open_bundle, open_session
     from .bundle import Bundle
     from .errors import ErrorKind, UserError
+    from .forecasting import Forecaster, ForecastStream
+    from .forecasting.forecast import Forecast
     from .runtime import Session
     from .runtime.sampling import Sampling
 
 __all__ = [
     "Bundle",
     "ErrorKind",
+    "Forecast",
+    "ForecastStream",
+    "Forecaster",
     "Sampling",
     "Session",
     "UserError",
     "__version__",
     "export",
+    "forecast",
     "generate",
     "open_bundle",
     "open_session",
@@ -39,6 +45,9 @@ __all__ = [
 _HOMES = {
     "Bundle": ".bundle",
     "ErrorKind": ".errors",
+    "Forecast": ".forecasting.forecast",
+    "ForecastStream": ".forecasting",
+    "Forecaster": ".forecasting",
     "Sampling": ".runtime.sampling",
     "Session": ".runtime",
     "UserError": ".errors",

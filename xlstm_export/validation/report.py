@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ErrorKind, UserError
+from ..whole_file import write_whole
 from .scenarios import Scenario
 from .tolerance import Tolerance
 from .verdict import OUTPUTS, Fault, Verdict
 
 REPORT_FILE, PLOT_FILE = "report.json", "drift.png"
+_REMEDY = "Name another --report."
 
 
 @dataclass(frozen=True)
@@ -78,30 +78,12 @@ def write_report(report: ValidationReport, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _not_written(folder, error) from None
+        raise UserError(ErrorKind.argument, f"{folder} cannot be written: {error.strerror}. {_REMEDY}") from None
     text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
     return [
-        _write(folder / REPORT_FILE, lambda path: path.write_text(text, "utf-8")),
-        _write(folder / PLOT_FILE, lambda path: save_drift_plot(report, path)),
+        write_whole(folder / REPORT_FILE, lambda path: path.write_text(text, "utf-8"), _REMEDY),
+        write_whole(folder / PLOT_FILE, lambda path: save_drift_plot(report, path), _REMEDY),
     ]
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> Path:
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            ErrorKind.argument, f"{path} cannot be written: {error.strerror}. Name another --report."
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def _not_written(path: Path, error: OSError) -> UserError:
-    return UserError(ErrorKind.argument, f"{path} cannot be written: {error.strerror}. Name another --report.")
 
 
 def render(report: ValidationReport) -> RenderableType:
