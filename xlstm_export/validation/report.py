@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..errors import ErrorKind, UserError
 from ..whole_file import write_whole
-from .scenarios import Scenario
+from .scenarios import ForecastScore, Scenario
 from .tolerance import Tolerance
 from .verdict import OUTPUTS, Fault, Verdict
 
@@ -90,6 +90,7 @@ def render(report: ValidationReport) -> RenderableType:
     """The report as tables for a terminal."""
     parts: list[RenderableType] = [_run_table(report), _block_table(report)]
     parts += [line for run in report.runs if (line := _text_line(run))]
+    parts += [_forecast_table(run.forecast) for run in report.runs if run.forecast]
     parts.append(Text(f"Tolerance: {report.tolerance.describe()}", style="dim"))
     parts.append(_verdict_line(report))
     return Group(*parts)
@@ -171,6 +172,19 @@ def _text_line(run: Scenario) -> Text | None:
         f"Text of {text.bytes:,} bytes: {bundle:.5f} bits per byte, upstream {reference:.5f} "
         f"({bundle - reference:+.1e}); perplexity per token {ours:.4f}, upstream {theirs:.4f}."
     )
+
+
+def _forecast_table(score: ForecastScore) -> Table:
+    table = Table(title="Forecasts by horizon, in units of a series' scale", title_justify="left")
+    for title in ("points", "largest error", "upstream as shipped", "quantile loss", "upstream's"):
+        table.add_column(title, justify="right")
+    columns = score.largest_error, score.shipped_error, score.bundle_loss, score.reference_loss
+    first = 1
+    for last, error, shipped, ours, theirs in zip(score.horizons, *columns, strict=True):
+        row = (f"{first}-{last}", f"{error:.1e}", f"{shipped:.1e}", f"{ours:.6f}", f"{theirs:.6f}")
+        table.add_row(*row)
+        first = last + 1
+    return table
 
 
 def _verdict_line(report: ValidationReport) -> Text:

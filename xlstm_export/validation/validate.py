@@ -16,9 +16,11 @@ import torch
 from ..bundle import Bundle, Manifest
 from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
+from ..forecasting import Forecaster
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, open_session
 from ..version import __version__
+from .forecasts import run_forecasts
 from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
 from .references import UpstreamModel
@@ -87,6 +89,11 @@ def validate(
     with open_session(bundle, options.runtime, rows, options.custom_ops) as session, _threads(model):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
         runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
+        if manifest.forecast is not None:
+            tick = stage("Forecasting with both", None)
+            *others, drift = runs
+            runs = (*others, *run_forecasts(Forecaster(session), model, nudged, seed), drift)
+            tick(1)
     tolerance = Tolerance(manifest.dtype)
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(
@@ -221,7 +228,7 @@ def _threads(model: UpstreamModel) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_PACKAGES = "torch xlstm mlstm_kernels transformers onnxruntime onnxruntime-gpu tensorrt-rtx tensorrt".split()
+_PACKAGES = "torch xlstm mlstm_kernels tirex-ts transformers onnxruntime onnxruntime-gpu tensorrt-rtx tensorrt".split()
 
 
 def _versions() -> dict[str, str]:

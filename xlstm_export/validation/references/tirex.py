@@ -2,11 +2,12 @@
 
 Upstream's PyTorch cell (`slstm/cell.py`, `_impl_torch`) rounds inputs, recurrent weights and all four states to
 bfloat16, whatever the model's dtype. The recurrence around that, `sLSTMCellTorch.slstm_forward`, computes in float32:
-`Reference` gives it what the cell is given, unrounded. `AsShipped` leaves the cell as it is.
+here it is given what the cell is given, unrounded. `as_shipped` is the model with the rounding.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from types import MethodType
 from typing import Any
@@ -24,9 +25,6 @@ class Reference:
         from tirex.models.tirex import TiRexZero
 
         self.module = TiRexZero(backend="torch", **config)
-        self._prepare_cells()
-
-    def _prepare_cells(self) -> None:
         for block in self.module.blocks:
             cell = block.slstm_layer.slstm_cell
             cell._impl_torch = MethodType(_unrounded, cell)
@@ -54,12 +52,12 @@ class Reference:
         quantiles, _ = self.module._forecast_quantiles(context, horizon, max_accelerated_rollout_steps=rollout)
         return quantiles
 
-
-class AsShipped(Reference):
-    """With upstream's own rounding of its cells to bfloat16."""
-
-    def _prepare_cells(self) -> None:
-        pass
+    def as_shipped(self) -> Reference:
+        """The same model, with upstream's own rounding of its cells to bfloat16."""
+        shipped = copy.deepcopy(self)
+        for block in shipped.module.blocks:
+            del block.slstm_layer.slstm_cell._impl_torch
+        return shipped
 
 
 def _unrounded(cell: Any, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
