@@ -22,6 +22,7 @@ from rich.table import Table
 from ..bundle import Bundle
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, Session, open_session
+from .forecasts import ForecastTiming, time_forecasts
 
 _STREAM_BYTES = 256 << 20
 _WARM_UP_STEPS = 10
@@ -47,6 +48,8 @@ class StepTiming:
     prompt: int
     """Positions of the prompt, a row; 0: none was timed."""
     prompt_seconds: float
+    forecasts: ForecastTiming | None = None
+    """Of a forecaster."""
 
     @property
     def limit(self) -> float:
@@ -63,6 +66,8 @@ class StepTiming:
 
     def to_json(self) -> str:
         derived = {name: getattr(self, name) for name in ("limit", "tokens_per_second", "prompt_tokens_per_second")}
+        if self.forecasts:
+            derived["forecasts_per_second"] = self.forecasts.forecasts_per_second
         return json.dumps(asdict(self) | derived, indent=2)
 
 
@@ -99,6 +104,7 @@ def time_steps(
                 seconds.append(time.perf_counter() - start)
                 progress(1)
         prompt_seconds = _time_prompt(session, draw(1, prompt)[0]) if prompt else 0.0
+        forecasts = time_forecasts(session) if manifest.forecast else None
     median, p90, p99 = np.percentile(seconds, (50, 90, 99))
     read, update = _bandwidths()
     return StepTiming(
@@ -114,6 +120,7 @@ def time_steps(
         update,
         prompt,
         prompt_seconds,
+        forecasts,
     )
 
 
@@ -161,5 +168,17 @@ def render(timing: StepTiming) -> RenderableType:
         table.add_row(
             f"prompt of {timing.prompt}",
             f"{rate:,.0f} tokens per second: {rate / timing.tokens_per_second:.1f} times as fast as steps",
+        )
+    if (forecasts := timing.forecasts) is not None:
+        what = f"{forecasts.horizon} points from {forecasts.context:,}"
+        one_window = forecasts.batch / forecasts.rollout_seconds
+        table.add_row(
+            f"forecasts of {what}",
+            f"{forecasts.forecasts_per_second:,.1f} per second; {one_window:,.1f} from one window each",
+        )
+        table.add_row(
+            "streamed patch",
+            f"{1e3 * forecasts.patch_seconds:.3f} ms: {forecasts.window_seconds / forecasts.patch_seconds:.0f} times "
+            "cheaper than such a forecast",
         )
     return table

@@ -45,7 +45,7 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
         ("parameters", f"{b.parameters:,} in {_bytes(b.weight_bytes)} ({b.dtype} projections)"),
         ("state", f"{_bytes(b.state_bytes)} a sequence, float32"),
         (
-            "a token moves",
+            "a patch moves" if b.dimensions.patches else "a token moves",
             f"{_bytes(b.token_bytes)}: {_bytes(b.read_bytes)} weights, 2 × {_bytes(b.state_bytes)} states",
         ),
         ("batch", "dynamic" if b.batch is None else str(b.batch)),
@@ -110,8 +110,12 @@ def _render_checkpoint(c: CheckpointInspection) -> Iterable[RenderableType]:
 
 def _dimension_rows(d: Dimensions) -> Iterable[tuple[str, str]]:
     vocabulary = "block stack without vocabulary" if d.vocab_size is None else f"vocabulary {d.vocab_size:,}"
+    if d.patches is not None:
+        vocabulary = "forecaster"
     head = ", tied head" if d.tied_head else "" if d.has_head or d.vocab_size is None else ", no head: hidden states"
     yield "dimensions", f"width {d.embedding_dim:,}, {sum(len(g.indices) for g in d.blocks)} blocks, {vocabulary}{head}"
+    if d.patches is not None:
+        yield "  patches", _settings(d.patches)
     for group in d.blocks:
         yield f"  {group.kind}", f"{_ranges(group.indices)}: {_settings(group.settings)}"
 

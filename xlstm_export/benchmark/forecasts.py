@@ -1,0 +1,58 @@
+"""Forecasts a second, beside what a streamed patch costs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..forecasting import Forecaster, ForecastStream
+from ..runtime import Session
+
+HORIZON = 64
+_RUNS, _PATCHES = 5, 20
+
+
+@dataclass(frozen=True)
+class ForecastTiming:
+    """Seconds at the median, of `batch` series side by side."""
+
+    batch: int
+    context: int
+    """Points of each series: a whole window."""
+    horizon: int
+    window_seconds: float
+    """Of forecasts from a window for each patch of the horizon, as upstream makes them by default."""
+    rollout_seconds: float
+    """Of forecasts whose patches are all taken from one window."""
+    patch_seconds: float
+    """Of a stream's next patch, with the forecast of the patch after it."""
+
+    @property
+    def forecasts_per_second(self) -> float:
+        return self.batch / self.window_seconds
+
+
+def time_forecasts(session: Session) -> ForecastTiming:
+    """Forecast random walks; the session's states are overwritten."""
+    forecaster = Forecaster(session)
+    spec, random = forecaster.spec, np.random.default_rng(0)
+    series = np.cumsum(random.standard_normal((session.batch, spec.context)), 1)
+    seconds = []
+    for rollout in (1, -(-HORIZON // spec.patch)):
+        times = []
+        for _ in range(1 + _RUNS):
+            start = time.perf_counter()
+            forecaster.forecast(list(series), HORIZON, rollout)
+            times.append(time.perf_counter() - start)
+        seconds.append(float(np.median(times[1:])))
+    stream, times = ForecastStream(session, list(series), drift=None), []
+    for _ in range(1 + _PATCHES):
+        points = series[:, -spec.patch :] + random.standard_normal((session.batch, spec.patch))
+        start = time.perf_counter()
+        stream.push(points)
+        stream.forecast(spec.patch)
+        times.append(time.perf_counter() - start)
+    patch_seconds = float(np.median(times[1:]))
+    return ForecastTiming(session.batch, spec.context, HORIZON, *seconds, patch_seconds)
