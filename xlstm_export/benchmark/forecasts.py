@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,20 +40,18 @@ def time_forecasts(session: Session) -> ForecastTiming:
     forecaster = Forecaster(session)
     spec, random = forecaster.spec, np.random.default_rng(0)
     series = np.cumsum(random.standard_normal((session.batch, spec.context)), 1)
-    seconds = []
-    for rollout in (1, -(-HORIZON // spec.patch)):
-        times = []
-        for _ in range(1 + _RUNS):
-            start = time.perf_counter()
-            forecaster.forecast(list(series), HORIZON, rollout)
-            times.append(time.perf_counter() - start)
-        seconds.append(float(np.median(times[1:])))
-    stream, times = ForecastStream(session, list(series), drift=None), []
-    for _ in range(1 + _PATCHES):
-        points = series[:, -spec.patch :] + random.standard_normal((session.batch, spec.patch))
+    window = _median(lambda: forecaster.forecast(list(series), HORIZON), _RUNS)
+    rollout = _median(lambda: forecaster.forecast(list(series), HORIZON, -(-HORIZON // spec.patch)), _RUNS)
+    stream, points = ForecastStream(session, list(series), drift=None), series[:, -spec.patch :]
+    patch = _median(lambda: (stream.push(points), stream.forecast(spec.patch)), _PATCHES)
+    return ForecastTiming(session.batch, spec.context, HORIZON, window, rollout, patch)
+
+
+def _median(run: Callable[[], object], count: int) -> float:
+    """Seconds of one of so many runs, after one to warm up."""
+    times = []
+    for _ in range(1 + count):
         start = time.perf_counter()
-        stream.push(points)
-        stream.forecast(spec.patch)
+        run()
         times.append(time.perf_counter() - start)
-    patch_seconds = float(np.median(times[1:]))
-    return ForecastTiming(session.batch, spec.context, HORIZON, *seconds, patch_seconds)
+    return float(np.median(times[1:]))
