@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import export, forecast, generate, open_bundle, open_session
+    from .api import export, export_network, forecast, generate, open_bundle, open_session
     from .bundle import Bundle
     from .errors import ErrorKind, UserError
     from .forecasting import Forecaster, ForecastStream
@@ -36,6 +36,7 @@ __all__ = [
     "UserError",
     "__version__",
     "export",
+    "export_network",
     "forecast",
     "generate",
     "open_bundle",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,47 @@ from .runtime import open_session as _open_session
 from .runtime.generation import Generation, TextGeneration, require_logits
 from .runtime.sampling import Sampler, Sampling
 from .runtime.tokenizers import open_tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export_network(
+    network: nn.Module,
+    inputs: Mapping[str, str] | Sequence[str],
+    out: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    batch: int | None = None,
+    mode: Mode | None = None,
+    overwrite: bool = False,
+    name: str | None = None,
+    stage: Stage = no_progress,
+) -> Bundle:
+    """Write a network of your own, with xLSTM blocks in it, as a bundle.
+
+    Args:
+        network: with its weights; it is copied, and run on random inputs to find out how it runs.
+        inputs: by the names of `forward`'s arguments, `{"x": "B,S,12:float32"}`: B is the batch, S the time, numbers
+            are fixed sizes; float32 where nothing is said.
+        out: the bundle's folder, made new.
+        dtype: of the projections inside xLSTM blocks; all else is float32.
+        batch: a fixed batch size; None: any.
+        mode: None: a stream where the network streams, single steps where no input has time, else windows.
+        overwrite: replace an existing bundle.
+        name: what the bundle says that it was made from; None: the network's class.
+        stage: told of the progress.
+
+    Raises:
+        UserError: the network fails, holds nothing of xLSTM, cannot be traced, or does not stream where `mode` wants
+            it to. Nothing is left behind.
+    """
+    from .exporter.network import NetworkOptions
+    from .exporter.network import export_network as run
+    from .networks import parse_inputs
+
+    options = NetworkOptions(dtype, batch, mode, overwrite)
+    return run(network, parse_inputs(inputs), Path(out), options, name, stage)[0]
 
 
 def export(

@@ -5,15 +5,25 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 
-from .bundle import Bundle
-from .bundle.engine_record import EngineRuntime, RuntimeName
+from .bundle.engine_record import EngineRuntime
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
+from .forecast_command import forecast
+from .options import (
+    BundleArgument,
+    ConfigOption,
+    CustomOpsOption,
+    JsonOption,
+    RuntimeOption,
+    SelectOption,
+    SetOption,
+    chosen_custom_ops,
+)
 from .terminal import Commands, err, out, print_notes, print_result, progress
 
 if TYPE_CHECKING:
@@ -45,42 +55,9 @@ def _targets(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-BundleArgument = Annotated[
-    Bundle,
-    typer.Argument(metavar="DIR", parser=Bundle.open, help="The bundle: a folder that `xlstm-export onnx` wrote."),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="The model's configuration (YAML or JSON), when the checkpoint has none."
-    ),
-]
-SelectOption = Annotated[
-    str | None,
-    typer.Option(
-        "--select",
-        metavar="KEYS",
-        help="The model to take where the checkpoint holds several, such as `ema_model`; `inspect` lists them.",
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A setting of the model that the checkpoint does not tell, or tells wrongly. May be given several times.",
-    ),
-]
-CustomOpsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--custom-ops",
-        metavar="LIB|none",
-        help="The custom-op library for ONNX Runtime. By default the one that `plugins build` made is used.",
-    ),
-]
-RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print data instead of tables.")]
+def _is_factory(path: Path) -> bool:
+    """Whether it is `package.module:build` or `file.py:build`, and no path."""
+    return path.name.rpartition(":")[2].isidentifier() and ":" in path.name and not path.exists()
 
 
 def _said(config: Path | None, select: str | None, settings: list[str] | None) -> ReadOptions:
@@ -95,8 +72,9 @@ def onnx(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CKPT",
-            help="The checkpoint: a file or folder (.pt, .ckpt, .safetensors, Hugging Face), or a configuration.",
+            metavar="CKPT|MODULE:FACTORY",
+            help="The checkpoint: a file or folder (.pt, .ckpt, .safetensors, Hugging Face), or a configuration. Or "
+            "what makes a network of your own: `package.module:build` or `folder/file.py:build`, which is run.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write the bundle to.")],
@@ -110,11 +88,12 @@ def onnx(
         str, typer.Option(metavar="N|dynamic", help="The batch size of the graph: a number, or any.")
     ] = "dynamic",
     mode: Annotated[
-        Mode,
+        Mode | None,
         typer.Option(
-            help="`step` takes one token a pass. `prefill` takes a prompt in chunks. `both` is one graph for the two."
+            help="`step` takes one token a pass. `prefill` takes a prompt in chunks. `both` is one graph for the two, "
+            "and the default. `window` takes whole sequences, and is the default for networks that do not stream."
         ),
-    ] = "both",
+    ] = None,
     logits: Annotated[
         LogitsOf, typer.Option(help="Whether logits are given at each row's last position of a pass, or at all.")
     ] = "last",
@@ -124,6 +103,18 @@ def onnx(
     tokenizer: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A tokenizer.json to put into the bundle instead of the checkpoint's own."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="CKPT", help="For a network of your own: the checkpoint with its weights.")
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=AXES:DTYPE",
+            help="For a network of your own: an input, such as x=B,S,12:float32. B is the batch, S the time. May be "
+            "given several times.",
+        ),
     ] = None,
     random_init: Annotated[
         bool, typer.Option("--random-init", help="CKPT is a configuration: make random weights, for benchmarks.")
@@ -136,11 +127,15 @@ def onnx(
 
     batch_size = _batch(batch)
     check_destination(output, overwrite)
+    if weights is not None or input_ or _is_factory(checkpoint):
+        return _export_network(
+            str(checkpoint), weights, select, input_ or [], output, dtype, batch_size, mode, overwrite
+        )
     with err.status("Reading the checkpoint"):
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle
 
-        options = ExportOptions(dtype, batch_size, mode, logits, link_weights, overwrite, tokenizer)
+        options = ExportOptions(dtype, batch_size, mode or "both", logits, link_weights, overwrite, tokenizer)
         said = _said(config, select, settings)
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     print_notes(source.notes)
@@ -150,6 +145,25 @@ def onnx(
 
     out.print(render(inspect_bundle(bundle)))
     out.print(f"Wrote [bold]{output}[/bold] ({bundle.manifest.family}, {dtype}).", highlight=False)
+
+
+def _export_network(
+    factory: str, weights: Path | None, select: str | None, inputs: list[str], output: Path, *how: Any
+) -> None:
+    """`onnx` for a network of the user's own."""
+    with err.status("Building the network"):
+        from .exporter.network import NetworkOptions, export_network
+        from .inspection import inspect_bundle, render
+        from .networks import load_module, parse_inputs
+
+        options, described = NetworkOptions(*how), parse_inputs(inputs)
+        network = load_module(factory, weights, select)
+    with progress() as stage:
+        bundle, verdict = export_network(network, described, output, options, factory, stage)
+    if verdict.reason is not None:
+        print_notes((f"{verdict.reason}. The bundle takes whole sequences (mode window).",))
+    out.print(render(inspect_bundle(bundle)))
+    out.print(f"Wrote [bold]{output}[/bold] (network, {bundle.manifest.mode}).", highlight=False)
 
 
 @app.command()
@@ -182,7 +196,7 @@ def validate(
     from .validation import ValidationOptions, render, write_report
     from .validation import validate as run
 
-    options = ValidationOptions(runtime, _custom_ops(custom_ops), steps, text, batch, seed)
+    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, seed)
     source = open_checkpoint(checkpoint, _said(config, select, settings))
     print_notes(source.notes)
     with progress() as stage:
@@ -276,7 +290,7 @@ def generate(
         stops=stop or (),
         tokenizer=tokenizer,
         runtime=runtime,
-        custom_ops=_custom_ops(custom_ops),
+        custom_ops=chosen_custom_ops(custom_ops),
     )
     sys.stdout.write(prompt)
     for piece in text:
@@ -286,55 +300,7 @@ def generate(
     err.print(f"[dim]{text.stats}[/dim]", highlight=False)
 
 
-@app.command()
-def forecast(
-    bundle: BundleArgument,
-    file: Annotated[
-        Path, typer.Option("--csv", metavar="FILE", help="The series: a CSV file whose first line names its columns.")
-    ],
-    column: Annotated[str, typer.Option(metavar="C,...", help="The columns to forecast, each by itself.")],
-    horizon: Annotated[int, typer.Option(min=1, help="The number of points to forecast.")],
-    quantiles: Annotated[
-        str | None, typer.Option(metavar="Q,...", help="The quantiles to give, such as 0.1,0.5,0.9. By default all.")
-    ] = None,
-    context: Annotated[
-        int | None, typer.Option(min=1, help="Look at only so many of the newest points of each column.")
-    ] = None,
-    rollout: Annotated[
-        int, typer.Option(min=1, help="The patches to take from one window: more are faster, and another forecast.")
-    ] = 1,
-    json: JsonOption = False,
-    csv_out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the forecast as CSV.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw history, median and bands.")] = None,
-    runtime: RuntimeOption = "onnxruntime",
-    custom_ops: CustomOpsOption = None,
-) -> None:
-    """Forecast columns of a CSV file: what comes after their last line, in quantiles."""
-    from .api import forecast as run
-    from .forecasting.forecast import render
-    from .forecasting.plot import save_plot
-    from .forecasting.series_file import parse_levels, read_columns
-    from .whole_file import write_whole
-
-    names = column.split(",")
-    levels, series = parse_levels(quantiles) if quantiles else None, read_columns(file, names)
-    with progress() as stage:
-        result = run(
-            bundle,
-            dict(zip(names, series, strict=True)),
-            horizon,
-            quantiles=levels,
-            context=context,
-            rollout=rollout,
-            runtime=runtime,
-            custom_ops=_custom_ops(custom_ops),
-            stage=stage,
-        )
-    if csv_out is not None:
-        write_whole(csv_out, lambda path: path.write_text(result.to_csv(), "utf-8"))
-    if plot is not None:
-        write_whole(plot, lambda path: save_plot(result, path))
-    print_result(result.to_json() if json else None, lambda: render(result))
+app.command()(forecast)
 
 
 @app.command()
@@ -351,7 +317,7 @@ def bench(
     from .benchmark import render, time_steps
 
     with progress() as stage:
-        timing = time_steps(bundle, runtime, batch, steps, prompt, _custom_ops(custom_ops), stage)
+        timing = time_steps(bundle, runtime, batch, steps, prompt, chosen_custom_ops(custom_ops), stage)
     print_result(timing.to_json() if json else None, lambda: render(timing))
 
 
@@ -424,12 +390,6 @@ def plugins_check(
     check = check_library(require_library(TENSORRT_PLUGINS, library))
     out.print(render(check), soft_wrap=True)
     raise typer.Exit(0 if check.passed else 1)
-
-
-def _custom_ops(option: str | None) -> Path | None:
-    from .native.locate import ONNXRUNTIME_LIBRARY, choose_library
-
-    return choose_library(ONNXRUNTIME_LIBRARY, option)
 
 
 def main() -> None:

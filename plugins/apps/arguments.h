@@ -65,7 +65,8 @@ class Arguments {
     return static_cast<std::uint32_t>(value);
   }
 
-  xlstm::Model load() const {
+  // `threads`: where the user does not say.
+  xlstm::Model load(std::uint32_t threads = 0) const {
     const std::map<std::string, xlstm::Backend> backends{{"automatic", xlstm::Backend::automatic},
                                                          {"onnxruntime", xlstm::Backend::onnxruntime},
                                                          {"tensorrt", xlstm::Backend::tensorrt}};
@@ -74,7 +75,7 @@ class Arguments {
     xlstm::Options options;
     options.backend = choice("backend", backends);
     options.device = choice("device", devices);
-    options.threads = static_cast<int>(count("threads", 0));
+    options.threads = static_cast<int>(count("threads", threads));
     options.chunk = static_cast<int>(count("chunk", 0));
     options.onnxruntime_library = text("onnxruntime");
     options.custom_ops = text("custom-ops");

@@ -1,11 +1,13 @@
-// xlstm-bench: latency of a step and speed of prefill, as JSON.
+// xlstm-bench: latency of a step, or of a window, and speed of prefill, as JSON.
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
+#include <deque>
 #include <numeric>
+#include <random>
 
 #include "arguments.h"
+#include "percentiles.h"
 
 namespace {
 
@@ -24,33 +26,62 @@ double microseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
 }
 
-// What a session is fed: `positions` for each row.
+// What a session is fed: `positions` for each row. Floats are normally distributed; integers that are no tokens, of
+// which nobody says what they may be, are zeros.
 class Feed {
  public:
-  Feed(const xlstm::ModelInfo& info, std::size_t batch, std::size_t positions)
-      : tokens_(info.vocab_size ? batch * positions : 0),
-        vectors_(info.vocab_size ? 0 : batch * positions * info.input_width, 0.1f),
-        vocabulary_(info.vocab_size) {}
-
-  void vary(std::uint32_t round) {
-    for (std::size_t i = 0; i < tokens_.size(); ++i) {
-      tokens_[i] = static_cast<std::int64_t>((std::size_t{round} * 31 + i * 7) % vocabulary_);
+  Feed(const xlstm::ModelInfo& info, std::size_t batch, std::size_t positions) : info_(info) {
+    std::mt19937 random(0);
+    std::normal_distribution<float> normal;
+    for (const xlstm::TensorInfo& input : info.inputs) {
+      std::size_t values = batch;
+      for (std::size_t axis = 1; axis < input.shape.size(); ++axis) {
+        values *= static_cast<int>(axis) == input.time_axis ? positions : static_cast<std::size_t>(input.shape[axis]);
+      }
+      if (input.dtype == "float32") {
+        for (float& value : add(floats_, input.name, values)) value = normal(random);
+      } else if (input.dtype == "int64") {
+        add(tokens_, input.name, values);
+      } else {
+        add(integers_, input.name, values);
+      }
     }
   }
-  void step(xlstm::Session& session) const { vocabulary_ ? session.step(tokens_) : session.step_vectors(vectors_); }
+
+  // Other tokens, where it is a language model.
+  void vary(std::uint32_t round) {
+    if (!info_.vocab_size) return;
+    std::vector<std::int64_t>& tokens = tokens_.front();
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      tokens[i] = static_cast<std::int64_t>((std::size_t{round} * 31 + i * 7) % info_.vocab_size);
+    }
+  }
+
+  void pass(xlstm::Session& session) const { session.run(inputs_); }
   void prefill(xlstm::Session& session) const {
-    vocabulary_ ? session.prefill(tokens_) : session.prefill_vectors(vectors_);
+    if (info_.vocab_size) {
+      session.prefill(tokens_.front());
+    } else if (info_.input_width) {
+      session.prefill_vectors(floats_.front());
+    } else {
+      pass(session);
+    }
   }
 
  private:
-  std::vector<std::int64_t> tokens_;
-  std::vector<float> vectors_;
-  std::size_t vocabulary_;
-};
+  template <class T>
+  std::vector<T>& add(std::deque<std::vector<T>>& store, const std::string& name, std::size_t values) {
+    std::vector<T>& added = store.emplace_back(values);
+    inputs_.emplace_back(name, xlstm::Span<const T>(added));
+    return added;
+  }
 
-double percentile(const std::vector<double>& sorted, double p) {
-  return sorted[static_cast<std::size_t>(std::lround(p * static_cast<double>(sorted.size() - 1)))];
-}
+  const xlstm::ModelInfo& info_;
+  std::deque<std::vector<float>> floats_;  // which stay where they are
+  std::deque<std::vector<std::int64_t>> tokens_;
+  std::deque<std::vector<std::int32_t>> integers_;
+  std::vector<xlstm::Input> inputs_;
+};
 
 void run(const apps::Arguments& arguments) {
   const std::uint32_t steps = arguments.count("steps", 1000), warmup = arguments.count("warmup", 100);
@@ -60,13 +91,15 @@ void run(const apps::Arguments& arguments) {
   const auto batch = arguments.count("batch", static_cast<std::uint32_t>(std::max(info.batch, 1)));
   auto session = model.session(static_cast<int>(batch));
 
-  Feed feed(info, batch, 1);
+  const bool window = info.mode == "window";
+  const std::uint32_t positions = window ? arguments.count("positions", 256) : 1;
+  Feed feed(info, batch, positions);
   std::vector<double> microseconds;
   microseconds.reserve(steps);
   for (std::uint32_t i = 0; i < warmup + steps; ++i) {
     feed.vary(i);
     const auto start = Clock::now();
-    feed.step(session);
+    feed.pass(session);
     if (i >= warmup) microseconds.push_back(microseconds_since(start));
   }
   const double mean = std::accumulate(microseconds.begin(), microseconds.end(), 0.0) / steps;
@@ -74,16 +107,14 @@ void run(const apps::Arguments& arguments) {
   std::printf("{\n  \"library\": \"%s\",\n  \"backend\": \"%s\",\n  \"device\": \"%s\",\n  \"cuda_graph\": %s,\n",
               xlstm::version(), info.backend.c_str(), info.device.c_str(), info.cuda_graph ? "true" : "false");
   std::printf(
-      "  \"family\": \"%s\",\n  \"dtype\": \"%s\",\n  \"batch\": %u,\n  \"state_bytes\": %zu,\n  \"steps\": %u,\n",
-      info.family.c_str(), info.dtype.c_str(), batch, info.state_bytes * batch, steps);
+      "  \"family\": \"%s\",\n  \"dtype\": \"%s\",\n  \"mode\": \"%s\",\n  \"batch\": %u,\n  \"state_bytes\": %zu,\n  "
+      "\"steps\": %u,\n  \"positions\": %u,\n",
+      info.family.c_str(), info.dtype.c_str(), info.mode.c_str(), batch, info.state_bytes * batch, steps, positions);
   std::printf("  \"tokens_per_second\": %.1f,\n  \"microseconds\": {\"mean\": %.2f, \"min\": %.2f, ",
-              batch * 1e6 / mean, mean, microseconds.front());
-  for (const auto& [name, p] : {std::pair{"p50", .5}, {"p90", .9}, {"p99", .99}, {"p99.9", .999}}) {
-    std::printf("\"%s\": %.2f, ", name, percentile(microseconds, p));
-  }
-  std::printf("\"max\": %.2f}", microseconds.back());
-  if (const std::uint32_t positions = arguments.count("prompt", 0)) {
-    Feed prompt(info, batch, positions);
+              1e6 * batch * positions / mean, mean, microseconds.front());
+  apps::print_percentiles(microseconds);
+  if (const std::uint32_t length = window ? 0 : arguments.count("prompt", 0)) {
+    Feed prompt(info, batch, length);
     std::vector<double> times;
     for (std::uint32_t i = 0; i <= std::max(arguments.count("prompts", 10), 1u); ++i) {
       prompt.vary(i);
@@ -93,11 +124,11 @@ void run(const apps::Arguments& arguments) {
       if (i > 0) times.push_back(microseconds_since(start));
     }
     std::sort(times.begin(), times.end());
-    const double median = percentile(times, .5);
+    const double median = apps::percentile(times, .5);
     std::printf(
         ",\n  \"prefill\": {\"positions\": %u, \"chunk\": %d, \"prompts\": %zu, \"tokens_per_second\": %.1f, "
         "\"microseconds\": {\"min\": %.2f, \"p50\": %.2f, \"max\": %.2f}}",
-        positions, info.chunk, times.size(), 1e6 * batch * positions / median, times.front(), median, times.back());
+        length, info.chunk, times.size(), 1e6 * batch * length / median, times.front(), median, times.back());
   }
   std::printf("\n}\n");
 }
@@ -105,5 +136,5 @@ void run(const apps::Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return apps::application(argc, argv, kHelp, {"steps", "warmup", "batch", "prompt", "prompts"}, {}, run);
+  return apps::application(argc, argv, kHelp, {"steps", "warmup", "batch", "positions", "prompt", "prompts"}, {}, run);
 }

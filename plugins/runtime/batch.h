@@ -1,5 +1,5 @@
-// A batch: sequences that advance together, their states, and what a step and a chunk read and write. What is the same
-// on every back end is here; a back end supplies a Runner.
+// A batch: sequences that advance together, their states, and what passes read and write. What is the same on every
+// back end is here; a back end supplies a Runner.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +8,8 @@
 #include <mutex>
 #include <optional>
 
-#include "runtime/buffer.h"
-#include "runtime/chunk_buffers.h"
 #include "runtime/cuda_sampler.h"
+#include "runtime/pass_buffers.h"
 #include "runtime/states.h"
 #include "xlstm/xlstm.hpp"
 
@@ -20,27 +19,26 @@ namespace xlstm::internal {
 struct Place {
   std::shared_ptr<const CudaStream> stream = nullptr;  // of a GPU, where all its work is queued; null: the host
   std::mutex* turn = nullptr;                          // where only one batch of a model may work at a time
+  bool in_place = false;                               // kernels run the cells, and update the states that they may
 };
 
 struct BatchBuffers {
-  BatchBuffers(const Manifest& manifest, int batch, const CudaStream* stream);
+  BatchBuffers(const Manifest& manifest, int batch, const Place& place);
 
   StateBuffers states;
-  Port input;   // (batch, input width): int64 tokens or float32 vectors
-  Port output;  // (batch, output width) float32
-  Buffer ones;  // (batch) int32: the lengths of a step
-  ChunkBuffers chunk;
+  PassBuffers step;  // of one position of every row, which do not move; no memory in mode window
+  PassBuffers pass;  // of all others
 };
 
-// Runs a back end's passes, or queues them on the batch's stream, from the current set of states to the other.
+// Runs a back end's passes, or queues them on the batch's stream: from the host's side of the inputs, and the current
+// set of states, to the device's side of the outputs, and the other set.
 class Runner {
  public:
   virtual ~Runner() = default;
-  // From the host's side of `input` to the device's side of `output`.
-  virtual void step() = 0;
-  // Where the loaded bundle takes chunks: a pass over so many positions of every row, from and to the buffers of
-  // `chunk`.
-  virtual void prefill(std::size_t positions) = 0;
+  virtual void step() = 0;  // over `step`
+  // All that can be refused of a pass over `pass`, as it is now.
+  virtual void prepare() = 0;
+  virtual void pass() = 0;
 };
 
 class Batch {
@@ -53,18 +51,15 @@ class Batch {
 
   int size() const { return batch_; }
 
-  // Host memory of the next step's input, (batch, input width): int64 tokens or float32 vectors.
-  void* input() { return parts_->buffers.input.host(); }
-  // Run one step: reads input(), advances the states. The outputs, (batch, output width), are valid until the next.
-  const float* step();
-
-  // Where the loaded bundle takes chunks: run one pass over them, and advance the states by each row's valid positions.
-  void prefill(const Chunk& chunk);
-
+  // Run one pass and advance the states by each row's valid positions. What it returns is valid until the next pass.
+  Outputs run(const Feed& feed);
+  // The same for a single model, of which but the outputs at each row's last valid position are wanted: they are
+  // copied to `outputs[row]`; null: nowhere. `feed` has lengths.
+  void prefill(const Feed& feed, float* const* outputs);
   // Where it can: a step, then draw a token for each row on the device, where the outputs stay. `uniforms`: (batch),
   // in [0, 1); `tokens`: (batch). Both on the host.
   bool can_sample() const { return place_.stream && CudaSampler::available(); }
-  void step_and_sample(const Sampling& sampling, const double* uniforms, std::int64_t* tokens);
+  void step_and_sample(const Feed& feed, const Sampling& sampling, const double* uniforms, std::int64_t* tokens);
 
   // Zero row `row` of every state, or all for -1.
   void reset(int row);
@@ -76,11 +71,15 @@ class Batch {
 
  private:
   struct Parts {  // what lies on the device, made and unmade in the batch's turn
-    Parts(const Manifest& manifest, int batch, const CudaStream* stream) : buffers(manifest, batch, stream) {}
+    Parts(const Manifest& manifest, int batch, const Place& place) : buffers(manifest, batch, place) {}
     BatchBuffers buffers;
     std::unique_ptr<Runner> runner;
     std::optional<CudaSampler> sampler;
   };
+
+  // Run or queue the pass, from the current set of states to the other. In its turn.
+  PassBuffers& start(const Feed& feed);
+  void require_states() const;  // throws Error(runtime) where a pass has spoilt them
 
   // Until what it returns is gone: this batch's turn, with its device current in the calling thread.
   std::unique_lock<std::mutex> enter() const;
@@ -89,6 +88,7 @@ class Batch {
   int batch_;
   Place place_;
   std::unique_ptr<Parts> parts_;
+  bool spoilt_ = false;
 };
 
 }  // namespace xlstm::internal

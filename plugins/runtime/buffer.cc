@@ -39,16 +39,18 @@ Buffer::Buffer(const CudaStream* stream, std::size_t bytes) : stream_(stream), d
   reserve(bytes);
 }
 
-void Buffer::reserve(std::size_t bytes) {
-  if (data_ && bytes <= bytes_) return;
+bool Buffer::reserve(std::size_t bytes) {
+  if (data_ && bytes <= bytes_) return false;
   data_.reset();  // before the new one is made: there need not be room for both
   bytes_ = 0;
   data_.reset(allocate(stream_, bytes));
   bytes_ = bytes;
   zero(0, bytes);
+  return true;
 }
 
 void Buffer::zero(std::size_t offset, std::size_t bytes) {
+  if (bytes == 0) return;
   std::byte* const to = data() + offset;
   if (stream_) {
     XLSTM_CUDA(stream_->device(), cuMemsetD8Async, address(to), static_cast<unsigned char>(0), bytes, *stream_);
@@ -76,6 +78,7 @@ void Buffer::download(std::size_t offset, void* host, std::size_t bytes) const {
 }
 
 void Buffer::copy(const Buffer& from) {
+  if (bytes_ == 0) return;
   from.finish();
   if (stream_) {
     XLSTM_CUDA(stream_->device(), cuMemcpyDtoDAsync_v2, address(data()), address(from.data()), bytes_, *stream_);
@@ -86,6 +89,23 @@ void Buffer::copy(const Buffer& from) {
 
 void Buffer::finish() const {
   if (stream_) stream_->synchronize();
+}
+
+std::byte* Port::host() {
+  if (!stream_) return buffer_.data();
+  if (!twin_ || twin_->bytes() < buffer_.bytes()) {
+    twin_.reset();
+    twin_ = std::make_unique<PinnedBuffer>(stream_->device(), buffer_.bytes());
+  }
+  return static_cast<std::byte*>(twin_->data());
+}
+
+void Port::upload(std::size_t bytes) {
+  if (stream_) buffer_.upload(0, host(), bytes);
+}
+
+void Port::download(std::size_t bytes) {
+  if (stream_) buffer_.download(0, host(), bytes);
 }
 
 }  // namespace xlstm::internal

@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <memory>
-#include <optional>
 
 #include "runtime/cuda_driver.h"
 
@@ -22,8 +21,8 @@ class Buffer {
   std::byte* data() const { return data_.get(); }
   std::size_t bytes() const { return bytes_; }
 
-  // Make room for so many bytes. Where it grows, the old contents are lost: all zeros.
-  void reserve(std::size_t bytes);
+  // Make room for so many bytes. Where it grows, the old contents are lost, for zeros, and it returns true.
+  bool reserve(std::size_t bytes);
 
   // `bytes` of them, from `offset` on.
   void zero(std::size_t offset, std::size_t bytes);
@@ -45,29 +44,26 @@ class Buffer {
   std::unique_ptr<std::byte, Free> data_;
 };
 
-// A buffer that the host fills or reads at every step. On a GPU it has a twin in page-locked memory of the host; on the
-// host it is its own twin.
+// A buffer that the host fills or reads at every step. On a GPU it has a twin in page-locked memory of the host, made
+// when it is first asked for; on the host it is its own twin.
 class Port {
  public:
-  Port(const CudaStream* stream, std::size_t bytes) : buffer_(stream, bytes) {
-    if (stream) twin_.emplace(stream->device(), bytes);
-  }
+  Port(const CudaStream* stream, std::size_t bytes) : stream_(stream), buffer_(stream, bytes) {}
 
-  void* host() const { return twin_ ? twin_->data() : buffer_.data(); }
-  void* data() const { return buffer_.data(); }  // where the batch computes
+  bool reserve(std::size_t bytes) { return buffer_.reserve(bytes); }  // as Buffer
+  const Buffer& buffer() const { return buffer_; }
+  std::byte* data() const { return buffer_.data(); }  // where the batch computes
+  std::byte* host();
 
-  // Between the two sides; as in Buffer.
-  void upload() {
-    if (twin_) buffer_.upload(0, twin_->data(), buffer_.bytes());
-  }
-  void download() const {
-    if (twin_) buffer_.download(0, twin_->data(), buffer_.bytes());
-  }
+  // The first `bytes` of them, between the two sides; as in Buffer.
+  void upload(std::size_t bytes);
+  void download(std::size_t bytes);
   void finish() const { buffer_.finish(); }
 
  private:
+  const CudaStream* stream_;
   Buffer buffer_;
-  std::optional<PinnedBuffer> twin_;
+  std::unique_ptr<PinnedBuffer> twin_;
 };
 
 }  // namespace xlstm::internal

@@ -8,10 +8,28 @@
 #include "xlstm/xlstm.hpp"
 
 struct xlstm_model {
+  explicit xlstm_model(xlstm::Model loaded)
+      : model(std::move(loaded)), inputs(views(model.info().inputs)), outputs(views(model.info().outputs)) {}
+
   xlstm::Model model;
+  std::vector<xlstm_tensor> inputs, outputs;
+
+ private:
+  static std::vector<xlstm_tensor> views(const std::vector<xlstm::TensorInfo>& infos) {
+    std::vector<xlstm_tensor> result;
+    for (const xlstm::TensorInfo& info : infos) {
+      const xlstm_dtype dtype = info.dtype == "int64"   ? XLSTM_INT64
+                                : info.dtype == "int32" ? XLSTM_INT32
+                                                        : XLSTM_FLOAT32;
+      result.push_back({info.name.c_str(), dtype, info.shape.data(), info.shape.size(), info.time_axis});
+    }
+    return result;
+  }
 };
 struct xlstm_session {
   xlstm::Session session;
+  std::vector<xlstm::Input> inputs = {};  // of a run, used again by the next
+  std::vector<xlstm_output> outputs = {};
 };
 struct xlstm_sampler {
   xlstm::Sampler sampler;
@@ -42,6 +60,20 @@ xlstm_status guarded(Body&& body) noexcept {
 template <class... Pointers>
 void require(const Pointers*... pointers) {
   if (((pointers == nullptr) || ...)) throw xlstm::Error(xlstm::ErrorCode::argument, "An argument is NULL.");
+}
+
+xlstm::Input to_input(const xlstm_input& input) {
+  require(input.name);
+  if (input.count) require(input.values);
+  switch (input.dtype) {
+    case XLSTM_FLOAT32:
+      return {input.name, xlstm::Span<const float>(static_cast<const float*>(input.values), input.count)};
+    case XLSTM_INT64:
+      return {input.name, xlstm::Span<const int64_t>(static_cast<const int64_t*>(input.values), input.count)};
+    case XLSTM_INT32:
+      return {input.name, xlstm::Span<const int32_t>(static_cast<const int32_t*>(input.values), input.count)};
+  }
+  throw xlstm::Error(xlstm::ErrorCode::argument, std::string("Input ") + input.name + " is of no xlstm_dtype.");
 }
 
 const char* or_empty(const char* path) { return path ? path : ""; }
@@ -90,6 +122,15 @@ xlstm_status xlstm_model_load(const char* bundle, const xlstm_options* options, 
 }
 
 void xlstm_model_free(xlstm_model* model) { delete model; }
+const char* xlstm_model_mode(const xlstm_model* model) { return model->model.info().mode.c_str(); }
+size_t xlstm_model_inputs(const xlstm_model* model, const xlstm_tensor** tensors) {
+  *tensors = model->inputs.data();
+  return model->inputs.size();
+}
+size_t xlstm_model_outputs(const xlstm_model* model, const xlstm_tensor** tensors) {
+  *tensors = model->outputs.data();
+  return model->outputs.size();
+}
 size_t xlstm_model_vocab_size(const xlstm_model* model) { return model->model.info().vocab_size; }
 size_t xlstm_model_input_width(const xlstm_model* model) { return model->model.info().input_width; }
 size_t xlstm_model_output_width(const xlstm_model* model) { return model->model.info().output_width; }
@@ -162,6 +203,23 @@ xlstm_status xlstm_session_prefill_vectors(xlstm_session* session, const float* 
   return guarded([&] {
     require(session, inputs, outputs);
     *outputs = session->session.prefill_vectors({inputs, count}).data;
+  });
+}
+
+xlstm_status xlstm_session_run(xlstm_session* session, const xlstm_input* inputs, size_t count, const int32_t* lengths,
+                               const xlstm_output** outputs) {
+  return guarded([&] {
+    require(session, outputs);
+    if (count) require(inputs);
+    session->inputs.clear();
+    for (size_t i = 0; i < count; ++i) session->inputs.push_back(to_input(inputs[i]));
+    const size_t rows = lengths ? static_cast<size_t>(session->session.batch()) : 0;
+    const xlstm::Outputs results = session->session.run(session->inputs, {lengths, rows});
+    session->outputs.clear();
+    for (const xlstm::Output& one : results) {
+      session->outputs.push_back({one.name.data(), one.data, one.size(), one.shape.data(), one.shape.size()});
+    }
+    *outputs = session->outputs.data();
   });
 }
 

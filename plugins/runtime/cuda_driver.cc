@@ -57,7 +57,7 @@ void CudaDevice::check(int result, const char* call) const {
   throw Error(ErrorCode::runtime, std::string(call) + " failed: " + text + " (" + std::to_string(result) + ").");
 }
 
-PinnedBuffer::PinnedBuffer(const CudaDevice& device, std::size_t bytes) : device_(device) {
+PinnedBuffer::PinnedBuffer(const CudaDevice& device, std::size_t bytes) : device_(device), bytes_(bytes) {
   XLSTM_CUDA(device, cuMemHostAlloc, &data_, std::max<std::size_t>(bytes, 1), 0u);
   std::memset(data_, 0, bytes);
 }

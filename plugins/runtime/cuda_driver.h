@@ -68,9 +68,11 @@ class PinnedBuffer {
   PinnedBuffer(const PinnedBuffer&) = delete;
   ~PinnedBuffer();
   void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
 
  private:
   const CudaDevice& device_;
+  std::size_t bytes_;
   void* data_ = nullptr;
 };
 

@@ -26,11 +26,11 @@ CudaSampler::CudaSampler(const CudaStream& stream, int batch, std::size_t vocabu
 
 void CudaSampler::draw(const void* logits, const Sampling& sampling, const double* uniforms, std::int64_t* tokens) {
 #ifdef XLSTM_HAS_CUDA
-  std::copy_n(uniforms, batch_, static_cast<double*>(uniforms_.host()));
-  uniforms_.upload();
+  std::copy_n(uniforms, batch_, reinterpret_cast<double*>(uniforms_.host()));
+  uniforms_.upload(uniforms_.buffer().bytes());
   const cuda::SampleArgs args{static_cast<const float*>(logits),
-                              static_cast<const double*>(uniforms_.data()),
-                              static_cast<std::int64_t*>(tokens_.data()),
+                              reinterpret_cast<const double*>(uniforms_.data()),
+                              reinterpret_cast<std::int64_t*>(tokens_.data()),
                               reinterpret_cast<std::uint64_t*>(weights_.data()),
                               batch_,
                               vocabulary_,
@@ -40,9 +40,9 @@ void CudaSampler::draw(const void* logits, const Sampling& sampling, const doubl
   if (const cudaError_t status = cuda::launch_sample(args, stream_); status != cudaSuccess) {
     throw Error(ErrorCode::runtime, std::string("The sampling kernel failed: ") + cudaGetErrorString(status) + ".");
   }
-  tokens_.download();
+  tokens_.download(tokens_.buffer().bytes());
   tokens_.finish();
-  std::copy_n(static_cast<const std::int64_t*>(tokens_.host()), batch_, tokens);
+  std::copy_n(reinterpret_cast<const std::int64_t*>(tokens_.host()), batch_, tokens);
 #else
   (void)logits, (void)sampling, (void)uniforms, (void)tokens;
 #endif

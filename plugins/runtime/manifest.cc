@@ -160,8 +160,8 @@ bool Manifest::is_single() const {
   if (is_window() || inputs.size() != 1 || outputs.size() != 1) return false;
   const auto &in = input().shape, &out = output().shape;
   const std::int64_t positions = mode == "step" ? 1 : kSequence;
-  return in.size() == (input().dtype == "float32" ? 3 : 2) && in[1] == positions && out.size() == 3 &&
-         (out[1] == 1 || out[1] == positions);
+  return in.size() == (vocab_size ? 2 : 3) && in[1] == positions && (vocab_size || input().dtype == "float32") &&
+         out.size() == 3 && (out[1] == 1 || out[1] == positions);
 }
 
 std::size_t Manifest::state_row_elements() const {

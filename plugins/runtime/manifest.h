@@ -12,18 +12,18 @@
 namespace xlstm::internal {
 
 // Dimensions of a shape that are no counts.
-inline constexpr std::int64_t kAnyBatch = 0;   // only the first
-inline constexpr std::int64_t kSequence = 0;   // after it: the number of positions of a pass
-inline constexpr std::int64_t kUnknown = -1;   // the run tells
+inline constexpr std::int64_t kAnyBatch = 0;  // only the first
+inline constexpr std::int64_t kSequence = 0;  // after it: the number of positions of a pass
+inline constexpr std::int64_t kUnknown = -1;  // the run tells
 
 struct TensorSpec {
   std::string name;
   std::string dtype;
   std::vector<std::int64_t> shape;
 
-  int time_axis() const;                 // of the positions; -1: there is none
-  bool is_known() const;                 // before the run, its shape is
-  std::size_t row_elements() const;      // of one position of one sequence
+  int time_axis() const;             // of the positions; -1: there is none
+  bool is_known() const;             // before the run, its shape is
+  std::size_t row_elements() const;  // of one position of one sequence
   std::size_t element_bytes() const { return dtype == "int64" ? 8 : 4; }
   std::size_t row_bytes() const { return row_elements() * element_bytes(); }
   // Of a pass. Throws Error(runtime) where no memory could hold them.
@@ -57,8 +57,8 @@ struct Manifest {
   std::vector<std::string> weight_files;
 
   bool is_window() const { return mode == "window"; }  // a pass is a whole sequence, and nothing is kept
-  // Whether it is fed one tensor of positions, and gives one of vectors, (batch, positions, width): a language model's
-  // shape, or a stack's. Of these alone there are `input` and `output`.
+  // Whether it is fed a language model's tokens or one tensor of vectors, (batch, positions, width), and gives one of
+  // vectors. `input` and `output` are of these alone.
   bool is_single() const;
   const TensorSpec& input() const { return inputs.front(); }
   const TensorSpec& output() const { return outputs.front(); }

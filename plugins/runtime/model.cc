@@ -9,6 +9,7 @@
 
 #include "runtime/backend.h"
 #include "runtime/manifest.h"
+#include "runtime/named_inputs.h"
 #include "runtime/state_file.h"
 #include "xlstm/xlstm.hpp"
 
@@ -34,11 +35,13 @@ struct Session::Impl {
   Impl(std::shared_ptr<const Model::Impl> of, int size)
       : model(std::move(of)),
         batch(model->loaded->batch(size)),
+        named(model->manifest, size),
         uniforms(static_cast<std::size_t>(size)),
         drawn(static_cast<std::size_t>(size)) {}
 
   std::shared_ptr<const Model::Impl> model;
   std::unique_ptr<internal::Batch> batch;
+  internal::NamedInputs named;
   std::vector<double> uniforms;
   std::vector<std::int64_t> drawn;
   // Of a prefill, allocated by the first: a chunk, where its outputs go, and the outputs.
@@ -50,10 +53,9 @@ struct Session::Impl {
   const Manifest& manifest() const { return model->manifest; }
   std::size_t rows() const { return static_cast<std::size_t>(batch->size()); }
 
-  // `inputs`: a token or a vector for each row.
-  Logits step(const void* inputs) {
-    std::memcpy(batch->input(), inputs, rows() * manifest().input.row_bytes());
-    return {batch->step(), rows(), model->info.output_width};
+  // `input`: a token or a vector for each row.
+  Logits step(const void* input) {
+    return {batch->run({1, &input, nullptr})[0].data, rows(), model->info.output_width};
   }
 
   // What a row is fed: tokens or vectors, one after another.
@@ -80,7 +82,7 @@ struct Session::Impl {
   }
 
   Logits prefill_in_steps(const std::vector<Prompt>& prompts, std::size_t length) {
-    const std::size_t bytes = manifest().input.row_bytes();
+    const std::size_t bytes = manifest().input().row_bytes();
     chunk.resize(rows() * bytes);
     Logits logits;
     for (std::size_t position = 0; position < length; ++position) {
@@ -93,7 +95,7 @@ struct Session::Impl {
   }
 
   Logits prefill_in_chunks(const std::vector<Prompt>& prompts, std::size_t longest) {
-    const std::size_t bytes = manifest().input.row_bytes(), width = model->info.output_width;
+    const std::size_t bytes = manifest().input().row_bytes(), width = model->info.output_width;
     outputs.resize(rows() * width);  // not cleared: they may be what is fed
     lengths.resize(rows());
     destinations.resize(rows());
@@ -111,30 +113,28 @@ struct Session::Impl {
         lengths[row] = static_cast<std::int32_t>(count);
         destinations[row] = ends ? outputs.data() + row * width : nullptr;
       }
-      batch->prefill({positions, chunk.data(), lengths.data(), destinations.data()});
+      const void* const input = chunk.data();
+      batch->prefill({positions, &input, lengths.data()}, destinations.data());
     }
     return {outputs.data(), rows(), width};
   }
 
-  void check_vectors(const char* what) const {
-    if (model->info.vocab_size) {
-      throw Error(ErrorCode::argument, std::string("This model has a vocabulary. Feed it tokens, with ") + what + ".");
-    }
+  // `what`, `other`: the call, and that which takes the other of tokens and vectors.
+  void check_kind(bool tokens, const char* what, const char* other) const {
+    const bool has_tokens = model->info.vocab_size > 0;
+    const bool good = manifest().is_single();
+    if (good && tokens == has_tokens) return;
+    throw Error(ErrorCode::argument,
+                !good ? std::string("This model is a network, which ") + what + " does not feed. Feed it with run."
+                : has_tokens ? std::string("This model has a vocabulary. Feed it tokens, with ") + other + "."
+                             : std::string("This model is a block stack. Feed it vectors, with ") + other + ".");
   }
 
-  void check_tokens(const char* vectors, Span<const std::int64_t> tokens) const {
-    const std::size_t vocabulary = model->info.vocab_size;
-    if (!vocabulary) {
-      throw Error(ErrorCode::argument,
-                  std::string("This model is a block stack. Feed it vectors, with ") + vectors + ".");
-    }
-    for (const std::int64_t token : tokens) {
-      if (static_cast<std::uint64_t>(token) >= vocabulary) {
-        throw Error(ErrorCode::argument, "Token " + std::to_string(token) + " is outside the vocabulary of " +
-                                             std::to_string(vocabulary) + ". Give tokens from 0 to " +
-                                             std::to_string(vocabulary - 1) + ".");
-      }
-    }
+  void check_vectors(const char* what, const char* other) const { check_kind(false, what, other); }
+
+  void check_tokens(const char* what, const char* other, Span<const std::int64_t> tokens) const {
+    check_kind(true, what, other);
+    internal::check_tokens(manifest(), tokens);
   }
 
   void check_size(const char* what, std::size_t size, std::size_t expected) const {
@@ -144,6 +144,19 @@ struct Session::Impl {
     }
   }
 };
+
+namespace {
+
+std::vector<TensorInfo> tensor_infos(const std::vector<internal::TensorSpec>& specs) {
+  std::vector<TensorInfo> infos;
+  for (const internal::TensorSpec& spec : specs) {
+    TensorInfo& info = infos.emplace_back(TensorInfo{spec.name, spec.dtype, spec.shape, spec.time_axis()});
+    for (std::int64_t& extent : info.shape) extent = extent > 0 ? extent : -1;
+  }
+  return infos;
+}
+
+}  // namespace
 
 Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   auto impl = std::make_shared<Impl>();
@@ -174,8 +187,13 @@ Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   info.family = manifest.family;
   info.dtype = manifest.dtype;
   info.vocab_size = manifest.vocab_size;
-  info.input_width = manifest.input.row_elements();
-  info.output_width = manifest.output.row_elements();
+  info.mode = manifest.mode;
+  info.inputs = tensor_infos(manifest.inputs);
+  info.outputs = tensor_infos(manifest.outputs);
+  if (manifest.is_single()) {
+    info.input_width = manifest.input().row_elements();
+    info.output_width = manifest.output().row_elements();
+  }
   info.batch = manifest.batch;
   info.state_bytes = manifest.state_row_elements() * sizeof(float);
   info.tokenizer = manifest.tokenizer;
@@ -196,11 +214,11 @@ Session Model::session(int batch) const {
                                          ", not " + std::to_string(batch) + ". Export it with --batch dynamic or " +
                                          std::to_string(batch) + ".");
   }
-  const std::size_t most = std::numeric_limits<std::ptrdiff_t>::max() / sizeof(float) / static_cast<std::size_t>(batch);
   const Manifest& manifest = impl_->manifest;
-  for (const std::size_t values :
-       {manifest.state_row_elements(), manifest.input.row_bytes(), manifest.output.row_elements()}) {
-    if (values <= most) continue;
+  const auto rows = static_cast<std::size_t>(batch);
+  for (const internal::TensorSpec& input : manifest.inputs) input.bytes(rows, 1);  // throws where nothing could hold it
+  for (const internal::TensorSpec& output : manifest.outputs) output.bytes(rows, 1);
+  if (manifest.state_row_elements() > std::numeric_limits<std::ptrdiff_t>::max() / sizeof(float) / rows) {
     throw Error(ErrorCode::runtime, "There is no memory for a batch of " + std::to_string(batch) + " of this model.");
   }
   return Session(std::make_unique<Session::Impl>(impl_, batch));
@@ -218,13 +236,13 @@ Session::~Session() = default;
 int Session::batch() const noexcept { return impl_->batch->size(); }
 
 Logits Session::step(Span<const std::int64_t> tokens) {
-  impl_->check_tokens("step_vectors", tokens);
+  impl_->check_tokens("step", "step_vectors", tokens);
   impl_->check_size("step", tokens.size(), impl_->rows());
   return impl_->step(tokens.data());
 }
 
 Span<const std::int64_t> Session::step_and_sample(Span<const std::int64_t> tokens, Sampler& sampler) {
-  impl_->check_tokens("step_vectors", tokens);
+  impl_->check_tokens("step_and_sample", "step_vectors", tokens);
   impl_->check_size("step_and_sample", tokens.size(), impl_->rows());
   if (!impl_->manifest().gives_logits()) {
     throw Error(ErrorCode::argument,
@@ -235,8 +253,8 @@ Span<const std::int64_t> Session::step_and_sample(Span<const std::int64_t> token
     if (sampler.sampling_.temperature != 0) {
       for (double& uniform : impl_->uniforms) uniform = sampler.uniform();
     }
-    std::copy(tokens.begin(), tokens.end(), static_cast<std::int64_t*>(impl_->batch->input()));
-    impl_->batch->step_and_sample(sampler.sampling_, impl_->uniforms.data(), drawn.data());
+    const void* const input = tokens.data();
+    impl_->batch->step_and_sample({1, &input, nullptr}, sampler.sampling_, impl_->uniforms.data(), drawn.data());
   } else {
     const Logits logits = impl_->step(tokens.data());
     for (std::size_t row = 0; row < logits.rows; ++row) drawn[row] = sampler(logits[row]);
@@ -245,7 +263,7 @@ Span<const std::int64_t> Session::step_and_sample(Span<const std::int64_t> token
 }
 
 Logits Session::step_vectors(Span<const float> inputs) {
-  impl_->check_vectors("step");
+  impl_->check_vectors("step_vectors", "step");
   impl_->check_size("step_vectors", inputs.size(), impl_->rows() * impl_->model->info.input_width);
   return impl_->step(inputs.data());
 }
@@ -273,7 +291,7 @@ std::vector<Session::Impl::Prompt> rows_of(const char* what, const Session::Impl
 }  // namespace
 
 Logits Session::prefill(Span<const std::int64_t> tokens) {
-  impl_->check_tokens("prefill_vectors", tokens);
+  impl_->check_tokens("prefill", "prefill_vectors", tokens);
   return impl_->prefill(rows_of("prefill", *impl_, tokens));
 }
 
@@ -285,15 +303,28 @@ Logits Session::prefill(const std::vector<std::vector<std::int64_t>>& prompts) {
   std::vector<Impl::Prompt> rows;
   rows.reserve(prompts.size());
   for (const auto& prompt : prompts) {
-    impl_->check_tokens("prefill_vectors", prompt);
+    impl_->check_tokens("prefill", "prefill_vectors", prompt);
     rows.push_back({reinterpret_cast<const std::byte*>(prompt.data()), prompt.size()});
   }
   return impl_->prefill(rows);
 }
 
 Logits Session::prefill_vectors(Span<const float> inputs) {
-  impl_->check_vectors("prefill");
+  impl_->check_vectors("prefill_vectors", "prefill");
   return impl_->prefill(rows_of("prefill_vectors", *impl_, inputs));
+}
+
+Outputs Session::run(Span<const Input> inputs, Span<const std::int32_t> lengths) {
+  return impl_->batch->run(impl_->named.check(inputs, lengths));
+}
+
+const Output& Outputs::operator[](std::string_view name) const {
+  for (const Output& output : *this) {
+    if (output.name == name) return output;
+  }
+  std::string names;
+  for (const Output& output : *this) names += (names.empty() ? "" : ", ") + std::string(output.name);
+  throw Error(ErrorCode::argument, "There is no output " + std::string(name) + ". The model gives " + names + ".");
 }
 
 void Session::reset() { impl_->batch->reset(-1); }

@@ -1,6 +1,7 @@
 // ONNX Runtime, on the CPU or on CUDA. Its library is opened at run time, through its C interface.
 #include <onnxruntime_cxx_api.h>
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
 #include <mutex>
@@ -79,7 +80,8 @@ struct Cuda {
 
 class OnnxRuntimeRunner : public Runner {
  public:
-  // `cuda`: null on the CPU. `graph`: capture the steps.
+  // `cuda`: null on the CPU. `graph`: capture the steps. Passes' bindings are kept for as long as the next has as many
+  // positions.
   OnnxRuntimeRunner(Ort::Session& session, const Manifest& manifest, int batch, BatchBuffers& buffers, Cuda* cuda,
                     bool graph)
       : session_(session),
@@ -88,49 +90,72 @@ class OnnxRuntimeRunner : public Runner {
         buffers_(buffers),
         memory_(cuda ? Ort::MemoryInfo("Cuda", OrtDeviceAllocator, cuda->index, OrtMemTypeDefault)
                      : Ort::MemoryInfo("Cpu", OrtDeviceAllocator, 0, OrtMemTypeDefault)) {
-    for (int turn = 0; turn < 2; ++turn) {
-      bindings_[turn] = binding(turn, buffers.input.data(), buffers.ones.data(), buffers.output.data(), 1);
+    for (const TensorSpec& output : manifest.outputs) told_by_run_ |= !output.is_known();
+    if (cuda) pass_options_ = run_options("-1");  // never captured
+    for (int turn = 0; turn < 2 && !manifest.is_window(); ++turn) {
+      step_[turn].binding = bind(turn, buffers.step);
       if (cuda) options_[turn] = run_options(graph ? std::to_string(cuda->next_graph++) : "-1");
     }
-    if (cuda) prefill_options_ = run_options("-1");  // never captured
   }
 
   void step() override {
     const int turn = buffers_.states.current();
-    buffers_.input.upload();
+    buffers_.step.upload();
     translated(ErrorCode::runtime, "ONNX Runtime failed in a step",
-               [&] { session_.Run(options_[turn], bindings_[turn]); });
+               [&] { session_.Run(options_[turn], step_[turn].binding); });
   }
 
-  // Bindings are made anew for each pass: a pass costs far more.
-  void prefill(std::size_t positions) override {
-    const ChunkBuffers& chunk = buffers_.chunk;
-    const std::string doing = "ONNX Runtime failed in a pass over " + std::to_string(positions) + " positions";
+  void prepare() override {
+    const PassBuffers& pass = buffers_.pass;
+    Bound& bound = pass_[buffers_.states.current()];
+    if (bound.positions == pass.positions() && bound.version == pass.version()) return;
+    bound = translated(ErrorCode::runtime, "ONNX Runtime cannot bind the bundle's inputs and outputs",
+                       [&] { return Bound{bind(buffers_.states.current(), pass), pass.positions(), pass.version()}; });
+  }
+
+  void pass() override {
+    PassBuffers& pass = buffers_.pass;
+    Ort::IoBinding& binding = pass_[buffers_.states.current()].binding;
+    const std::string doing = "ONNX Runtime failed in a pass over " + std::to_string(pass.positions()) + " positions";
+    pass.upload();
     translated(ErrorCode::runtime, doing.c_str(), [&] {
-      session_.Run(prefill_options_,
-                   binding(buffers_.states.current(), chunk.input(), chunk.lengths(), chunk.output(), positions));
+      if (told_by_run_) bind_told(binding);
+      session_.Run(pass_options_, binding);
+      if (told_by_run_) tell(binding);
     });
   }
 
  private:
-  // A pass over `positions` of every row, from state set `turn` to the other.
-  Ort::IoBinding binding(int turn, void* input, void* lengths, void* output, std::size_t positions) const {
-    const auto value = [&](void* data, std::size_t bytes, const std::vector<std::int64_t>& shape,
-                           const std::string& dtype) {
-      return Ort::Value::CreateTensor(memory_, data, bytes, shape.data(), shape.size(), element_type(dtype));
-    };
-    const auto& in = manifest_.input;
-    const auto& out = manifest_.output;
-    const StateBuffers& states = buffers_.states;
-    const ChunkBuffers& chunk = buffers_.chunk;
+  struct Bound {
+    Ort::IoBinding binding{nullptr};
+    std::size_t positions = 0;
+    int version = 0;
+  };
+
+  Ort::Value value(void* data, std::size_t bytes, const std::vector<std::int64_t>& shape,
+                   const std::string& dtype) const {
+    return Ort::Value::CreateTensor(memory_, data, bytes, shape.data(), shape.size(), element_type(dtype));
+  }
+
+  // `pass`, from state set `turn` to the other.
+  Ort::IoBinding bind(int turn, const PassBuffers& pass) const {
     Ort::IoBinding binding(session_);
-    binding.BindInput(in.name.c_str(),
-                      value(input, chunk.input_bytes(positions), in.sized(batch_, positions), in.dtype));
-    binding.BindOutput(out.name.c_str(),
-                       value(output, chunk.output_bytes(positions), out.sized(batch_, positions), out.dtype));
-    if (!manifest_.lengths.empty()) {
-      binding.BindInput(manifest_.lengths.c_str(), value(lengths, chunk.lengths_bytes(), {batch_}, "int32"));
+    const auto value_of = [&](const TensorSpec& spec, void* data) {
+      const auto rows = static_cast<std::size_t>(batch_);
+      return value(data, spec.bytes(rows, pass.positions()), spec.sized(batch_, pass.positions()), spec.dtype);
+    };
+    for (std::size_t i = 0; i < manifest_.inputs.size(); ++i) {
+      const TensorSpec& spec = manifest_.inputs[i];
+      binding.BindInput(spec.name.c_str(), value_of(spec, pass.input(i)));
     }
+    for (std::size_t i = 0; i < manifest_.outputs.size(); ++i) {
+      const TensorSpec& spec = manifest_.outputs[i];
+      if (spec.is_known()) binding.BindOutput(spec.name.c_str(), value_of(spec, pass.output(i)));
+    }
+    if (!manifest_.lengths.empty()) {
+      binding.BindInput(manifest_.lengths.c_str(), value(pass.lengths(), pass.lengths_bytes(), {batch_}, "int32"));
+    }
+    const StateBuffers& states = buffers_.states;
     for (std::size_t i = 0; i < states.size(); ++i) {
       const StateTensor& state = manifest_.states[i];
       const std::size_t bytes = states.tensor_bytes(i);
@@ -139,6 +164,26 @@ class OnnxRuntimeRunner : public Runner {
       binding.BindOutput(state.output.c_str(), value(states.tensor(1 - turn, i), bytes, shape, state.dtype));
     }
     return binding;
+  }
+
+  // Outputs whose shapes the run tells are ONNX Runtime's own memory, on the host, made by each run anew.
+  void bind_told(Ort::IoBinding& binding) const {
+    const Ort::MemoryInfo host("Cpu", OrtDeviceAllocator, 0, OrtMemTypeDefault);
+    for (const TensorSpec& output : manifest_.outputs) {
+      if (!output.is_known()) binding.BindOutput(output.name.c_str(), host);
+    }
+  }
+
+  void tell(const Ort::IoBinding& binding) {
+    told_ = binding.GetOutputValues();
+    const std::vector<std::string> names = binding.GetOutputNames();
+    for (std::size_t i = 0; i < manifest_.outputs.size(); ++i) {
+      const TensorSpec& output = manifest_.outputs[i];
+      if (output.is_known()) continue;
+      const auto found = std::find(names.begin(), names.end(), output.name) - names.begin();
+      const Ort::Value& result = told_[static_cast<std::size_t>(found)];
+      buffers_.pass.tell(i, result.GetTensorData<float>(), result.GetTensorTypeAndShapeInfo().GetShape());
+    }
   }
 
   // `graph`: the CUDA graph that the run is captured into and replayed from; -1: none.
@@ -154,15 +199,17 @@ class OnnxRuntimeRunner : public Runner {
   int batch_;
   BatchBuffers& buffers_;
   Ort::MemoryInfo memory_;
-  Ort::IoBinding bindings_[2] = {Ort::IoBinding(nullptr), Ort::IoBinding(nullptr)};
+  bool told_by_run_ = false;  // of some output, the shape
+  std::vector<Ort::Value> told_;
+  Bound step_[2], pass_[2];
   Ort::RunOptions options_[2] = {Ort::RunOptions(nullptr), Ort::RunOptions(nullptr)};
-  Ort::RunOptions prefill_options_{nullptr};
+  Ort::RunOptions pass_options_{nullptr};
 };
 
 class OnnxRuntimeBundle : public LoadedBundle {
  public:
   OnnxRuntimeBundle(const std::filesystem::path& bundle, const Manifest& manifest, const Options& options)
-      : env_(environment(options)), manifest_(manifest) {
+      : env_(environment(options)), manifest_(manifest), kernels_(!options.custom_ops.empty()) {
     const bool possible = options.device != Device::cpu && cuda_device_count() > 0;
     if (options.device == Device::cuda || (possible && has_cuda_provider())) {
       if (!has_cuda_provider()) {
@@ -181,7 +228,7 @@ class OnnxRuntimeBundle : public LoadedBundle {
     }
     const std::string model = (bundle / kModelFile).string();
     const auto load = [&] { return Ort::Session(env_, model.c_str(), session_options(options)); };
-    graph_ = cuda_ && options.cuda_graph;
+    graph_ = cuda_ && options.cuda_graph && !manifest.is_window();
     if (graph_) {
       try {
         session_ = load();
@@ -195,7 +242,7 @@ class OnnxRuntimeBundle : public LoadedBundle {
   }
 
   std::unique_ptr<Batch> batch(int size) const override {
-    const Place place = cuda_ ? Place{cuda_->stream, &cuda_->turn} : Place{};
+    const Place place = cuda_ ? Place{cuda_->stream, &cuda_->turn} : Place{nullptr, nullptr, kernels_};
     return translated(ErrorCode::runtime, "ONNX Runtime cannot bind the bundle's inputs and outputs", [&] {
       return std::make_unique<Batch>(manifest_, size, place, [&](BatchBuffers& buffers) {
         return std::make_unique<OnnxRuntimeRunner>(session_, manifest_, size, buffers, cuda_.get(), graph_);
@@ -243,6 +290,7 @@ class OnnxRuntimeBundle : public LoadedBundle {
 
   Ort::Env& env_;  // first: without the library, not even empty handles can be destroyed
   Manifest manifest_;
+  bool kernels_;  // run the cells
   bool graph_ = false;
   std::unique_ptr<Cuda> cuda_;
   mutable Ort::Session session_{nullptr};  // Run is safe from several threads

@@ -1,4 +1,5 @@
-// The two sets of states of a batch: by turns a step's input and its output, so that nothing is copied.
+// The states of a batch, in two sets: by turns a pass's input and its output, so that nothing is copied. What a kernel
+// may update in place is in both sets the same memory.
 #pragma once
 
 #include <cstddef>
@@ -11,11 +12,14 @@ namespace xlstm::internal {
 
 class StateBuffers {
  public:
-  // Zeros. `stream` as in Buffer.
-  StateBuffers(const Manifest& manifest, int batch, const CudaStream* stream);
+  // Zeros. `stream` as in Buffer; `in_place`: whether the cells' kernels update what they may.
+  StateBuffers(const Manifest& manifest, int batch, const CudaStream* stream, bool in_place);
 
   std::size_t size() const { return tensors_.size(); }
-  void* tensor(int set, std::size_t index) const { return sets_[set].data() + tensors_[index].offset; }
+  bool any_in_place() const { return shared_.bytes() > 0; }  // a pass that fails has then spoilt them
+  void* tensor(int set, std::size_t index) const {
+    return memory(set, tensors_[index]).data() + tensors_[index].offset;
+  }
   std::size_t tensor_bytes(std::size_t index) const { return tensors_[index].row_bytes * batch_; }
 
   int current() const { return current_; }     // the set that holds the states
@@ -26,14 +30,20 @@ class StateBuffers {
   void read(float* host) const;
   void write(const float* host);
   void copy(const StateBuffers& from);
+  void finish() const { shared_.finish(); }  // wait for all that the batch has queued
 
  private:
   struct Tensor {
+    bool shared;
     std::size_t offset, row_bytes;
   };
 
+  const Buffer& memory(int set, const Tensor& tensor) const { return tensor.shared ? shared_ : sets_[set]; }
+  Buffer& memory(const Tensor& tensor) { return tensor.shared ? shared_ : sets_[current_]; }
+
   std::vector<Tensor> tensors_;
   std::size_t batch_;
+  Buffer shared_;
   std::vector<Buffer> sets_;
   int current_ = 0;
 };

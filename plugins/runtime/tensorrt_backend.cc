@@ -122,22 +122,27 @@ class Context {
     }
     for (const StateTensor& state : shared.manifest.states) set_shape(state.input, state.sized(batch));
     if (const std::string& lengths = shared.manifest.lengths; !lengths.empty()) set_shape(lengths, {batch});
+    for (const TensorSpec& input : shared.manifest.inputs) {
+      if (input.time_axis() < 0) set_shape(input.name, input.sized(batch, 1));
+    }
   }
 
   // All that follow: so many positions of every row. Throws Error(argument) where the profile does not take them.
   void set_positions(std::size_t positions) {
     if (positions == positions_) return;
     positions_ = 0;
-    set_shape(shared_.manifest.input.name, shared_.manifest.input.sized(batch_, positions));
+    for (const TensorSpec& input : shared_.manifest.inputs) {
+      if (input.time_axis() >= 0) set_shape(input.name, input.sized(batch_, positions));
+    }
     positions_ = positions;
   }
 
   // Queue a pass from state set `turn` to the other.
-  void enqueue(const StateBuffers& states, int turn, void* input, void* lengths, void* output) {
+  void enqueue(const StateBuffers& states, int turn, const PassBuffers& pass) {
     const Manifest& manifest = shared_.manifest;
-    bind(manifest.input.name, input);
-    if (!manifest.lengths.empty()) bind(manifest.lengths, lengths);
-    bind(manifest.output.name, output);
+    for (std::size_t i = 0; i < manifest.inputs.size(); ++i) bind(manifest.inputs[i].name, pass.input(i));
+    for (std::size_t i = 0; i < manifest.outputs.size(); ++i) bind(manifest.outputs[i].name, pass.output(i));
+    if (!manifest.lengths.empty()) bind(manifest.lengths, pass.lengths());
     for (std::size_t i = 0; i < states.size(); ++i) {
       bind(manifest.states[i].input, states.tensor(turn, i));
       bind(manifest.states[i].output, states.tensor(1 - turn, i));
@@ -162,8 +167,8 @@ class Context {
     };
     throw Error(ErrorCode::argument, "The engine's " + name() + " profile takes " + tensor + " of " +
                                          bound(Selector::kMIN) + " to " + bound(Selector::kMAX) + ", not " +
-                                         text_of(dims) + ". Build the engine again for a batch of " +
-                                         std::to_string(batch_) + ".");
+                                         text_of(dims) +
+                                         ". Feed it what it takes, or build the engine again for more.");
   }
 
   void bind(const std::string& name, void* address) {
@@ -184,12 +189,10 @@ class TensorRTRunner : public Runner {
  public:
   // The states are zeros before and after it is made.
   TensorRTRunner(Shared& shared, int batch, BatchBuffers& buffers, const CudaStream& stream, bool graphs)
-      : shared_(shared),
-        batch_(batch),
-        buffers_(buffers),
-        stream_(stream),
-        decode_(shared, shared.file.record.decode_profile, batch, stream) {
-    decode_.set_positions(1);
+      : shared_(shared), batch_(batch), buffers_(buffers), stream_(stream) {
+    if (shared.manifest.is_window()) return;
+    decode_.emplace(shared, shared.file.record.decode_profile, batch, stream);
+    decode_->set_positions(1);
     if (!graphs) return;
     StateBuffers& states = buffers.states;
     for (int turn = 0; turn < 2; ++turn) capture(turn);
@@ -205,11 +208,22 @@ class TensorRTRunner : public Runner {
     }
   }
 
-  void prefill(std::size_t positions) override {
-    if (!prefill_) prefill_.emplace(shared_, shared_.file.record.prefill_profile, batch_, stream_);
-    prefill_->set_positions(positions);
-    const ChunkBuffers& chunk = buffers_.chunk;
-    prefill_->enqueue(buffers_.states, buffers_.states.current(), chunk.input(), chunk.lengths(), chunk.output());
+  void prepare() override {
+    const EngineRecord& record = shared_.file.record;
+    const bool window = shared_.manifest.is_window();
+    const int profile = window && record.prefill_profile < 0 ? record.decode_profile : record.prefill_profile;
+    if (profile < 0) {
+      throw Error(ErrorCode::argument,
+                  "The engine takes one position a pass, not " + std::to_string(buffers_.pass.positions()) +
+                      ": it has no prefill profile. Feed one at a time, or build the engine again.");
+    }
+    if (!prefill_) prefill_.emplace(shared_, profile, batch_, stream_);
+    prefill_->set_positions(buffers_.pass.positions());
+  }
+
+  void pass() override {
+    buffers_.pass.upload();
+    prefill_->enqueue(buffers_.states, buffers_.states.current(), buffers_.pass);
   }
 
  private:
@@ -219,10 +233,10 @@ class TensorRTRunner : public Runner {
   };
   using Graph = std::unique_ptr<CUgraphExec_st, DestroyGraph>;
 
-  // Queue one step from state set `turn` to the other, with the transfer of its input.
+  // Queue one step from state set `turn` to the other, with the transfer of its inputs.
   void enqueue(int turn) {
-    buffers_.input.upload();
-    decode_.enqueue(buffers_.states, turn, buffers_.input.data(), buffers_.ones.data(), buffers_.output.data());
+    buffers_.step.upload();
+    decode_->enqueue(buffers_.states, turn, buffers_.step);
   }
 
   void capture(int turn) {
@@ -251,7 +265,7 @@ class TensorRTRunner : public Runner {
   int batch_;
   BatchBuffers& buffers_;
   const CudaStream& stream_;
-  Context decode_;
+  std::optional<Context> decode_;   // but in mode window
   std::optional<Context> prefill_;  // made when first needed, as its buffers
   Graph graphs_[2] = {Graph(nullptr, DestroyGraph{&shared_.device}), Graph(nullptr, DestroyGraph{&shared_.device})};
 };
@@ -262,7 +276,13 @@ class TensorRTBundle : public LoadedBundle {
       : library_(open_library(options)),
         shared_{manifest, CudaDevice(device_index(options))},
         index_(options.device_id),
-        graphs_(options.cuda_graph) {
+        graphs_(options.cuda_graph && !manifest.is_window()) {
+    for (const TensorSpec& output : manifest.outputs) {
+      if (output.is_known()) continue;
+      throw Error(ErrorCode::unavailable, "How large the output " + output.name +
+                                              " is, the run tells, which this library does not ask of TensorRT. Run "
+                                              "the bundle with ONNX Runtime (Backend::onnxruntime).");
+    }
     const Engine& file = shared_.file = choose_engine({bundle, manifest.batch, NV_TENSORRT_MAJOR}, options.engine);
     const auto create = library_.function<void*(void*, std::int32_t)>("createInferRuntime_INTERNAL");
     shared_.runtime.reset(static_cast<nvinfer1::IRuntime*>(create(&shared_.logger, NV_TENSORRT_VERSION)));
@@ -278,8 +298,8 @@ class TensorRTBundle : public LoadedBundle {
                       ". Engines fit the GPU and the TensorRT version they were built for; build it "
                       "again on this machine.");
     }
-    check_tensor(manifest.input.name, manifest.input.dtype, nvinfer1::TensorIOMode::kINPUT);
-    check_tensor(manifest.output.name, manifest.output.dtype, nvinfer1::TensorIOMode::kOUTPUT);
+    for (const TensorSpec& t : manifest.inputs) check_tensor(t.name, t.dtype, nvinfer1::TensorIOMode::kINPUT);
+    for (const TensorSpec& t : manifest.outputs) check_tensor(t.name, t.dtype, nvinfer1::TensorIOMode::kOUTPUT);
     if (!manifest.lengths.empty()) check_tensor(manifest.lengths, "int32", nvinfer1::TensorIOMode::kINPUT);
     if (const int profiles = shared_.engine->getNbOptimizationProfiles();
         std::max(file.record.decode_profile, file.record.prefill_profile) >= profiles) {

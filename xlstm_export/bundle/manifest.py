@@ -95,7 +95,7 @@ class Manifest:
     family: str
     dtype: Dtype
     mode: Mode
-    """`step`: one position a pass. `prefill` and `both`: any number; see `exporter.write`. `window`: whole sequences."""
+    """`step`: one position a pass. `prefill`, `both`: any number (see `exporter.write`). `window`: whole sequences."""
     batch: int | None
     """None: dynamic."""
     inputs: tuple[TensorSpec, ...]
@@ -258,7 +258,7 @@ def _contradictions(m: Manifest) -> list[str]:
         faults.append(f"no input has positions (sequence), in mode {m.mode}")
     if m.mode == "window" and m.states:
         faults.append("states are there in mode window")
-    positions = 1 if m.mode == "step" else "sequence"
+    positions: Dimension = 1 if m.mode == "step" else "sequence"
     faults += _faults_of_language(m, positions) + _faults_of_forecast(m)
     dtypes = ("float32", "int64", "int32")
     faults += [

@@ -48,13 +48,13 @@ def open_checkpoint(path: Path, options: ReadOptions = NOTHING_SAID) -> Checkpoi
         UserError: the checkpoint is not understood completely; one message, naming the tensor or setting.
     """
     path = Path(path)
-    part = choose_part(path, _weights(path).unwrapped(), options.select)
+    part = choose_part(path, read_weights(path), options.select)
     return part.family.read(part.weights, _settings(part, options))
 
 
 def find_models(path: Path) -> list[Part]:
     """The models that a checkpoint holds, each as `ReadOptions.select` takes it."""
-    return find_parts(_weights(Path(path)).unwrapped())
+    return find_parts(read_weights(Path(path)))
 
 
 def read_config(path: Path, options: ReadOptions = NOTHING_SAID) -> tuple[str, Architecture, dict[str, object]]:
@@ -131,6 +131,15 @@ def _meant(found: Mapping[str, Settings], part: Part | None) -> Settings | None:
 
 def _is_inside(keys: str, other: str) -> bool:
     return keys != other and (not other or keys.startswith(f"{other}."))
+
+
+def read_weights(path: Path) -> Weights:
+    """The tensors of a file or folder by the names that their user gave them, without wrappers: headers only.
+
+    Raises:
+        UserError: it is not there, not readable, or no weights.
+    """
+    return _weights(path).unwrapped()
 
 
 def _weights(path: Path) -> Weights:

@@ -14,7 +14,8 @@ from ..operators.names import DOMAIN
 def mark_in_place(graph: ir.Graph, states: Iterable[StateTensor]) -> tuple[StateTensor, ...]:
     """The states with `in_place` as the graph allows it: where one cell reads the state, and writes its next value.
 
-    Our CPU kernels read a state before they write it. Any other reader could come after them.
+    Our CPU kernels read a state before they write it. Any other reader could come after them, but for one that asks for
+    the shape alone.
 
     Args:
         graph: has the states among its inputs and outputs.
@@ -25,8 +26,7 @@ def mark_in_place(graph: ir.Graph, states: Iterable[StateTensor]) -> tuple[State
 
     def only_a_cells(state: StateTensor) -> bool:
         before, after = inputs[state.input], outputs[state.output]
-        uses = before.uses()
-        reader = uses[0].node if len(uses) == 1 else None
-        return reader is not None and reader.domain == DOMAIN and after.producer() is reader
+        readers = [use.node for use in before.uses() if use.node.op_type != "Shape"]
+        return len(readers) == 1 and readers[0].domain == DOMAIN and after.producer() is readers[0]
 
     return tuple(replace(state, in_place=only_a_cells(state)) for state in states)

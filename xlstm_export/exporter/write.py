@@ -62,6 +62,8 @@ class ExportOptions:
     """A Hugging Face `tokenizer.json` to put into the bundle instead of the checkpoint's own."""
 
     def __post_init__(self) -> None:
+        if self.mode == "window":
+            raise UserError(ErrorKind.argument, "--mode window is for networks that do not stream; this model does.")
         if self.mode == "step" and self.logits == "all":
             raise UserError(
                 ErrorKind.argument,
@@ -103,14 +105,19 @@ def export_bundle(
         manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
         tick(1)
         tick = stage("Checking the graph", None)
-        model.metadata_props[METADATA_KEY] = manifest.to_json()
-        proto = ir.to_proto(model)
-        _drop_shapes_of_weights(proto.graph)
-        _check(proto)
-        (folder / MODEL_FILE).write_bytes(proto.SerializeToString())
-        (folder / FILE_NAME).write_text(manifest.to_json(), "utf-8")
+        write_bundle(folder, model, manifest)
         tick(1)
     return Bundle(out, manifest)
+
+
+def write_bundle(folder: Path, model: ir.Model, manifest: Manifest) -> None:
+    """Check the graph, then write it and the manifest into a folder that holds the weights."""
+    model.metadata_props[METADATA_KEY] = manifest.to_json()
+    proto = ir.to_proto(model)
+    _drop_shapes_of_weights(proto.graph)
+    _check(proto)
+    (folder / MODEL_FILE).write_bytes(proto.SerializeToString())
+    (folder / FILE_NAME).write_text(manifest.to_json(), "utf-8")
 
 
 def _describe(

@@ -32,15 +32,17 @@ class Chunk:
     sequence: int
     lengths: Tensor | None
 
-    def valid(self, inputs: Tensor) -> Tensor:
-        """Inputs (B, S, ...) with zeros for the padding, whatever stands there: it may be no token, or NaN."""
+    def valid(self, inputs: Tensor, axis: int = 1) -> Tensor:
+        """Inputs (B, S, ...), S at `axis`, with zeros for the padding, whatever stands there: no token, or NaN."""
         # 0, found where there is a row and a position: without, runtimes say that an index is out of bounds. Some would
         # crash further on (ONNX Runtime divides by zero in a batched product of no rows).
         zero = torch.arange(self.batch)[0] + torch.arange(self.sequence)[0]
         if self.lengths is None:
             return inputs + zero
         valid = torch.arange(self.sequence) < self.lengths[:, None]
-        return torch.where(valid.reshape(*valid.shape, *[1] * (inputs.dim() - 2)), inputs, zero.to(inputs.dtype))
+        batch, sequence = valid.shape
+        shape = (batch, *[1] * (axis - 1), sequence, *[1] * (inputs.dim() - axis - 1))
+        return torch.where(valid.reshape(shape), inputs, zero.to(inputs.dtype))
 
     def rows(self, x: Tensor, first: Tensor, count: int, stride: int) -> Tensor:
         """Of x (B * stride, D), the `count` rows from `first` (B) on in each sequence: (B * count, D)."""

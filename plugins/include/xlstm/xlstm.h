@@ -1,7 +1,8 @@
 /* Run an xLSTM bundle from C, and from whatever can call C. It wraps xlstm.hpp, which says more.
  *
  * Every function that can fail returns a status; xlstm_last_error() then says, in this thread, what is wrong, where,
- * and what to do. A call that fails leaves its objects as they were. A model may be used from any number of threads, a
+ * and what to do. A call that fails leaves its objects as they were, unless its description, or the head of xlstm.hpp,
+ * says otherwise. A model may be used from any number of threads, a
  * session or a sampler from one at a time. Handles are freed by their _free function, which accepts NULL; a model may
  * be freed before its sessions.
  */
@@ -50,6 +51,34 @@ typedef struct {
   int chunk;
 } xlstm_options;
 
+typedef enum { XLSTM_FLOAT32 = 0, XLSTM_INT64 = 1, XLSTM_INT32 = 2 } xlstm_dtype;
+
+/* An input or an output of a model. */
+typedef struct {
+  const char* name;
+  xlstm_dtype dtype;    /* of outputs, XLSTM_FLOAT32 */
+  const int64_t* shape; /* begins with the batch; -1: any, or (of an output of mode "window") the run tells */
+  size_t rank;
+  int time_axis; /* the dimension that is the number of positions of a pass; -1: there is none */
+} xlstm_tensor;
+
+/* What a model is fed under a name: `count` values of `dtype`, in row-major order. */
+typedef struct {
+  const char* name;
+  xlstm_dtype dtype;
+  const void* values;
+  size_t count;
+} xlstm_input;
+
+/* What a pass gives: `count` values, dense, on the host. */
+typedef struct {
+  const char* name;
+  const float* values;
+  size_t count;
+  const int64_t* shape;
+  size_t rank;
+} xlstm_output;
+
 typedef struct xlstm_model xlstm_model;
 typedef struct xlstm_session xlstm_session;
 typedef struct xlstm_sampler xlstm_sampler;
@@ -62,13 +91,18 @@ XLSTM_C_API xlstm_options xlstm_default_options(void);
 /* `options` NULL: the defaults. */
 XLSTM_C_API xlstm_status xlstm_model_load(const char* bundle, const xlstm_options* options, xlstm_model** model);
 XLSTM_C_API void xlstm_model_free(xlstm_model* model);
-XLSTM_C_API size_t xlstm_model_vocab_size(const xlstm_model* model);   /* 0: a block stack, fed vectors */
-XLSTM_C_API size_t xlstm_model_input_width(const xlstm_model* model);  /* values of a row of input */
-XLSTM_C_API size_t xlstm_model_output_width(const xlstm_model* model); /* values of a row of output */
+XLSTM_C_API const char* xlstm_model_mode(const xlstm_model* model);    /* "step", "prefill", "both" or "window" */
+XLSTM_C_API size_t xlstm_model_vocab_size(const xlstm_model* model);   /* 0: it is no language model */
+XLSTM_C_API size_t xlstm_model_input_width(const xlstm_model* model);  /* values of a row; 0: only _run feeds it */
+XLSTM_C_API size_t xlstm_model_output_width(const xlstm_model* model); /* values of a row; 0: as above */
 XLSTM_C_API size_t xlstm_model_state_bytes(const xlstm_model* model);  /* of one sequence */
 XLSTM_C_API int64_t xlstm_model_bos_token(const xlstm_model* model);   /* every text begins with it; -1: with none */
 /* How many tokens end a text; *tokens: these, owned by the model. */
 XLSTM_C_API size_t xlstm_model_eos_tokens(const xlstm_model* model, const int64_t** tokens);
+
+/* How many inputs and outputs there are; *tensors: these, owned by the model. */
+XLSTM_C_API size_t xlstm_model_inputs(const xlstm_model* model, const xlstm_tensor** tensors);
+XLSTM_C_API size_t xlstm_model_outputs(const xlstm_model* model, const xlstm_tensor** tensors);
 
 XLSTM_C_API xlstm_status xlstm_session_create(const xlstm_model* model, int batch, xlstm_session** session);
 XLSTM_C_API xlstm_status xlstm_session_fork(const xlstm_session* session, xlstm_session** fork);
@@ -95,6 +129,12 @@ XLSTM_C_API xlstm_status xlstm_session_prefill_rows(xlstm_session* session, cons
 /* Block stacks: inputs (batch, length, width), `count` values; *outputs (batch, width) at the last position. */
 XLSTM_C_API xlstm_status xlstm_session_prefill_vectors(xlstm_session* session, const float* inputs, size_t count,
                                                        const float** outputs);
+/* One pass of any model: each of its inputs once, in any order. How many positions there are follows from the counts.
+ * `lengths`, (batch): how many positions of each row are there, the rest being padding; NULL: all. *outputs: as many as
+ * the model has and in their order, owned by the session, valid until it is fed again. A pass with as many positions as
+ * one before, and every pass of one position, allocates nothing. */
+XLSTM_C_API xlstm_status xlstm_session_run(xlstm_session* session, const xlstm_input* inputs, size_t count,
+                                           const int32_t* lengths, const xlstm_output** outputs);
 /* Zero the states of one row, or of all for -1. */
 XLSTM_C_API xlstm_status xlstm_session_reset(xlstm_session* session, int row);
 

@@ -14,13 +14,20 @@
 // One Session, or one Sampler, belongs to one thread at a time. On CUDA the Sessions of one Model take turns on the
 // device.
 //
+// A bundle of a user's own network is fed by name, with Session::run:
+//
+//   auto outputs = session.run({{"x", x}, {"speaker", speaker}});      // vectors or spans of float, int64 or int32
+//   const float* y = outputs["y"].data;
+//
 // Every error is an xlstm::Error. A call that throws leaves the session as it was, unless its description says
-// otherwise.
+// otherwise; with one exception. Where custom operators run the cells on the CPU, they update states in place, and a
+// pass that fails midway (ErrorCode::runtime) spoils them: the session then refuses to go on until a reset or a load.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <memory>
 #include <random>
 #include <stdexcept>
@@ -62,6 +69,8 @@ class Span {
  public:
   constexpr Span() = default;
   constexpr Span(T* data, std::size_t size) : data_(data), size_(size) {}
+  template <std::size_t N>
+  constexpr Span(T (&array)[N]) : data_(array), size_(N) {}
   template <class Container,
             class = std::enable_if_t<std::is_convertible_v<decltype(std::declval<Container&>().data()), T*>>>
   constexpr Span(Container&& container) : data_(container.data()), size_(container.size()) {}
@@ -115,13 +124,25 @@ struct Options {
   std::filesystem::path plugin_library;
 };
 
-/// What a model is. The vocabulary is 0 for a block stack: it is fed vectors, not tokens.
+/// An input or an output of a model.
+struct TensorInfo {
+  std::string name;
+  std::string dtype;  ///< `float32`, `int64`, `int32`; outputs are float32
+  std::vector<std::int64_t>
+      shape;           ///< begins with the batch; -1: any, or (of an output of mode `window`) the run tells
+  int time_axis = -1;  ///< the dimension that is the number of positions of a pass; -1: there is none
+};
+
+/// What a model is: a language model, a block stack (fed vectors, not tokens), or any network, which Session::run
+/// feeds.
 struct ModelInfo {
-  std::string family;  ///< of the checkpoint: `xlstm`, `xlstm-large`, `xlstm-hf`
+  std::string family;  ///< of the checkpoint: `xlstm`, `xlstm-large`, `xlstm-hf`; `network` for a user's own
   std::string dtype;   ///< of weights and activations: `float32`, `float16`, `bfloat16`
-  std::size_t vocab_size = 0;
-  std::size_t input_width = 0;           ///< values of a row of input: 1 token, or the width of a block stack
-  std::size_t output_width = 0;          ///< values of a row of output: the vocabulary, or the width of a block stack
+  std::string mode;    ///< `step`: one position a pass; `prefill`, `both`: any number; `window`: whole sequences
+  std::vector<TensorInfo> inputs, outputs;
+  std::size_t vocab_size = 0;            ///< 0: it is no language model
+  std::size_t input_width = 0;           ///< values of a row of input: 1 token, or a vector's; 0: only `run` feeds it
+  std::size_t output_width = 0;          ///< values of a row of output: the vocabulary, or a vector's; 0: as above
   int batch = 0;                         ///< 0: any
   std::size_t state_bytes = 0;           ///< of one sequence
   bool gives_logits = false;             ///< tokens can be drawn from the output; else it is vectors
@@ -132,6 +153,51 @@ struct ModelInfo {
   std::string device;                    ///< `cpu` or `cuda:0`
   bool cuda_graph = false;               ///< steps are replayed from CUDA graphs
   int chunk = 0;                         ///< most positions of a pass of prefill; 0: it goes step by step
+};
+
+/// An input of Session::run: its name, and the values in row-major order of its shape. Refers to both.
+class Input {
+ public:
+  Input(std::string_view name, Span<const float> values) : Input(name, "float32", values) {}
+  Input(std::string_view name, Span<const std::int64_t> values) : Input(name, "int64", values) {}
+  Input(std::string_view name, Span<const std::int32_t> values) : Input(name, "int32", values) {}
+
+  std::string_view name() const { return name_; }
+  std::string_view dtype() const { return dtype_; }
+  const void* data() const { return data_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  template <class T>
+  Input(std::string_view name, std::string_view dtype, Span<T> values)
+      : name_(name), dtype_(dtype), data_(values.data()), size_(values.size()) {}
+
+  std::string_view name_, dtype_;
+  const void* data_;
+  std::size_t size_;
+};
+
+/// An output of Session::run: float32, dense, on the host.
+struct Output {
+  std::string_view name;
+  const float* data = nullptr;
+  Span<const std::int64_t> shape;
+
+  std::size_t size() const {  ///< values
+    std::size_t product = 1;
+    for (const std::int64_t extent : shape) product *= static_cast<std::size_t>(extent);
+    return product;
+  }
+};
+
+/// The outputs of a pass, in the order of ModelInfo::outputs. They belong to the session and are valid until it is fed
+/// again; they may be what it is fed.
+class Outputs : public Span<const Output> {
+ public:
+  using Span::Span;
+  using Span::operator[];
+  /// Errors: argument (there is no output of this name).
+  XLSTM_API const Output& operator[](std::string_view name) const;
 };
 
 /// Logits of the vocabulary for every row of the batch (block stacks: outputs), float32, on the host. They belong to
@@ -207,6 +273,19 @@ class XLSTM_API Session {
 
   /// For block stacks: feed (batch, length, width). Returns the outputs at the last position.
   Logits prefill_vectors(Span<const float> inputs);
+
+  /// One pass of any model: feed each of ModelInfo::inputs once, in any order, and advance the states. How many
+  /// positions there are follows from the sizes; an input without a time axis is one value for all of them, and int64
+  /// tokens are from 0 to the vocabulary - 1, also in the padding. All positions go through at once: memory grows with
+  /// them, and is kept. A pass with as many positions as one before, and every pass of one position, allocates nothing.
+  /// `lengths`, (batch): how many positions of each row are there, from 0 on; the rest is padding, and a row of length
+  /// 0 keeps its states. Empty: all. An output without a time axis is that of each row's last position. Mode `step` has
+  /// one position a pass; mode `window` keeps nothing, and both take no padding.
+  /// Errors: argument (names, types, sizes, lengths, tokens; more positions than an engine takes), runtime.
+  Outputs run(std::initializer_list<Input> inputs, Span<const std::int32_t> lengths = {}) {
+    return run(Span<const Input>(inputs.begin(), inputs.size()), lengths);
+  }
+  Outputs run(Span<const Input> inputs, Span<const std::int32_t> lengths = {});
 
   /// Set all states, or those of one row, to zeros: as before the first token.
   void reset();

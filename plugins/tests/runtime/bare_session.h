@@ -29,11 +29,12 @@ class BareSession {
     for (auto& set : states_) {
       for (const auto& state : states) set.emplace_back(nullptr, state.row_elements() * sizeof(float));
     }
-    logits_.emplace_back(nullptr, manifest_.output.row_elements() * sizeof(float));
+    logits_.emplace_back(nullptr, manifest_.output().row_elements() * sizeof(float));
     for (int turn = 0; turn < 2; ++turn) {
       Ort::IoBinding& binding = bindings_[turn] = Ort::IoBinding(session_);
       binding.BindInput("tokens", Ort::Value::CreateTensor<std::int64_t>(memory, &token, 1, one.data(), 2));
-      binding.BindOutput("logits", value(logits_[0], manifest_.output.sized(1, 1), manifest_.output.row_elements()));
+      binding.BindOutput("logits",
+                         value(logits_[0], manifest_.output().sized(1, 1), manifest_.output().row_elements()));
       if (!manifest_.lengths.empty()) {
         binding.BindInput("lengths", Ort::Value::CreateTensor<std::int32_t>(memory, &length, 1, one.data(), 1));
       }

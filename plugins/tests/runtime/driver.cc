@@ -7,6 +7,10 @@
 //       LENGTHS: of the rows' prompts, with commas; INPUTS: prompt after prompt (vectors: of one length); OUTPUTS:
 //       (2, batch, width) float32, after the prompts and after a step of zeros, or with feedback=1 (vectors) of what
 //       came out, from where it lies
+//   runtime_driver run BUNDLE BATCH FOLDER ACTION... [the same]
+//       ACTION: `pass` feeds FOLDER/K.in.NAME, and FOLDER/K.lengths where it is there (K: 0 for the first pass), writes
+//       FOLDER/K.out.NAME and prints their shapes; `pass!`: the same, and must fail; `reset`, `reset:ROW`, `save:FILE`,
+//       `load:FILE`; `fork` goes on with a fork, after the original has had a pass of its own, of the last inputs
 //   runtime_driver tokens BUNDLE PROMPT COUNT TEMPERATURE TOP_K TOP_P SEED [cuda]
 //       PROMPT: ids with commas; prints COUNT ids. They are drawn twice, by step_and_sample and on the host, and must
 //       agree
@@ -127,6 +131,76 @@ int prefill(int argc, char** argv) {
   return outputs.good() ? 0 : 1;
 }
 
+// The inputs of one pass from files; they belong to this.
+class Pass {
+ public:
+  Pass(const xlstm::ModelInfo& info, const std::filesystem::path& folder, int index) {
+    const std::string prefix = (folder / std::to_string(index)).string();
+    for (const xlstm::TensorInfo& input : info.inputs) {
+      bytes_.push_back(contents((prefix + ".in." + input.name).c_str()));
+      const char* const data = bytes_.back().data();
+      const std::size_t size = bytes_.back().size();
+      if (input.dtype == "float32") {
+        inputs.emplace_back(input.name, xlstm::Span<const float>(reinterpret_cast<const float*>(data), size / 4));
+      } else if (input.dtype == "int32") {
+        inputs.emplace_back(input.name, xlstm::Span<const int32_t>(reinterpret_cast<const int32_t*>(data), size / 4));
+      } else {
+        inputs.emplace_back(input.name, xlstm::Span<const int64_t>(reinterpret_cast<const int64_t*>(data), size / 8));
+      }
+    }
+    if (std::filesystem::exists(prefix + ".lengths")) bytes_.push_back(contents((prefix + ".lengths").c_str()));
+    if (bytes_.size() > inputs.size()) {
+      lengths = {reinterpret_cast<const std::int32_t*>(bytes_.back().data()), bytes_.back().size() / 4};
+    }
+  }
+
+  std::vector<xlstm::Input> inputs;
+  xlstm::Span<const std::int32_t> lengths;
+
+ private:
+  std::vector<std::vector<char>> bytes_;
+};
+
+int run(int argc, char** argv) {
+  Named named = named_arguments(argc, argv, 5);
+  const auto model = load(argv[2], named);
+  auto session = model.session(std::stoi(argv[3]));
+  const std::filesystem::path folder = argv[4];
+  int index = 0;
+  for (int i = 5; i < argc; ++i) {
+    const std::string action = argv[i], verb = action.substr(0, action.find(':'));
+    const std::string value = verb == action ? "" : action.substr(verb.size() + 1);
+    if (action.find('=') != std::string::npos) continue;
+    if (verb == "reset") value.empty() ? session.reset() : session.reset(std::stoi(value));
+    if (verb == "save") session.save_file(value);
+    if (verb == "load") session.load_file(value);
+    if (verb == "fork") {
+      auto fork = session.fork();
+      const Pass last(model.info(), folder, index - 1);
+      session.run(last.inputs, last.lengths);
+      session = std::move(fork);
+    }
+    if (verb != "pass" && verb != "pass!") continue;
+    const Pass pass(model.info(), folder, index);
+    try {
+      for (const xlstm::Output& output : session.run(pass.inputs, pass.lengths)) {
+        std::ofstream(folder / (std::to_string(index) + ".out." + std::string(output.name)), std::ios::binary)
+            .write(reinterpret_cast<const char*>(output.data),
+                   static_cast<std::streamsize>(output.size() * sizeof(float)));
+        std::printf("%d %s", index, std::string(output.name).c_str());
+        for (const std::int64_t extent : output.shape) std::printf(" %lld", static_cast<long long>(extent));
+        std::puts("");
+      }
+      if (verb == "pass!") throw std::runtime_error("a pass that must fail did not");
+    } catch (const xlstm::Error& error) {
+      if (verb == "pass") throw;
+      std::printf("%d failed %d\n", index, static_cast<int>(error.code()));
+    }
+    ++index;
+  }
+  return 0;
+}
+
 int tokens(int argc, char** argv) {
   xlstm::Options options;
   options.device = argc > 9 ? xlstm::Device::cuda : xlstm::Device::cpu;
@@ -215,6 +289,7 @@ int main(int argc, char** argv) {
     const std::string command = argc > 1 ? argv[1] : "";
     if (command == "steps" && argc >= 6) return steps(argc, argv);
     if (command == "prefill" && argc >= 6) return prefill(argc, argv);
+    if (command == "run" && argc >= 6) return run(argc, argv);
     if (command == "tokens" && argc >= 9) return tokens(argc, argv);
     if (command == "draw" && argc == 8) return draw(argv);
     if (command == "check" && argc >= 3) return check(argv[2], argc, argv), 0;

@@ -1,4 +1,5 @@
-// Counts every allocation of the process: a step makes not one more than the bare call of ONNX Runtime makes itself.
+// Counts every allocation of the process: a step makes not one more than the bare call of ONNX Runtime makes itself, by
+// whatever name.
 #include <dlfcn.h>
 
 #include <atomic>
@@ -76,6 +77,17 @@ int main() {  // NOLINT(bugprone-exception-escape): a test may end so
   session.prefill(text);
   session.step(0);
   CHECK(count(kSteps, [&] { session.step(0); }) == alone);
+
+  // By name it is the same, and so is every pass with as many positions as the one before.
+  const std::vector<std::int64_t> token{0};
+  const auto by_name = [&] { session.run({{"tokens", token}}); };
+  CHECK(count(kSteps, by_name) == alone);
+  const std::int32_t idle[] = {0};
+  session.run({{"tokens", token}}, idle);
+  CHECK(count(kSteps, [&] { session.run({{"tokens", token}}, idle), by_name(); }) == 2 * alone);
+  const auto whole_text = [&] { session.run({{"tokens", text}}); };
+  const long first = count(2, whole_text);  // binds them, for either set of states
+  CHECK(count(2, whole_text) < first);
 
   xlstm::Sampler sampler({0.8, 40, 0.95, 1});
   auto logits = session.step(0);

@@ -18,11 +18,11 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr char kManifest[] = R"({
-  "format": "xlstm-bundle", "format_version": 2, "family": "xlstm", "dtype": "float32", "mode": "both", "batch": null,
-  "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", "sequence"]},
+  "format": "xlstm-bundle", "format_version": 3, "family": "xlstm", "dtype": "float32", "mode": "both", "batch": null,
+  "inputs": [{"name": "tokens", "dtype": "int64", "shape": ["batch", "sequence"]}],
   "lengths": {"name": "lengths", "dtype": "int32", "shape": ["batch"]},
-  "output": {"name": "logits", "dtype": "float32", "shape": ["batch", 1, 97]},
-  "states": [{"input": "C", "output": "C.next", "dtype": "float32", "shape": ["batch", 2, 3, 5]},
+  "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", 1, 97]}],
+  "states": [{"input": "C", "output": "C.next", "dtype": "float32", "shape": ["batch", 2, 3, 5], "in_place": true},
              {"input": "m", "output": "m.next", "dtype": "float32", "shape": ["batch", 2]}],
   "tokenizer": null, "vocab_size": 97, "architecture": {"b": 1, "a": [true, 1.0, 1e-5, 0.0001, 1e14, 1e15]},
   "source": {"path": "x", "sha256": "HASH"}, "weight_files": ["model.weights"], "producer": {}})";
@@ -94,7 +94,7 @@ void corpus(const fs::path& tests) {
   }
 }
 
-void manifest() {
+void manifest(const fs::path& tests) {
   const auto refused = [](const std::string& text, const std::string& part) {
     check_error(ErrorCode::bundle, part, [&] { parse_manifest(text, "m.json"); });
   };
@@ -106,21 +106,31 @@ void manifest() {
       replaced(text, "\"vocab_size\"", "\"bos_token_id\": 0, \"eos_token_ids\": [96, 3], \"vocab_size\""), "m.json");
   CHECK(ends.bos_token == 0 && (ends.eos_tokens == std::vector<std::int64_t>{96, 3}));
   CHECK(good.gives_logits() && good.source_sha256 == std::string(64, 'a'));
-  CHECK(good.lengths == "lengths" && good.input.any_positions() && !good.output.any_positions());
-  CHECK((good.input.sized(2, 5) == std::vector<std::int64_t>{2, 5}) && good.input.row_bytes() == 8);
-  CHECK((good.output.sized(2, 5) == std::vector<std::int64_t>{2, 1, 97}) && good.output.row_bytes() == 97 * 4);
+  CHECK(good.lengths == "lengths" && good.is_single() && good.input().time_axis() == 1);
+  CHECK((good.input().sized(2, 5) == std::vector<std::int64_t>{2, 5}) && good.input().bytes(2, 5) == 80);
+  CHECK((good.output().sized(2, 5) == std::vector<std::int64_t>{2, 1, 97}) && good.output().bytes(2, 5) == 2 * 97 * 4);
+  CHECK(good.output().time_axis() == -1 && good.states[0].in_place && !good.states[1].in_place);
   CHECK(good.architecture == R"({"a":[true,1.0,1e-05,0.0001,100000000000000.0,1e+15],"b":1})");  // sorted
   const Manifest all = parse_manifest(replaced(text, "1, 97]", "\"sequence\", 97]"), "m.json");
-  CHECK(all.output.any_positions() && all.output.row_elements() == 97);
-  CHECK((all.output.sized(2, 5) == std::vector<std::int64_t>{2, 5, 97}));
+  CHECK(all.output().time_axis() == 1 && all.output().row_elements() == 97);
+  CHECK((all.output().sized(2, 5) == std::vector<std::int64_t>{2, 5, 97}));
   std::string step = replaced(text, R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})", "null");
   step = replaced(replaced(step, "\"both\"", "\"step\""), "\"sequence\"", "1");
-  CHECK(parse_manifest(step, "m.json").lengths.empty() && !parse_manifest(step, "m.json").input.any_positions());
+  CHECK(parse_manifest(step, "m.json").lengths.empty() && parse_manifest(step, "m.json").input().time_axis() == -1);
+  const auto corpus = [&](const char* name) {
+    return parse_manifest(text_of(tests / "good_bundles" / "manifest" / name), name);
+  };
+  const Manifest network = corpus("network-of-two-inputs-and-outputs.json"), window = corpus("window.json");
+  CHECK(network.inputs.size() == 2 && network.outputs.size() == 2 && !network.is_single() && !network.gives_logits());
+  CHECK(network.inputs[1].time_axis() == -1 && network.inputs[1].bytes(2, 5) == 16);
+  CHECK(corpus("vectors-in-and-out.json").is_single() && !corpus("network-fed-integers.json").is_single());
+  CHECK(window.is_window() && window.inputs[0].time_axis() == 2 && window.outputs[0].is_known());
+  CHECK((window.inputs[0].sized(2, 9) == std::vector<std::int64_t>{2, 12, 9}) && !window.outputs[1].is_known());
 
   // A message says where, what and what to do.
   refused("{", "m.json is not valid JSON");
   refused("[]", "m.json is not a manifest of xlstm-export");
-  refused(replaced(text, "\"format_version\": 2", "\"format_version\": 1"),
+  refused(replaced(text, "\"format_version\": 3", "\"format_version\": 1"),
           "m.json has format version 1; this library");
   refused(replaced(text, "\"family\"", "\"famly\""), "m.json: family missing. Export the bundle again.");
   refused(replaced(text, "\"C\", ", "7, "), "m.json: states[0].input is 7, not a text. Export the bundle again.");
@@ -215,7 +225,7 @@ void states() {
 int main(int argc, char** argv) {
   CHECK(argc == 2);
   corpus(argv[1]);
-  manifest();
+  manifest(argv[1]);
   engine_record();
   states();
 }

@@ -1,4 +1,4 @@
-// The parts that need no bundle and no back end: checksums, chunk buffers, sampler, tokenizer.
+// The parts that need no bundle and no back end: checksums, buffers of passes and states, sampler, tokenizer.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -6,7 +6,8 @@
 
 #include "check.h"
 #include "runtime/checksum.h"
-#include "runtime/chunk_buffers.h"
+#include "runtime/pass_buffers.h"
+#include "runtime/states.h"
 
 using namespace xlstm::internal;
 using xlstm::ErrorCode;
@@ -33,38 +34,76 @@ void checksums() {
   CHECK(crc32c(std::string(32, '\xff').data(), 32) == 0x62a8ab43u);
 }
 
-// A chunk's buffers grow to the largest chunk and are used again; each row's output is that of its last position.
-void chunk_buffers() {
+// A pass's buffers grow to the largest pass and are used again; whatever the axis of time, and whatever else is fed.
+void pass_buffers() {
   for (const bool all_positions : {false, true}) {
     Manifest manifest;
-    manifest.input = {"tokens", "int64", {0, 0}};
-    manifest.output = {"logits", "float32", {0, all_positions ? 0 : 1, 97}};
-    ChunkBuffers buffers(manifest, 3, nullptr);
+    manifest.inputs = {{"tokens", "int64", {0, 0}}, {"gain", "float32", {0, 2}}};
+    manifest.outputs = {{"logits", "float32", {0, all_positions ? 0 : 1, 97}}, {"map", "float32", {0, 3, kUnknown}}};
+    manifest.lengths = "lengths";
+    PassBuffers buffers(manifest, 3, nullptr);
     std::vector<std::int64_t> tokens(3 * 8);
     std::iota(tokens.begin(), tokens.end(), 0);
+    const std::vector<float> gains{1, 2, 3, 4, 5, 6}, map(12);
+    const void* const inputs[] = {tokens.data(), gains.data()};
     const std::int32_t lengths[] = {8, 0, 2};
-    std::vector<float> wanted(97, -1.0f);
-    float* const outputs[] = {nullptr, nullptr, wanted.data()};
-    buffers.load({8, tokens.data(), lengths, outputs});
-    CHECK(std::memcmp(buffers.input(), tokens.data(), sizeof(std::int64_t) * tokens.size()) == 0);
+    buffers.fill({8, inputs, lengths});
+    CHECK(std::memcmp(buffers.input(0), tokens.data(), sizeof(std::int64_t) * tokens.size()) == 0);
+    CHECK(std::memcmp(buffers.input(1), gains.data(), sizeof(float) * gains.size()) == 0);
     CHECK(std::memcmp(buffers.lengths(), lengths, sizeof lengths) == 0);
-    const std::size_t positions = all_positions ? 8 : 1;
-    CHECK(buffers.output_bytes(8) == 3 * positions * 97 * sizeof(float));
-    auto* output = static_cast<float*>(buffers.output());
-    std::iota(output, output + 3 * positions * 97, 0.0f);
-    buffers.fetch({8, tokens.data(), lengths, outputs});
+    const std::size_t positions = all_positions ? 8 : 1, values = 3 * positions * 97;
+    auto* output = static_cast<float*>(buffers.output(0));
+    std::iota(output, output + values, 0.0f);
+    std::vector<float> wanted(97, -1.0f);
+    float* const to[] = {nullptr, nullptr, wanted.data()};
+    buffers.fetch_last(lengths, to);
     const std::size_t row = all_positions ? 2 * 8 + 1 : 2;  // row 2, its second position
     CHECK(wanted.front() == static_cast<float>(row * 97) && wanted.back() == static_cast<float>(row * 97 + 96));
+    buffers.tell(1, map.data(), {3, 3, 4});
+    const xlstm::Outputs outputs = buffers.fetch();
+    CHECK(outputs.size() == 2 && outputs[0].name == "logits" && outputs[0].size() == values);
+    CHECK(outputs["logits"].data[values - 1] == static_cast<float>(values - 1));
+    CHECK(outputs["map"].data == map.data() && outputs["map"].size() == 36 && outputs["map"].shape[2] == 4);
+    check_error(ErrorCode::argument, "There is no output y. The model gives logits, map.", [&] { outputs["y"]; });
 
-    void* const places[] = {buffers.input(), buffers.lengths(), buffers.output()};
+    const int version = buffers.version();
+    void* const places[] = {buffers.input(0), buffers.lengths(), buffers.output(0)};
     for (const std::size_t smaller : {1, 5, 8}) {
-      buffers.load({smaller, tokens.data(), lengths, outputs});
-      CHECK(buffers.input() == places[0] && buffers.lengths() == places[1] && buffers.output() == places[2]);
+      buffers.fill({smaller, inputs, nullptr});
+      CHECK(buffers.input(0) == places[0] && buffers.lengths() == places[1] && buffers.output(0) == places[2]);
+      CHECK(static_cast<const std::int32_t*>(buffers.lengths())[1] == static_cast<std::int32_t>(smaller));
     }
+    CHECK(buffers.version() == version);
     tokens.resize(3 * 100, 7);
-    buffers.load({100, tokens.data(), lengths, outputs});
-    CHECK(std::memcmp(buffers.input(), tokens.data(), sizeof(std::int64_t) * tokens.size()) == 0);
-    std::memset(buffers.output(), 1, buffers.output_bytes(100));  // the address sanitizer looks on
+    const void* const more[] = {tokens.data(), gains.data()};
+    buffers.fill({100, more, lengths});
+    CHECK(buffers.version() > version);
+    CHECK(std::memcmp(buffers.input(0), tokens.data(), sizeof(std::int64_t) * tokens.size()) == 0);
+    std::memset(buffers.output(0), 1, manifest.outputs[0].bytes(3, 100));  // the address sanitizer looks on
+  }
+}
+
+// What a kernel may update in place is in both sets the same memory; all else changes sides.
+void states() {
+  Manifest manifest;
+  manifest.states = {{"C", "C.next", "float32", {0, 3}, true}, {"w", "w.next", "float32", {0, 2}, false}};
+  for (const bool in_place : {false, true}) {
+    StateBuffers states(manifest, 2, nullptr, in_place), other(manifest, 2, nullptr, in_place);
+    CHECK(states.any_in_place() == in_place && (states.tensor(0, 0) == states.tensor(1, 0)) == in_place);
+    CHECK(states.tensor(0, 1) != states.tensor(1, 1));
+    std::vector<float> values{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, found(10);
+    for (int turn = 0; turn < 2; ++turn, states.advance()) {
+      states.write(values.data());
+      states.reset(1);
+      states.read(found.data());
+      CHECK((found == std::vector<float>{1, 2, 3, 0, 0, 0, 7, 8, 0, 0}));
+      other.copy(states);
+      states.reset(-1);
+      states.read(found.data());
+      CHECK(found == std::vector<float>(10));
+      other.read(found.data());
+      CHECK((found == std::vector<float>{1, 2, 3, 0, 0, 0, 7, 8, 0, 0}));
+    }
   }
 }
 
@@ -104,7 +143,8 @@ void tokenizer() {
 
 int main() {
   checksums();
-  chunk_buffers();
+  pass_buffers();
+  states();
   sampler();
   tokenizer();
 }

@@ -73,6 +73,19 @@ void behaviour() {
   }
   CHECK(x.save() == y.save());
 
+  // By name it is the same model.
+  Session by_name = rows.fork();
+  CHECK(info.mode == "both" && info.inputs.size() == 1 && info.outputs[0].name == "logits");
+  for (const std::size_t length : {1, 9}) {
+    const Tokens texts = random_tokens(3 * length, vocabulary, 5);
+    const auto expected = length == 1 ? copy(rows.step(texts)) : copy(rows.prefill(texts));
+    const auto output = by_name.run({{"tokens", texts}})[0];
+    CHECK(expected == std::vector<float>(output.data, output.data + output.size()));
+    CHECK(output.shape.size() == 3 && output.shape[0] == 3 && output.shape[1] == 1);
+  }
+  CHECK(by_name.save() == rows.save());
+  check_error(ErrorCode::argument, "is outside the vocabulary", [&] { by_name.run({{"tokens", Tokens{1, -1, 1}}}); });
+
   // save and load; a refused state or argument leaves the session as it was.
   const auto saved = a.save();
   const auto expected = copy(a.step(7));

@@ -34,11 +34,11 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
   const bool steps = mode == "step";
   const std::string sequence = steps ? "1" : "\"sequence\"";
   const std::string manifest =
-      R"({"format": "xlstm-bundle", "format_version": 2, "family": "xlstm", "dtype": "float32", "batch": null, "mode": ")" +
-      mode + R"(", "input": {"name": "tokens", "dtype": "int64", "shape": ["batch", )" + sequence +
-      R"(]}, "lengths": )" + (steps ? "null" : R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})") +
-      R"(, "output": {"name": "logits", "dtype": "float32", "shape": ["batch", )" + (all_positions ? sequence : "1") +
-      R"(, 5]}, "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]}],
+      R"({"format": "xlstm-bundle", "format_version": 3, "family": "xlstm", "dtype": "float32", "batch": null, "mode": ")" +
+      mode + R"(", "inputs": [{"name": "tokens", "dtype": "int64", "shape": ["batch", )" + sequence +
+      R"(]}], "lengths": )" + (steps ? "null" : R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})") +
+      R"(, "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", )" + (all_positions ? sequence : "1") +
+      R"(, 5]}], "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]}],
       "tokenizer": null, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": null},
       "weight_files": [], "producer": {}})";
   std::string engine = steps ? "" : "lengths ";
@@ -125,7 +125,7 @@ void errors(const xlstm::Model& model) {
   auto four = model.session(4);
   const auto before = four.save();
   check_error(ErrorCode::argument, "The engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
-              [&] { four.prefill(Tokens(4, 1)); });
+              [&] { four.prefill(Tokens(8, 1)); });
   CHECK(four.save() == before);
 
   Tokens text(40, 1);
@@ -141,8 +141,8 @@ void errors(const xlstm::Model& model) {
 void turns() {
   using namespace xlstm::internal;
   Manifest manifest;
-  manifest.input = {"tokens", "int64", {0, 1}};
-  manifest.output = {"logits", "float32", {0, 1, kVocabulary}};
+  manifest.inputs = {{"tokens", "int64", {0, 1}}};
+  manifest.outputs = {{"logits", "float32", {0, 1, kVocabulary}}};
   manifest.states = {{"s", "s.next", "float32", {0, 3}}};
   const CudaDevice device(0);
   const auto stream = std::make_shared<const CudaStream>(device);
@@ -153,7 +153,8 @@ void turns() {
     explicit Exclusive(int& counter) : inside(counter) { work(); }
     ~Exclusive() override { work(); }
     void step() override { work(); }
-    void prefill(std::size_t) override { work(); }
+    void prepare() override { work(); }
+    void pass() override { work(); }
     void work() const {
       CHECK(++inside == 1);
       std::this_thread::sleep_for(std::chrono::microseconds(20));
@@ -166,7 +167,9 @@ void turns() {
       Batch batch(manifest, 1, {stream, &turn}, [&](BatchBuffers&) { return std::make_unique<Exclusive>(inside); });
       std::vector<float> states(3);
       for (int step = 0; step < 10; ++step) {
-        batch.step();
+        const std::int64_t token = 0;
+        const void* const input = &token;
+        batch.run({1, &input, nullptr});
         batch.write_states(states.data());
         batch.read_states(states.data());
         batch.reset(0);

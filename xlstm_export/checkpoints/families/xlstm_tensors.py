@@ -125,7 +125,7 @@ def canonical(upstream: Tensors, architecture: Architecture, stack: str) -> dict
         if not architecture.tied_head:
             tensors["head.weight"] = upstream[HEAD]
     if architecture.final_norm:
-        tensors["norm.weight"] = _norm_weight(upstream[f"{stack}post_blocks_norm.weight"])
+        tensors["norm.weight"] = norm_weight(upstream[f"{stack}post_blocks_norm.weight"])
     for index, block in enumerate(architecture.blocks):
         source, target = f"{stack}blocks.{index}.", f"blocks.{index}."
         layer = {
@@ -133,23 +133,23 @@ def canonical(upstream: Tensors, architecture: Architecture, stack: str) -> dict
             for name, tensor in upstream.items()
             if name.startswith(f"{source}xlstm.")
         }
-        tensors[f"{target}norm.weight"] = _norm_weight(upstream[f"{source}xlstm_norm.weight"])
+        tensors[f"{target}norm.weight"] = norm_weight(upstream[f"{source}xlstm_norm.weight"])
         if isinstance(block, MLSTMBlock):
-            tensors |= {f"{target}mlstm.{name}": tensor for name, tensor in _mlstm_layer(layer).items()}
+            tensors |= {f"{target}mlstm.{name}": tensor for name, tensor in mlstm_layer(layer).items()}
         elif isinstance(block, SLSTMBlock):
-            named = _slstm_layer(layer, block, architecture.embedding_dim)
+            named = slstm_layer(layer, block, architecture.embedding_dim)
             tensors |= {f"{target}slstm.{name}": tensor for name, tensor in named.items()}
             if block.feed_forward:
-                tensors[f"{target}ffn_norm.weight"] = _norm_weight(upstream[f"{source}ffn_norm.weight"])
+                tensors[f"{target}ffn_norm.weight"] = norm_weight(upstream[f"{source}ffn_norm.weight"])
                 for kind in ("weight", "bias") if block.feed_forward.bias else ("weight",):
                     tensors[f"{target}ffn.proj_gate_up.{kind}"] = upstream[f"{source}ffn.proj_up.{kind}"]
                     tensors[f"{target}ffn.proj_down.{kind}"] = upstream[f"{source}ffn.proj_down.{kind}"]
     return tensors
 
 
-def _mlstm_layer(layer: Tensors) -> dict[str, LazyTensor]:
+def mlstm_layer(layer: Tensors) -> dict[str, LazyTensor]:
     tensors = {
-        "head_norm.weight": _norm_weight(layer["mlstm_cell.outnorm.weight"]),
+        "head_norm.weight": norm_weight(layer["mlstm_cell.outnorm.weight"]),
         "skip": layer["learnable_skip"],
         "conv.weight": _conv_weight(layer["conv1d.conv.weight"]),
         "conv.bias": layer["conv1d.conv.bias"],
@@ -161,7 +161,7 @@ def _mlstm_layer(layer: Tensors) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _slstm_layer(layer: Tensors, block: SLSTMBlock, dim: int) -> dict[str, LazyTensor]:
+def slstm_layer(layer: Tensors, block: SLSTMBlock, dim: int) -> dict[str, LazyTensor]:
     heads, width = block.num_heads, dim // block.num_heads
     norm = layer.get("group_norm.weight")
     tensors = {
@@ -171,7 +171,7 @@ def _slstm_layer(layer: Tensors, block: SLSTMBlock, dim: int) -> dict[str, LazyT
         "ogate.weight": layer["ogate.weight"],
         "R": layer[KERNEL.removeprefix("xlstm.")].reshape(heads, 4, width, width),
         "b": layer[BIAS.removeprefix("xlstm.")].reshape(4, heads, width),
-        "head_norm.weight": LazyTensor.of(torch.ones(dim)) if norm is None else _norm_weight(norm),
+        "head_norm.weight": LazyTensor.of(torch.ones(dim)) if norm is None else norm_weight(norm),
     }
     if block.conv_kernel:
         tensors["conv.weight"] = _conv_weight(layer["conv1d.conv.weight"])
@@ -179,7 +179,7 @@ def _slstm_layer(layer: Tensors, block: SLSTMBlock, dim: int) -> dict[str, LazyT
     return tensors
 
 
-def _norm_weight(stored: LazyTensor) -> LazyTensor:
+def norm_weight(stored: LazyTensor) -> LazyTensor:
     """1 + w, exactly: float64, whatever the dtype of w, to be rounded once where it is used."""
     return stored.map(lambda w: 1.0 + w.double())
 

@@ -1,0 +1,153 @@
+"""Users' own networks with xLSTM blocks inside, exported, give what the network itself gives.
+
+Tolerance: 1e-4 of each output's spread, as for language models (`test_exported_bundles`): float32 throughout, so errors
+are some 2^-24 an operation, and the norms and recurrences forget them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.networks import GENERATED, NETWORKS, Network, vendor
+from support.networks.passes import errors, fed, row, run_cut
+from xlstm_export.networks.inputs import parse_inputs
+from xlstm_export.networks.streaming import decide
+
+import xlstm_export
+from xlstm_export.bundle import Bundle
+from xlstm_export.errors import UserError
+from xlstm_export.runtime import open_session
+
+TOLERANCE = 1e-4
+CUTS = (1, 1, 5, 20, 13)
+STEPS = sum(CUTS)
+
+ALL = {network.name: network for network in [*NETWORKS.values(), *GENERATED]}
+STREAMS = [name for name, network in NETWORKS.items() if network.streams and not network.refusable]
+CHUNKED = [name for name in STREAMS if not NETWORKS[name].by_hand]
+WINDOWS = [name for name, network in NETWORKS.items() if not network.streams]
+REFUSABLE = [name for name, network in NETWORKS.items() if network.refusable]
+NO_WINDOW = ("fourier-",)
+"""Windows that torch does not translate to ONNX with a length that is not known."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _vendored(tmp_path_factory):
+    vendor(tmp_path_factory.mktemp("vendored"))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """`exported("two-branches")` → network, module, bundle; made once."""
+    made: dict[str, tuple[Network, torch.nn.Module, Bundle]] = {}
+
+    def export(name: str):
+        if name not in made:
+            module = ALL[name].build(seed=3)
+            folder = tmp_path_factory.mktemp("network") / name
+            made[name] = ALL[name], module, xlstm_export.export(module, ALL[name].inputs, folder)
+        return made[name]
+
+    return export
+
+
+def close(got, expected) -> bool:
+    return max(errors(got, expected)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_verdict_on_time_is_the_truth_and_names_the_operator(name):
+    network = ALL[name]
+    if network.refusable:
+        pytest.skip("may be refused")
+    verdict = decide(network.build(seed=1), parse_inputs(network.inputs))
+    assert (verdict.plan is not None) == network.streams, verdict.reason
+    if not network.streams:
+        assert any(culprit in verdict.reason for culprit in network.culprits), verdict.reason
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_stream_gives_what_the_network_gives_however_it_is_cut(name, exported):
+    network, module, bundle = exported(name)
+    inputs = network.example(batch=2, sequence=STEPS, seed=1)
+    expected = network.reference(module, inputs)
+    with open_session(bundle, batch=2) as session:
+        for cuts in ((1,) * STEPS,) if network.by_hand else ((STEPS,), (1,) * STEPS, CUTS):
+            session.reset()
+            assert close(run_cut(session, network, inputs, cuts), expected), cuts
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_rows_of_different_lengths_get_what_they_get_alone(name, exported):
+    """Three passes of 16 positions, of which each row uses as many as it likes."""
+    network, module, bundle = exported(name)
+    inputs = network.example(batch=3, sequence=48, seed=2)
+    used = np.array([[16, 16, 16], [5, 0, 16], [0, 9, 1]], np.int32).T  # pass, row
+    own = {r: [t for p in range(3) for t in range(16 * p, 16 * p + used[p, r])] for r in range(3)}
+    expected = [network.reference(module, positions(network, inputs, r, own[r])) for r in range(3)]
+    got = {r: [[] for _ in network.time_axes] for r in range(3)}
+    with open_session(bundle, batch=3) as session:
+        for index in range(3):
+            piece = fed(network, inputs, 16 * index, 16 * index + 16)
+            outputs = list(session.run(piece, lengths=used[index]).values())
+            for r in range(3):
+                for at, (axis, output) in enumerate(zip(network.time_axes, outputs, strict=True)):
+                    if axis is None and used[index, r]:
+                        got[r][at] = [output[r : r + 1]]
+                    elif axis is not None:
+                        got[r][at].append(output[r : r + 1].take(range(used[index, r]), axis))
+    for r in range(3):
+        axes = [axis or 0 for axis in network.time_axes]
+        assert close([np.concatenate(part, axis) for part, axis in zip(got[r], axes, strict=True)], expected[r]), r
+
+
+def positions(network: Network, inputs, r: int, steps: list[int]):
+    """Some positions of one row."""
+    alone = {name: tensor[r : r + 1] for name, tensor in inputs.items()}
+    axes = {name: network.time_axis(name) for name in inputs}
+    return {n: t if axes[n] is None else t.index_select(axes[n], torch.tensor(steps)) for n, t in alone.items()}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_row_that_is_reset_beside_warm_rows_starts_anew(name, exported):
+    network, module, bundle = exported(name)
+    inputs = network.example(batch=3, sequence=40, seed=3)
+    warm = network.reference(module, inputs)
+    anew = network.reference(module, network.piece(inputs, 20, 40))
+    cuts = (1,) * 20 if network.by_hand else (7, 13)
+    with open_session(bundle, batch=3) as session:
+        run_cut(session, network, inputs, cuts)
+        session.reset(1)
+        got = run_cut(session, network, inputs, cuts, begin=20)
+    late = [t if axis is None else t.narrow(axis, 20, 20) for t, axis in zip(warm, network.time_axes, strict=True)]
+    for r, expected in ((0, late), (1, anew), (2, late)):
+        assert close([output[r : r + 1] for output in got], row(expected, r)), r
+
+
+@pytest.mark.parametrize("name", [*WINDOWS, *(n.name for n in GENERATED if not n.name.startswith(NO_WINDOW))])
+def test_exported_network_gives_what_the_network_gives_for_whole_sequences_of_several_lengths(name, exported):
+    network, module, bundle = exported(name)
+    assert (bundle.manifest.mode != "window") == network.streams
+    for batch, length in zip((1, 2, 3), network.lengths, strict=False):
+        inputs = network.example(batch, length, seed=length)
+        with open_session(bundle, batch=batch) as session:
+            got = list(session.run(fed(network, inputs, 0, length)).values())
+        assert close(got, network.reference(module, inputs)), (batch, length)
+
+
+@pytest.mark.parametrize("name", REFUSABLE)
+def test_network_whose_state_has_no_plain_form_is_right_or_refused(name, exported):
+    network = ALL[name]
+    try:
+        _, module, bundle = exported(name)
+    except UserError as error:
+        assert network.name == "policy-loop" and "step" in str(error)
+        return
+    inputs = network.example(batch=2, sequence=STEPS, seed=1)
+    expected = network.reference(module, inputs)
+    cuts = ((STEPS,),) if bundle.manifest.mode == "window" else ((STEPS,), CUTS)
+    with open_session(bundle, batch=2) as session:
+        for cut in cuts:
+            session.reset()
+            assert close(run_cut(session, network, inputs, cut), expected), cut

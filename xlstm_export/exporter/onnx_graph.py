@@ -1,0 +1,209 @@
+"""From what torch traced to our graph: cells as `ai.xlstm` nodes with their definitions, tidy names, no metadata."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from onnxscript import opset21 as op
+from onnxscript.values import Opset
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ..operators.names import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, VERSION
+from ..operators.schemas import register_schemas, sequence_functions, step_functions
+
+_CELLS = Opset(DOMAIN, VERSION)
+_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def _mlstm_cell(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, lengths=None):  # type: ignore[no-untyped-def]
+    return _CELLS.MLSTMCell(
+        q,
+        k,
+        v,
+        i,
+        f,
+        C,
+        n,
+        m,
+        *_given(lengths),
+        q_scale=q_scale,
+        k_scale=k_scale,
+        gate_soft_cap=gate_soft_cap,
+        eps=eps,
+        **PLUGIN_ATTRIBUTES,
+        _outputs=4,
+    )
+
+
+def _slstm_cell(x, R, b, y, c, n, m, forget_clamp, lengths=None):  # type: ignore[no-untyped-def]
+    return _CELLS.SLSTMCell(
+        x, R, b, y, c, n, m, *_given(lengths), forget_clamp=forget_clamp, **PLUGIN_ATTRIBUTES, _outputs=5
+    )
+
+
+def _lstm_layer(x, w, r, b, h, c, lengths=None):  # type: ignore[no-untyped-def]
+    """ONNX's own LSTM; a row of length 0 keeps its states, of which that operator says nothing."""
+    y, h_next, c_next = op.LSTM(
+        op.Transpose(x, perm=[1, 0, 2]),
+        *_first_axis(w, r, op.Reshape(b, [-1])),
+        lengths,
+        *_first_axis(h, c),
+        hidden_size=_hidden(r),
+    )
+    return _batch_first(y), _kept(lengths, h_next, h), _kept(lengths, c_next, c)
+
+
+def _gru_layer(x, w, r, b, h, lengths=None):  # type: ignore[no-untyped-def]
+    """ONNX's own GRU, with the reset gate behind the product as torch has it."""
+    y, h_next = op.GRU(
+        op.Transpose(x, perm=[1, 0, 2]),
+        *_first_axis(w, r, op.Reshape(b, [-1])),
+        lengths,
+        *_first_axis(h),
+        hidden_size=_hidden(r),
+        linear_before_reset=1,
+    )
+    return _batch_first(y), _kept(lengths, h_next, h)
+
+
+def _first_axis(*values: Any) -> list[Any]:
+    return [op.Unsqueeze(value, [0]) for value in values]
+
+
+def _hidden(r: Any) -> int:
+    return int(r.shape[1])
+
+
+def _batch_first(y: Any) -> Any:
+    """From (S, 1, B, H) to (B, S, H)."""
+    return op.Transpose(op.Squeeze(y, [1]), perm=[1, 0, 2])
+
+
+def _kept(lengths: Any, after: Any, before: Any) -> Any:
+    after = op.Squeeze(after, [0])
+    if lengths is None:
+        return after
+    advances = op.Unsqueeze(op.Cast(lengths, to=ir.DataType.BOOL.value), [1])
+    return op.Where(advances, after, before)
+
+
+def _given(lengths: Any) -> tuple[Any, ...]:
+    return () if lengths is None else (lengths,)
+
+
+def make_graph(
+    traced: nn.Module | torch.export.ExportedProgram,
+    inputs: Sequence[Tensor],
+    lengths: Mapping[str, Tensor],
+    dynamic_shapes: Any,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> ir.Model:
+    """The graph of one pass.
+
+    Args:
+        traced: a module to trace, or what tracing gave.
+        inputs: examples, positional; those of a traced program may be left out.
+        lengths: an example by name; empty where there are none.
+        dynamic_shapes: as `torch.export` takes them, for a module.
+        input_names, output_names: of the graph, in its order.
+
+    Returns:
+        The graph. Initializers that were fake tensors have names, shapes and dtypes but no bytes.
+    """
+    register_schemas()
+    given = {} if isinstance(traced, torch.export.ExportedProgram) else {"dynamic_shapes": dynamic_shapes}
+    with warnings.catch_warnings(), silenced("torch"):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            traced,
+            tuple(inputs),
+            kwargs=dict(lengths),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            optimize=False,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            custom_translation_table=_translations(),
+            **given,
+        )
+    parameters = {*(traced.state_dict() if isinstance(traced, nn.Module) else traced.state_dict)}
+    assert program is not None  # it is None only where it is written to a file
+    graph = program.model
+    for value in graph.graph.initializers.values():
+        if isinstance(getattr(value.const_value, "raw", None), FakeTensor):  # the optimizer would try to read it
+            value.const_value = None
+    with silenced("onnx_ir"):  # it warns of every initializer without bytes
+        onnxscript.optimizer.optimize_ir(graph)
+    used = {node.op_type for node in graph.graph if node.domain == DOMAIN}
+    with_lengths = any(
+        len(node.inputs) > 7 + (node.op_type == "MLSTMCell") for node in graph.graph if node.domain == DOMAIN
+    )
+    for name, function in (sequence_functions() if with_lengths else step_functions()).items():
+        if name in used:
+            graph.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
+    graph.opset_imports[DOMAIN] = VERSION
+    _name_after_modules(graph.graph, parameters)
+    graph.producer_name, graph.producer_version = "xlstm-export", None
+    return graph
+
+
+def _translations() -> dict[Any, Any]:
+    ops = torch.ops.xlstm
+    found = {ops.mlstm_cell.default: _mlstm_cell, ops.slstm_cell.default: _slstm_cell}
+    if hasattr(ops, "lstm_layer"):
+        found |= {ops.lstm_layer.default: _lstm_layer, ops.gru_layer.default: _gru_layer}
+    return found
+
+
+@contextmanager
+def silenced(logger_name: str) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _name_after_modules(graph: ir.Graph, parameters: set[str]) -> None:
+    """Name each node `blocks.3.mlstm.q_proj/Gemm` and its values after it, and drop the tracer's metadata."""
+    seen: Counter[str] = Counter()
+    kept = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    modules: dict[int, str] = {}
+    for node in graph:
+        module = _innermost_module(node.metadata_props.get(_NAME_SCOPES, ""))
+        if not module and node.inputs and node.inputs[0] is not None:  # the optimizer's own: as what it reads from
+            module = modules.get(id(node.inputs[0].producer()), "")
+        modules[id(node)] = module
+        base = f"{module or 'model'}/{node.op_type}"
+        seen[base] += 1
+        node.name = base if seen[base] == 1 else f"{base}_{seen[base]}"
+        for index, value in enumerate(node.outputs):
+            if id(value) not in kept:
+                value.name = node.name if len(node.outputs) == 1 else f"{node.name}:{index}"
+            value.metadata_props.clear()
+        node.metadata_props.clear()
+        node.doc_string = None
+    graph.metadata_props.clear()
+    constants = [v for n, v in graph.initializers.items() if v.const_value is not None and n not in parameters]
+    for index, value in enumerate(constants):
+        value.name = f"constants.{index}"
+
+
+def _innermost_module(scopes: str) -> str:
+    """`"['', 'blocks.0', 'blocks.0.mlstm', 'linear']"` → `"blocks.0.mlstm"`; the last entry is the node."""
+    entries = [s.strip().strip("'\"") for s in scopes.strip("[]").split(",")]
+    module = entries[-2] if len(entries) >= 2 else ""
+    return "" if module.startswith("_") else module  # shapes of the inputs: the tracer's own

@@ -1,0 +1,116 @@
+"""Upstream's bare cells, as users put them into layers of their own."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..modeling.layers import Chunk, Dtypes, HeadNorm, Linear, parameter
+from ..operators.eager import mlstm_cell, slstm_cell
+from .lifted import Lifted, States, TapeHolder, lifted, mlstm_start, slstm_start
+
+
+class MLSTMCell(nn.Module):
+    """`mLSTMCell` of the `xlstm` package: gates from q, k, v, the cell, and its norm (`xlstm/blocks/mlstm/cell.py`)."""
+
+    def __init__(self, inner_dim: int, heads: int, dtypes: Dtypes):
+        super().__init__()
+        self.heads, self.head_dim = heads, inner_dim // heads
+        self.igate = Linear(3 * inner_dim, heads, True, dtypes)
+        self.fgate = Linear(3 * inner_dim, heads, True, dtypes)
+        self.head_norm = HeadNorm(heads, self.head_dim, 1e-5, False, dtypes)
+        self.state_shapes = {"C": (heads, self.head_dim, self.head_dim), "n": (heads, self.head_dim), "m": (heads,)}
+
+    def forward(self, qkv: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
+        """qkv (N, 3 * D) to h (N, D)."""
+        heads = (chunk.batch, chunk.sequence, self.heads)
+        q, k, v = (part.reshape(*heads, self.head_dim) for part in qkv.chunk(3, -1))
+        i, f = (gate(qkv).reshape(heads) for gate in (self.igate, self.fgate))
+        h, *states_ = mlstm_cell(
+            q,
+            k,
+            v,
+            i,
+            f,
+            *states,
+            q_scale=1.0,
+            k_scale=1 / math.sqrt(self.head_dim),
+            gate_soft_cap=0.0,
+            eps=1e-6,
+            lengths=chunk.lengths,
+        )
+        return self.head_norm(h), tuple(states_)
+
+
+class SLSTMCell(nn.Module):
+    """`sLSTMCell` of the `xlstm` package (`xlstm/blocks/slstm/cell.py`)."""
+
+    def __init__(self, dim: int, heads: int, dtypes: Dtypes):
+        super().__init__()
+        self.heads, self.head_dim = heads, dim // heads
+        self.R = parameter(heads, 4, self.head_dim, self.head_dim, dtype=dtypes.weights)
+        self.b = parameter(4, heads, self.head_dim, dtype=dtypes.compute)
+        self.state_shapes = {name: (heads, self.head_dim) for name in "ycnm"}
+
+    def forward(self, gates: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
+        """Gates (N, 4 * D), [gate, head, unit], to y (N, D)."""
+        gates = gates.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
+        hidden, *states_ = slstm_cell(gates, self.R, self.b, *states, forget_clamp=0.0, lengths=chunk.lengths)
+        return hidden.reshape(-1, self.heads * self.head_dim), tuple(states_)
+
+
+class LiftedMLSTMCell(Lifted):
+    """`forward(q, k, v)` → h, and `step(q, k, v, mlstm_state)` → (h, state)."""
+
+    def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
+        super().__init__(path, original, holder)
+        self.module = step
+
+    @lifted
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, **_: object) -> Tensor:
+        return self.run(self.module, torch.cat([q, k, v], -1))[0]
+
+    @lifted
+    def step(self, q: Tensor, k: Tensor, v: Tensor, mlstm_state: Any = None, **_: object) -> tuple[Tensor, States]:
+        h, states = self.run(self.module, torch.cat([q, k, v], -1), mlstm_start(mlstm_state))
+        return h, self.give(states["C"], states["n"][..., None], states["m"][..., None, None])
+
+
+class LiftedSLSTMCell(Lifted):
+    """`forward(input, state)` → (output, state); layouts as the cell's configuration has them."""
+
+    def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
+        super().__init__(path, original, holder)
+        self.module = step
+        config: Any = original.config
+        self.layouts = SimpleNamespace(input=config.input_shape, output=config.output_shape, heads=config.num_heads)
+
+    @lifted
+    def forward(self, input: Tensor, state: Tensor | None = None, lengths: object = None) -> tuple[Tensor, Tensor]:
+        y, states = self.run(self.module, self._gates(input), slstm_start(state, self.layouts.heads))
+        (cell,) = self.give(torch.stack([states[name].flatten(1) for name in "ycnm"]))
+        return self._output(y), cell
+
+    step = forward
+
+    def _gates(self, x: Tensor) -> Tensor:
+        """To (B, S, 4 * D), gate after gate, as `sLSTMCellBase._permute_input` reads it."""
+        layout = self.layouts.input
+        if layout.startswith("S"):
+            x = x.transpose(0, 1)
+        if layout in ("BSNGH", "SBNGH"):
+            x = x.reshape(*x.shape[:2], self.layouts.heads, 4, -1).transpose(2, 3).flatten(2)
+        return x
+
+    def _output(self, y: Tensor) -> Tensor:
+        """From (B, S, D), as `sLSTMCellBase._permute_output` writes it."""
+        layout = self.layouts.output
+        if layout in ("BNSH", "SBNH"):
+            y = y.reshape(*y.shape[:2], self.layouts.heads, -1)
+        return {"BSH": lambda: y, "SBH": lambda: y.transpose(0, 1), "BNSH": lambda: y.transpose(1, 2)}.get(
+            layout, lambda: y.transpose(0, 1)
+        )()
