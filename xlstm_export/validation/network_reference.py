@@ -49,9 +49,10 @@ class NetworkReference:
         for part in self._module.modules():
             # Upstream's mask of a context's length, which is in no checkpoint; without it, it makes one that fits.
             if "causal_mask" in part._buffers:
-                part.causal_mask = None
+                part._buffers["causal_mask"] = None
         carried = manifest.architecture.get("carried")
-        self._argument, self._index = (carried["argument"], carried["output"]) if carried else (None, None)
+        self._argument: str | None = carried["argument"] if carried else None
+        self._index: int | None = carried["output"] if carried else None
 
     @torch.inference_mode()
     def sequence(self, row: Row) -> dict[str, np.ndarray]:
@@ -75,7 +76,7 @@ class NetworkReference:
         module = copy_network(self._module)  # it may keep what it remembers in itself
         state, outputs = None, []
         for row in rows:
-            more = {} if self._argument is None or state is None else {self._argument: state}
+            more: dict[str, Any] = {} if self._argument is None or state is None else {self._argument: state}
             returned = self._call(module, row, **more)
             states: frozenset[int] = frozenset()
             if self._index is not None:
