@@ -135,7 +135,7 @@ def summing_network(folder: Path, batch: int | None = None) -> Path:
 
 
 def policy_network(folder: Path, batch: int | None = None) -> Path:
-    """Mode `step` without a time axis: observation (B, 3) → action (B, 2) and value (B, 1), called output_0 and output_1.
+    """Mode `step` without time: observation (B, 3) → action (B, 2) and value (B, 1), called output_0 and output_1.
 
     The state `net.memory` (B, 3) becomes 0.5 memory + observation; action is its first two elements, value their sum.
     """

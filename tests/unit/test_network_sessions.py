@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper
 from support.small_networks import WIDTH, policy_network, summing_network, window_network, write_bundle
 
-from xlstm_export.bundle import Bundle, TensorSpec
+from xlstm_export.bundle import Bundle, StateTensor, TensorSpec
 from xlstm_export.errors import ErrorKind, UserError
+from xlstm_export.exporter.in_place import mark_in_place
 from xlstm_export.runtime import open_session
 
 
@@ -211,19 +211,21 @@ def cells(name, inputs, outputs):
     return helper.make_node(name, inputs, outputs, domain="ai.xlstm")
 
 
-def test_states_are_updated_in_place_only_where_one_cell_alone_reads_and_writes_them(summing, tmp_path):
+def test_states_are_updated_in_place_only_where_one_cell_alone_reads_and_writes_them():
+    names = ["own", "read", "branch", "crossed", "other"]
     nodes = [
         cells("MLSTMCell", ["q", "own", "read", "branch"], ["h", "own.next", "read.next", "branch.next"]),
-        cells("SLSTMCell", ["x", "crossed"], ["k", "other.next"]),
+        cells("SLSTMCell", ["q", "crossed"], ["k", "other.next"]),
         helper.make_node("Identity", ["read"], ["seen"]),
         helper.make_node("Identity", ["other"], ["crossed.next"]),
     ]
-    branch = helper.make_graph([helper.make_node("Identity", ["branch"], ["b"])], "then", [], [])
-    nodes.append(helper.make_node("If", ["q"], ["b"], then_branch=branch, else_branch=branch))
-    graph = helper.make_graph(nodes, "g", [], [])
-    names = ["own", "read", "branch", "crossed", "other"]
-    states = [{"input": n, "output": f"{n}.next", "dtype": "float32", "shape": ["batch", 2]} for n in names]
-    text = (summing.path / "manifest.json").read_text()
-    (tmp_path / "manifest.json").write_text(json.dumps(json.loads(text) | {"states": states}))
-    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
-    assert Bundle.open(tmp_path).cell_states == {"own"}
+    inside = [helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, ["batch", 2])]
+    branch = helper.make_graph([helper.make_node("Identity", ["branch"], ["b"])], "then", [], inside)
+    nodes.append(helper.make_node("If", ["q"], ["chosen"], then_branch=branch, else_branch=branch))
+    taken, given = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 2]) for name in group]
+        for group in (["q", *names], ["h", "seen", "chosen", *(f"{name}.next" for name in names)])
+    )
+    graph = ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", taken, given))).graph
+    states = [StateTensor(name, f"{name}.next", "float32", ("batch", 2)) for name in names]
+    assert [state.input for state in mark_in_place(graph, states) if state.in_place] == ["own"]

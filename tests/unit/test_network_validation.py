@@ -191,4 +191,4 @@ def test_passes_hold_what_they_shall(tmp_path):
     reset = _with_resets([2] * 9, 3)
     assert [(i, one.resets) for i, one in enumerate(reset) if one.resets] == [(3, (0,)), (6, (2,))]
     manifest = Bundle.open(summing_network(tmp_path / "b")).manifest
-    assert _longest(make_references(Limited(), manifest, 0)[0], 100, manifest) == 25
+    assert _longest(make_references(Limited(), manifest, 0)[0], 100) == 25

@@ -67,6 +67,16 @@ def test_outputs_that_magnify_every_rounding_do_not_pass_as_good():
     assert [v.limit.kind for v in verdicts if not v.passed] == ["contract"]
 
 
+def test_a_few_errors_are_judged_by_the_worst():
+    few = Series((0, 1, 2), (1e-5,) * 3, (QUIET,) * 3)
+    long = Series(tuple(range(4)), (1e-5,) * 4, (QUIET,) * 4)
+    tolerance = Tolerance("float32")
+    kinds = {series: [limit.kind for limit in tolerance.limits(series, 128, True)] for series in (few, long)}
+    assert kinds == {few: ["worst", "contract"], long: ["typical", "worst", "contract"]}
+    assert all(limit.passed(few) for limit in tolerance.limits(few, 128, True))
+    assert not tolerance.limits(long, 128, True)[0].passed(long)
+
+
 def test_infinite_errors_fail():
     assert fault(run(outputs=from_step(19, np.inf))).step == 19
 

@@ -7,8 +7,11 @@ to pass is the same as seeing the whole sequence. Which of the two fails shows i
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from torch import nn
 from ..bundle import Bundle, Manifest
 from ..bundle.manifest import NETWORK
 from ..errors import ErrorKind, UserError
+from ..networks import digest, load_module, parse_inputs
 from ..progress import Advance, Stage, no_progress
 from ..runtime import Session, open_session
 from .network_reference import NetworkReference
@@ -40,7 +44,7 @@ _PROBES = (17, 83, 307)
 
 def validate_network(
     bundle: Bundle,
-    module: nn.Module,
+    module: nn.Module | tuple[str, Path | None],
     options: ValidationOptions = USUAL,
     name: str | None = None,
     stage: Stage = no_progress,
@@ -49,9 +53,10 @@ def validate_network(
 
     Args:
         bundle: of family `network`.
-        module: the module, with the weights that the bundle was made with. It stays as it is.
+        module: the module, with the weights that the bundle was made with, which stays as it is; or what makes it, as
+            `networks.load_module` takes it: `package.module:factory` and the checkpoint of its weights.
         options: what is run; `text` has no place.
-        name: what the report calls the module; None: its class.
+        name: what the report calls the module; None: its class, or its factory.
         stage: told of the progress.
 
     Raises:
@@ -68,6 +73,8 @@ def validate_network(
         )
     if options.text is not None:
         raise UserError(ErrorKind.argument, f"{bundle.path} is a network, which reads no text: leave --text out.")
+    if isinstance(module, tuple):
+        name, module = name or module[0], load_module(*module)
     tick = stage("Checking that bundle and module belong together", None)
     digest, notes = check_module(bundle, module)
     tick(1)
@@ -107,8 +114,6 @@ def check_module(bundle: Bundle, module: nn.Module) -> tuple[str | None, tuple[s
     made_of = bundle.manifest.source.sha256
     if made_of is None:
         return None, ("The bundle does not say of which weights it was made.",)
-    from ..networks import digest
-
     if (here := digest(module)) != made_of:
         raise UserError(
             ErrorKind.argument,
@@ -127,31 +132,54 @@ def make_references(module: nn.Module, manifest: Manifest, seed: int) -> tuple[R
     integers = min((m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)), default=2)
     nudge = partial(perturb, dtype=getattr(torch, manifest.dtype), seed=seed)
     nudged = NetworkReference(module, manifest, torch.float32, nudge)
-    references = References(NetworkReference(module, manifest, torch.float64), nudged, integers)
+    axes = _input_axes(manifest)
+    wide = References(NetworkReference(module, manifest, torch.float64), nudged, integers, axes)
     try:
-        _probe(references, references.module, _PROBES)
-        return references, ()
+        return _with_output_axes(wide, _probe(wide, _PROBES)), ()
     except UserError as error:
         in_float64 = str(error)
-    narrow = References(NetworkReference(module, manifest, torch.float32), nudged, integers)
-    _probe(narrow, narrow.module, _PROBES)
-    return narrow, (f"The module ran in float32, since it fails in float64: {in_float64}",)
+    narrow = References(NetworkReference(module, manifest, torch.float32), nudged, integers, axes)
+    note = f"The module ran in float32, since it fails in float64: {in_float64}"
+    return _with_output_axes(narrow, _probe(narrow, _PROBES)), (note,)
 
 
-def _probe(references: References, side: NetworkReference, lengths: tuple[int, ...]) -> int:
-    """The first of some lengths that a module accepts.
+def _input_axes(manifest: Manifest) -> dict[str, int | None]:
+    """As the manifest has them, or in mode `step` as the inputs were described when the module was exported."""
+    if manifest.mode != "step":
+        return {tensor.name: tensor.time_axis for tensor in manifest.inputs}
+    described = {one.name: one.time_axis for one in parse_inputs(manifest.architecture.get("inputs") or ["x=B"])}
+    return {tensor.name: described.get(tensor.name) for tensor in manifest.inputs}
+
+
+def _with_output_axes(references: References, positions: int) -> References:
+    """In mode `step` the axis of an output is that on which the module has all positions, and the bundle has one."""
+    manifest, axes = references.module.manifest, dict(references.axes)
+    if manifest.mode != "step" or references.stepping:
+        axes |= {tensor.name: tensor.time_axis for tensor in manifest.outputs}
+        return replace(references, axes=axes)
+    whole = references.module.sequence(_random_row(references, positions))
+    for tensor in manifest.outputs:
+        pairs = enumerate(zip(tensor.sized(1), whole[tensor.name].shape, strict=True))
+        axes[tensor.name] = next((axis for axis, (one, all_) in pairs if (one, all_) == (1, positions)), None)
+    return replace(references, axes=axes)
+
+
+def _random_row(references: References, positions: int) -> dict[str, np.ndarray]:
+    inputs, random = references.module.manifest.inputs, np.random.default_rng(0)
+    return {t.name: references.draw(t, (1, *references.shape(t, 1, positions)[1:]), random) for t in inputs}
+
+
+def _probe(references: References, lengths: Iterable[int]) -> int:
+    """The first of some lengths that the module accepts.
 
     Raises:
         UserError: it accepts none.
     """
-    manifest, random, refused = side.manifest, np.random.default_rng(0), None
+    refused = None
     for length in lengths:
-        row = {t.name: references.draw(t, (1, *t.sized(1, length)[1:]), random) for t in manifest.inputs}
+        row = _random_row(references, length)
         try:
-            if manifest.mode == "step":
-                side.steps([row, row])
-            else:
-                side.sequence(row)
+            references.module.steps([row, row]) if references.stepping else references.module.sequence(row)
             return length
         except UserError as error:
             refused = refused or error
@@ -165,7 +193,7 @@ def _stream(
     manifest = bundle.manifest
     rows = options.batch or manifest.batch or ROWS
     random = np.random.default_rng(options.seed)
-    most = _longest(references, max(options.steps, 1), manifest)
+    most = options.steps if references.stepping else _longest(references, options.steps)
     notes = () if most == options.steps else (f"The module takes no more than {most} positions; runs end there.",)
     with open_session(bundle, options.runtime, rows, options.custom_ops) as session:
 
@@ -173,12 +201,11 @@ def _stream(
             return run_passes(session, references, passes, name, what, random, tick)
 
         if manifest.mode == "step":
-            runs = (
+            return (
                 run("steps", "steps from zeros", _passes([1] * min(most, WHOLE), rows)),
                 run("reset", "steps, rows reset on the way", _with_resets([1] * min(most, WHOLE), rows)),
                 run("drift", "long run", _passes([1] * most, rows)),
-            )
-            return runs, notes
+            ), notes
         chunk = session.max_chunk or most
         whole, sizes = min(most, WHOLE), _sizes(CHUNKS, min(most, WHOLE), chunk)
         runs = (
@@ -209,26 +236,20 @@ def _windows(
         taken, refused = [], []
         for length in lengths if sized else [1]:
             try:
-                _probe(references, references.module, (length,))
+                _probe(references, (length,))
                 taken.append(length)
             except UserError:
                 refused.append(length)
         if not taken:
-            _probe(references, references.module, tuple(lengths))  # raises what the module says
+            _probe(references, lengths)  # raises what the module says
         runs = tuple(run_windows(sessions, references, length, random, tick) for length in taken)
     notes = f"The module itself refuses windows of {', '.join(map(str, refused))} positions."
     return runs, (notes,) if refused else ()
 
 
-def _longest(references: References, steps: int, manifest: Manifest) -> int:
+def _longest(references: References, steps: int) -> int:
     """The longest sequence that the module takes, by halves."""
-    if manifest.mode == "step":
-        return steps
-    lengths = []
-    while steps >= 1:
-        lengths.append(steps)
-        steps //= 2
-    return _probe(references, references.module, tuple(lengths))
+    return _probe(references, [steps >> halves for halves in range(steps.bit_length())])
 
 
 def _sizes(pattern: tuple[int, ...], total: int, most: int) -> list[int]:

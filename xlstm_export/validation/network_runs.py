@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,21 @@ class References:
     """The module in float32 with its weights moved by one unit roundoff: see `tolerance`."""
     integers: int
     """Integer inputs are drawn below this."""
+    axes: Mapping[str, int | None]
+    """The axis of time of each input and output, where the module has one. It may be longer there than in the bundle:
+    one of mode `step` takes single positions of what the module takes whole."""
+
+    @property
+    def stepping(self) -> bool:
+        """Whether the module itself takes one position a call, and its state is carried from call to call."""
+        return self.module.manifest.mode == "step" and not any(axis is not None for axis in self.axes.values())
+
+    def shape(self, tensor: TensorSpec, batch: int, positions: int) -> tuple[int, ...]:
+        """Of an input, for the module."""
+        shape = [*tensor.sized(batch, positions)]
+        if (axis := self.axes[tensor.name]) is not None:
+            shape[axis] = positions
+        return tuple(shape)
 
     def draw(self, tensor: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         """Random values of an input."""
@@ -95,7 +110,8 @@ def run_passes(
             ends = [at for at in run.ends[row] if start <= at < end]
             for output in session.manifest.outputs:
                 own = {at: value for at, value in actual[output.name][row].items() if start <= at < end}
-                positions = _sampled(ends) if output.time_axis is None and session.manifest.mode != "step" else own
+                sampled = references.axes[output.name] is None and not references.stepping
+                positions = _sampled(ends) if sampled else list(own)
                 sides = [run.reference(side, row, start, end, output, positions) for side in run.sides]
                 for at in positions:
                     values[output.name].add(at, own[at], sides[0][at], sides[1][at])
@@ -116,10 +132,12 @@ class _Run:
         rows = session.batch
         totals = [sum(one.lengths[row] for one in passes) for row in range(rows)]
         self.fed = [range(total) for total in totals]
-        self._stepping = manifest.mode == "step"
+        self._stepping, self._axes = references.stepping, references.axes
         longest = max(totals)
         self._inputs = {
-            t.name: references.draw(t, (longest, *t.sized(rows)) if self._stepping else t.sized(rows, longest), random)
+            t.name: references.draw(
+                t, (longest, *t.sized(rows)) if self._stepping else references.shape(t, rows, longest), random
+            )
             for t in manifest.inputs
         }
         self.ends: list[list[int]] = [[] for _ in range(rows)]
@@ -143,10 +161,10 @@ class _Run:
                     continue
                 for tensor in outputs:
                     value = given[tensor.name][row]
-                    if tensor.time_axis is None:
+                    if (axis := self._axes[tensor.name]) is None:
                         found[tensor.name][row][at[row] + length - 1] = value
                     else:
-                        parts = np.moveaxis(value, tensor.time_axis - 1, 0)[:length]
+                        parts = np.moveaxis(value, axis - 1, 0)[:length]
                         found[tensor.name][row].update(enumerate(parts, at[row]))
                 at[row] += length
                 self.ends[row].append(at[row] - 1)
@@ -158,9 +176,10 @@ class _Run:
             return {name: values[at[0]] for name, values in self._inputs.items()}
         block, most = {}, max(lengths)
         for tensor in self._session.manifest.inputs:
-            values, axis = self._inputs[tensor.name], tensor.time_axis
+            values, axis = self._inputs[tensor.name], self._axes[tensor.name]
             if axis is not None:
-                part = self._references.draw(tensor, tensor.sized(len(lengths), most), self._random)
+                shape = self._references.shape(tensor, len(lengths), most)
+                part = self._references.draw(tensor, shape, self._random)
                 for row, length in enumerate(lengths):
                     source = np.moveaxis(values[row], axis - 1, 0)[at[row] : at[row] + length]
                     np.moveaxis(part[row], axis - 1, 0)[:length] = source
@@ -180,9 +199,9 @@ class _Run:
         if self._stepping:
             whole = self._run_module(side, row, start, end)[output.name]
             return dict(enumerate(whole, start))
-        if output.time_axis is not None:
+        if (axis := self._axes[output.name]) is not None:
             whole = self._run_module(side, row, start, end)[output.name]
-            return dict(enumerate(np.moveaxis(whole[0], output.time_axis - 1, 0), start))
+            return dict(enumerate(np.moveaxis(whole[0], axis - 1, 0), start))
         return {at: self._run_module(side, row, start, at + 1)[output.name][0] for at in positions}
 
     def _run_module(self, side: NetworkReference, row: int, start: int, end: int) -> dict[str, np.ndarray]:
@@ -195,9 +214,8 @@ class _Run:
             else:
                 cut = {}
                 for tensor in self._session.manifest.inputs:
-                    values = self._inputs[tensor.name][row : row + 1]
-                    span = np.arange(start, end)
-                    cut[tensor.name] = values if tensor.time_axis is None else values.take(span, tensor.time_axis)
+                    values, axis = self._inputs[tensor.name][row : row + 1], self._axes[tensor.name]
+                    cut[tensor.name] = values if axis is None else values.take(np.arange(start, end), axis)
                 self._whole[key] = side.sequence(cut)
         return self._whole[key]
 

@@ -46,13 +46,13 @@ def _draw_outputs(axes: Axes, report: ValidationReport) -> None:
     for index, (name, series) in enumerate(run.outputs.items()):
         steps = np.asarray(series.steps) + 1
         _draw(axes, steps, series.error, f"C{index}", f"bundle{f', {name}' if several else ''}")
-        label = f"{report.reference} with weights moved by one {report.dtype} roundoff"
+        label = f"the reference in float32, weights moved by one {report.dtype} roundoff"
         _draw(axes, steps, series.sensitivity, "tab:gray", "" if index else label)
     limits = [v for v in report.verdicts if v.run == run.name and v.is_output]
     for kind, style, what in (("typical", "--", "median"), ("worst", ":", "worst step")):
-        closest = max((v for v in limits if v.limit.kind == kind), key=lambda v: v.share)
-        label = f"limit of the {what}"
-        axes.axhline(closest.limit.value, color="tab:red", linestyle=style, linewidth=1.2, label=label)
+        if own := [v for v in limits if v.limit.kind == kind]:
+            value = max(own, key=lambda v: v.share).limit.value
+            axes.axhline(value, color="tab:red", linestyle=style, linewidth=1.2, label=f"limit of the {what}")
     axes.set_ylabel("logit error / logit spread" if run.kl else "output error / output spread")
 
 

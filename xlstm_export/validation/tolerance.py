@@ -27,6 +27,7 @@ The limits, for each error of a run over its steps:
   typical   median(error) <= max(32 u + 3 u32, 8 median(sensitivity))
   worst     max(error)    <= max(floor, 32 max(sensitivity))
   contract  median(error) <= floor after 512 steps, for the outputs: where every rounding is magnified, nothing passes.
+Where an error was taken fewer than four times (what a whole sequence ends with), nothing is typical: `worst` decides.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ CHAIN = 32  # roundings to T that one step adds up to
 ROUNDINGS_PER_STEP = 3  # of a state value, in float32
 MEMORY = 512  # steps that count
 TYPICAL, WORST = 8, 32  # times the sensitivity: over three times what correct bundles need
+FEW = 4  # errors have a median that means something
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,9 @@ class Tolerance:
             outputs: it is the error of the logits, not of a state.
         """
         sensitivity, floor = np.asarray(series.sensitivity), self.floor(recurrence)
-        limits = [
-            Limit("typical", max(self.floor(1), TYPICAL * float(np.median(sensitivity)))),
-            Limit("worst", max(floor, WORST * float(sensitivity.max()))),
-        ]
+        limits = [Limit("worst", max(floor, WORST * float(sensitivity.max())))]
+        if len(sensitivity) >= FEW:
+            limits.insert(0, Limit("typical", max(self.floor(1), TYPICAL * float(np.median(sensitivity)))))
         return [*limits, Limit("contract", self.floor(MEMORY))] if outputs else limits
 
     def describe(self) -> str:
