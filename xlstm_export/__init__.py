@@ -17,21 +17,27 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import export, export_network, generate, open_bundle, open_session
+    from .api import export, export_network, forecast, generate, open_bundle, open_session
     from .bundle import Bundle
     from .errors import ErrorKind, UserError
+    from .forecasting import Forecaster, ForecastStream
+    from .forecasting.forecast import Forecast
     from .runtime import Session
     from .runtime.sampling import Sampling
 
 __all__ = [
     "Bundle",
     "ErrorKind",
+    "Forecast",
+    "ForecastStream",
+    "Forecaster",
     "Sampling",
     "Session",
     "UserError",
     "__version__",
     "export",
     "export_network",
+    "forecast",
     "generate",
     "open_bundle",
     "open_session",
@@ -40,6 +46,9 @@ __all__ = [
 _HOMES = {
     "Bundle": ".bundle",
     "ErrorKind": ".errors",
+    "Forecast": ".forecasting.forecast",
+    "ForecastStream": ".forecasting",
+    "Forecaster": ".forecasting",
     "Sampling": ".runtime.sampling",
     "Session": ".runtime",
     "UserError": ".errors",

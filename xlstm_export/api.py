@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .bundle import Bundle
 from .bundle.engine_record import RuntimeName
 from .bundle.manifest import Dtype, LogitsOf, Mode
+from .errors import ErrorKind, UserError
+from .forecasting import Forecaster
+from .forecasting.forecast import Forecast
 from .progress import Stage, no_progress
 from .runtime import Session
 from .runtime import open_session as _open_session
@@ -173,3 +178,51 @@ def generate(
     session = open_session(bundle, batch=bundle.manifest.batch or 1, runtime=runtime, custom_ops=custom_ops)
     generation = Generation(session, words.encode(prompt), max_new_tokens, Sampler(sampling), chunk, ignore_eos)
     return TextGeneration(generation, words, stops)
+
+
+MOST_SERIES = 32
+"""Side by side in one session of `forecast`: enough that weights are read once for many."""
+
+
+def forecast(
+    bundle: Bundle,
+    series: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray],
+    horizon: int,
+    *,
+    quantiles: Sequence[float] | None = None,
+    context: int | None = None,
+    rollout: int = 1,
+    runtime: RuntimeName = "onnxruntime",
+    custom_ops: str | Path | None = None,
+    stage: Stage = no_progress,
+) -> Forecast:
+    """What comes after each series, as upstream's own forecast has it.
+
+    Args:
+        bundle: of a forecaster (TiRex).
+        series: one array of one dimension, several, or several by name; the newest value last, NaN where missing.
+        horizon: points to forecast.
+        quantiles: some of the model's levels; None: all.
+        context: only the newest points of each series that are looked at; None: all, of which the model takes what its
+            window holds.
+        rollout: patches that one window is used for; more than 1 is faster over long horizons, and another forecast.
+        runtime, custom_ops: as for `open_session`.
+        stage: told of the progress.
+
+    Raises:
+        UserError: the bundle is no forecaster or has no such quantile, a series is not of one dimension or has an
+            infinite value, or the runtime is not here.
+    """
+    if context is not None and context < 1:
+        raise UserError(ErrorKind.argument, f"The context is {context}; give 1 or more points.")
+    if not isinstance(series, Mapping):
+        several = [series] if isinstance(series, np.ndarray) and series.ndim == 1 else series
+        series = {f"series {index}": row for index, row in enumerate(several)}
+    rows = [np.asarray(row)[-context:] if context else np.asarray(row) for row in series.values()]
+    batch = bundle.manifest.batch or min(max(len(rows), 1), MOST_SERIES)
+    with open_session(bundle, batch=batch, runtime=runtime, custom_ops=custom_ops) as session:
+        forecaster = Forecaster(session)
+        levels = forecaster.quantiles if quantiles is None else tuple(quantiles)
+        chosen = forecaster.spec.select(levels)
+        values = forecaster.forecast(rows, horizon, rollout, stage("Forecasting", len(rows)))
+    return Forecast(tuple(series), tuple(rows), levels, values[:, :, chosen])

@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from .bundle import Bundle
-from .bundle.engine_record import EngineRuntime, RuntimeName
+from .bundle.engine_record import EngineRuntime
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
+from .forecast_command import forecast
+from .options import (
+    BundleArgument,
+    ConfigOption,
+    CustomOpsOption,
+    JsonOption,
+    RuntimeOption,
+    SelectOption,
+    SetOption,
+    chosen_custom_ops,
+)
 from .terminal import Commands, err, out, print_notes, print_result, progress
 
 if TYPE_CHECKING:
@@ -43,44 +53,6 @@ def _batch(text: str) -> int | None:
 
 def _targets(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
-
-
-BundleArgument = Annotated[
-    Bundle,
-    typer.Argument(metavar="DIR", parser=Bundle.open, help="The bundle: a folder that `xlstm-export onnx` wrote."),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="The model's configuration (YAML or JSON), when the checkpoint has none."
-    ),
-]
-SelectOption = Annotated[
-    str | None,
-    typer.Option(
-        "--select",
-        metavar="KEYS",
-        help="The model to take where the checkpoint holds several, such as `ema_model`; `inspect` lists them.",
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A setting of the model that the checkpoint does not tell, or tells wrongly. May be given several times.",
-    ),
-]
-CustomOpsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--custom-ops",
-        metavar="LIB|none",
-        help="The custom-op library for ONNX Runtime. By default the one that `plugins build` made is used.",
-    ),
-]
-RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print data instead of tables.")]
 
 
 def _is_factory(path: Path) -> bool:
@@ -242,7 +214,7 @@ def validate(
             "validate needs what the bundle was made from: --checkpoint CKPT, or for a network of your own "
             "--module package.module:factory with its --weights CKPT.",
         )
-    options = ValidationOptions(runtime, _custom_ops(custom_ops), steps, text, batch, seed)
+    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, seed)
     if module is not None:
         from .networks import load_module
 
@@ -349,7 +321,7 @@ def generate(
         stops=stop or (),
         tokenizer=tokenizer,
         runtime=runtime,
-        custom_ops=_custom_ops(custom_ops),
+        custom_ops=chosen_custom_ops(custom_ops),
     )
     sys.stdout.write(prompt)
     for piece in text:
@@ -357,6 +329,9 @@ def generate(
         sys.stdout.flush()
     sys.stdout.write("\n")
     err.print(f"[dim]{text.stats}[/dim]", highlight=False)
+
+
+app.command()(forecast)
 
 
 @app.command()
@@ -376,7 +351,7 @@ def bench(
     from .benchmark import render, time_steps
 
     with progress() as stage:
-        timing = time_steps(bundle, runtime, batch, steps, prompt, _custom_ops(custom_ops), stage)
+        timing = time_steps(bundle, runtime, batch, steps, prompt, chosen_custom_ops(custom_ops), stage)
     print_result(timing.to_json() if json else None, lambda: render(timing))
 
 
@@ -449,12 +424,6 @@ def plugins_check(
     check = check_library(require_library(TENSORRT_PLUGINS, library))
     out.print(render(check), soft_wrap=True)
     raise typer.Exit(0 if check.passed else 1)
-
-
-def _custom_ops(option: str | None) -> Path | None:
-    from .native.locate import ONNXRUNTIME_LIBRARY, choose_library
-
-    return choose_library(ONNXRUNTIME_LIBRARY, option)
 
 
 def main() -> None:

@@ -51,7 +51,21 @@ void check_language(const Fields& entries, const Manifest& manifest) {
   }
 }
 
-// FORMAT.md's seven rules, on a manifest whose entries are all well formed.
+// That the graph is what `forecast` says: FORMAT.md's eighth rule.
+void check_forecast(const Fields& entries, const Manifest& manifest) {
+  if (!manifest.is_single() || manifest.vocab_size || manifest.input().dtype != "float32") {
+    entries.fail("forecast is there, but not one float32 input and one output with positions, and no vocabulary");
+  }
+  if (manifest.input().row_elements() != manifest.forecast.input_width() ||
+      manifest.output().row_elements() != manifest.forecast.output_width()) {
+    entries.fail("input and output have the widths " + std::to_string(manifest.input().row_elements()) + " and " +
+                 std::to_string(manifest.output().row_elements()) + ", but forecast needs " +
+                 std::to_string(manifest.forecast.input_width()) + " and " +
+                 std::to_string(manifest.forecast.output_width()));
+  }
+}
+
+// FORMAT.md's eight rules, on a manifest whose entries are all well formed.
 void check_rules(const Fields& entries, const Manifest& manifest) {
   const std::string& mode = manifest.mode;
   const auto has_positions = [](const TensorSpec& input) { return input.time_axis() >= 0; };
@@ -61,6 +75,7 @@ void check_rules(const Fields& entries, const Manifest& manifest) {
   }
   if (manifest.is_window() && !manifest.states.empty()) entries.fail("states are there in mode window");
   if (manifest.vocab_size) check_language(entries, manifest);
+  if (manifest.forecast) check_forecast(entries, manifest);
   for (const TensorSpec& input : manifest.inputs) {
     if (input.dtype != "float32" && input.dtype != "int64" && input.dtype != "int32") {
       entries.fail("input " + input.name + " is " + input.dtype + ", not one of float32, int64, int32");
@@ -207,6 +222,7 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
     const std::vector<int> tokens = entries.integers("eos_token_ids", 0);
     manifest.eos_tokens.assign(tokens.begin(), tokens.end());
   }
+  if (!entries.is_absent("forecast")) manifest.forecast = parse_forecast(entries.below("forecast"));
   manifest.architecture = canonical_text(entries.mapping("architecture"));
   source.text("path");
   manifest.source_sha256 = source.is_null("sha256") ? "" : source.sha256("sha256");

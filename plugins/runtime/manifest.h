@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "runtime/forecast_format.h"
+
 namespace xlstm::internal {
 
 // Dimensions of a shape that are no counts.
@@ -49,6 +51,7 @@ struct Manifest {
   std::size_t vocab_size = 0;            // 0: it is no language model
   std::int64_t bos_token = -1;           // every text begins with it; -1: with none
   std::vector<std::int64_t> eos_tokens;  // they end a text
+  ForecastSpec forecast;                 // of a forecaster
   std::string architecture;              // canonical JSON
   std::string source_sha256;             // empty: random weights
   std::vector<std::string> weight_files;

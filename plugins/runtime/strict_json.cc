@@ -230,6 +230,14 @@ std::vector<int> Fields::integers(const char* key, int least) const {
   return list.get<std::vector<int>>();
 }
 
+std::vector<double> Fields::fractions(const char* key) const {
+  const Json& list = items(key);
+  if (!std::all_of(list.begin(), list.end(), [](const Json& value) { return value.is_number_float(); })) {
+    refuse(key, "a list of fractions");
+  }
+  return list.get<std::vector<double>>();
+}
+
 std::vector<std::string> Fields::texts(const char* key) const {
   const Json& list = items(key);
   if (!std::all_of(list.begin(), list.end(), is_text)) refuse(key, "a list of texts");

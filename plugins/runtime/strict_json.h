@@ -47,6 +47,7 @@ class Fields {
   const Json& mapping(const char* key) const;
   std::vector<int> counts(const char* key, std::size_t length) const;
   std::vector<int> integers(const char* key, int least) const;
+  std::vector<double> fractions(const char* key) const;  // numbers written with a fraction or an exponent
   std::vector<std::string> texts(const char* key) const;
   std::vector<std::string> file_names(const char* key) const;
   // `batch`: what the shape begins with, 0 for "batch"; `positions`: one dimension may be "sequence", which becomes 0;

@@ -31,8 +31,8 @@ from xlstm_export.runtime import open_session
 
 STEPS = 512
 ILL_CONDITIONED = 25  # steps that may be beyond 1e-4
-STEP_VARIANTS = ("a-mixed", "a-all-slstm", "a-wide-projections", "a-stack", "b-single", "c-single")
-HALF_VARIANTS = ("a-mixed", "a-all-slstm", "a-stack", "b-single", "b-wide-keys", "c-single")
+STEP_VARIANTS = ("a-mixed", "a-all-slstm", "a-wide-projections", "a-stack", "b-single", "c-single", "d-ckpt")
+HALF_VARIANTS = ("a-mixed", "a-all-slstm", "a-stack", "b-single", "b-wide-keys", "c-single", "d-wide-heads")
 ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -71,7 +71,7 @@ def check_against_upstream(name, export_variant, mode):
     model, _, bundle = export_variant(name, mode=mode)
     inputs = random_inputs(model, batch=2, steps=STEPS, seed=1)
     reference, expected = run_upstream(model, inputs)
-    exact, exact_states = run_upstream(to_double(model), inputs.double() if is_block_stack(model) else inputs)
+    exact, exact_states = run_upstream(to_double(model), inputs.double() if inputs.is_floating_point() else inputs)
     outputs, states = run_bundle(bundle, inputs)
     error, rounding = error_by_step(outputs, reference), error_by_step(reference, exact)
     assert error[-1] <= 1e-4 and (error > 1e-4).sum() <= ILL_CONDITIONED

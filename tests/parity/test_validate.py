@@ -1,5 +1,6 @@
 """`validate` passes bundles that are right, and catches and places the faults of those that are not."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 from support.paths import DEMO
 from support.upstream_models import VARIANTS
 
@@ -16,7 +18,7 @@ from xlstm_export.checkpoints.random_weights import random_tensors
 from xlstm_export.errors import UserError
 from xlstm_export.exporter.write import export_bundle
 from xlstm_export.runtime.onnxruntime import OnnxRuntimeSession
-from xlstm_export.validation import ValidationOptions, validate
+from xlstm_export.validation import ValidationOptions, render, validate
 
 
 def compare(bundle, checkpoint, **options):
@@ -35,7 +37,7 @@ def test_float32_bundle_of_every_family_passes_after_512_steps(name, export_vari
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["a-mixed", "b-single", "c-single"])
+@pytest.mark.parametrize("name", ["a-mixed", "b-single", "c-single", "d-wide-heads"])
 def test_half_precision_bundle_of_every_family_passes(name, dtype, export_variant):
     _, checkpoint, bundle = export_variant(name, dtype)
     report = compare(bundle, checkpoint, steps=64, batch=2)
@@ -48,6 +50,32 @@ def test_block_stack_and_fixed_batch_pass(export_variant):
     assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
     assert {run.rows for run in report.runs} == {2}
     assert report.runs[0].kl == []
+
+
+def test_forecaster_passes_with_its_forecasts_and_their_losses(export_variant):
+    _, checkpoint, bundle = export_variant("d-ckpt")
+    report = compare(bundle, checkpoint, steps=64, batch=4)
+    assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
+    assert [run.name for run in report.runs][-3:] == ["forecast", "rollout", "drift"]
+    score = report.runs[-2].forecast
+    assert score is not None and score.horizons == (8, 16, 24, 32)
+    assert all(0 < error < 1e-3 for error in score.largest_error)
+    assert all(a > 100 * b for a, b in zip(score.shipped_error, score.largest_error, strict=True))
+    np.testing.assert_allclose(score.bundle_loss, score.reference_loss, rtol=1e-4)
+    text = io.StringIO()
+    Console(file=text, width=200).print(render(report))
+    assert "25-32" in text.getvalue() and json.dumps(report.to_dict())
+
+
+def test_forecaster_with_another_window_than_its_model_is_caught_by_its_forecasts_alone(export_variant, tmp_path):
+    _, checkpoint, bundle = export_variant("d-ckpt")
+    shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["forecast"]["context"] //= 2
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(manifest))
+    report = compare(tmp_path / "bundle", checkpoint, steps=16, batch=4)
+    assert {v.run for v in report.verdicts if not v.passed} == {"forecast", "rollout"}
+    assert report.fault is not None and "only outputs are compared" in report.fault.explanation
 
 
 @pytest.mark.slow

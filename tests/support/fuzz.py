@@ -36,6 +36,7 @@ from safetensors.torch import save as to_safetensors
 from support.archives import pickle_of
 from support.fuzz_changes import change_bytes, change_json, change_pickle, change_safetensors, change_yaml
 from support.hostile_pickles import EXHAUSTING, RUNNING, pickled
+from support.tirex_models import settings as tirex_settings
 from support.upstream_models import VARIANTS
 from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import ReadOptions, open_checkpoint, parse_overrides, read_config
@@ -76,18 +77,20 @@ def _small() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 @functools.cache
 def _large() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    from support.upstream_models import build_upstream, randomise
-
     config = {"embedding_dim": 16, "num_heads": 2, "num_blocks": 2, "vocab_size": 7, "ffn_round_up_to_multiple_of": 8}
-    model = build_upstream("xlstm-large", config)
-    randomise(model, 0)
-    return dict(model.state_dict()), config
+    return dict(_model(config, "xlstm-large").state_dict()), config
 
 
-def _model(config: dict[str, Any]) -> torch.nn.Module:
+@functools.cache
+def _forecaster() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    config = tirex_settings(patch=2, quantiles=[0.1, 0.5], hidden=4, embedding_dim=16, num_heads=2, num_blocks=2)
+    return dict(_model(config, "tirex").state_dict()), config
+
+
+def _model(config: dict[str, Any], family: str = "xlstm") -> torch.nn.Module:
     from support.upstream_models import build_upstream, randomise
 
-    model = build_upstream("xlstm", config)
+    model = build_upstream(family, config)
     randomise(model, 0)
     return model
 
@@ -103,6 +106,7 @@ def _contents() -> list[object]:
         {"a": weights, "b": {name: tensor + 1 for name, tensor in weights.items()}, "best": np.float32(1)},
         {"net": _model(config), "optimizer": {"state": {0: torch.zeros(3)}}},
         {"model": _large()[0], "config": _large()[1], "ids": np.array([1, 2])},
+        {"state_dict": _forecaster()[0], "hyper_parameters": _forecaster()[1]},
     ]
 
 
@@ -171,14 +175,14 @@ def _read_index(folder: Path, data: bytes) -> None:
 def _configs() -> list[dict[str, Any]]:
     nested = {"training": {"lr": 0.1}, "model": _small()[1], "data": {"vocab": "${model.vocab_size}"}}
     hugging_face = {"model_type": "xlstm", "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 2, "vocab_size": 7}
-    return [_small()[1], _large()[1], nested, hugging_face]
+    return [_small()[1], _large()[1], nested, hugging_face, _forecaster()[1]]
 
 
 def _read_settings(suffix: str) -> Callable[[Path, bytes], None]:
     def read(folder: Path, data: bytes) -> None:
         config = folder / f"given{suffix}"
         config.write_bytes(data)
-        for weights in (_small()[0], _large()[0]):
+        for weights in (_small()[0], _large()[0], _forecaster()[0]):
             (folder / "model.safetensors").write_bytes(to_safetensors(weights))
             try:
                 _open(folder / "model.safetensors", ReadOptions(config))

@@ -1,4 +1,4 @@
-"""Random upstream models of all three families, saved as checkpoints the way users have them.
+"""Random upstream models of all families, saved as checkpoints the way users have them.
 
     variant = VARIANTS["a-mixed"]
     model = variant.build(seed=0)                  # the upstream module, float32, eval
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from support import checkpoint_writers as write
+from support import tirex_models as tirex
 
 VOCAB = 97
 NATIVE_KERNELS = {
@@ -40,7 +41,7 @@ class Variant:
 
     name: str
     family: str
-    """`xlstm`, `xlstm-large` or `xlstm-hf`."""
+    """`xlstm`, `xlstm-large`, `xlstm-hf` or `tirex`."""
     config: dict[str, Any]
     """Family `xlstm`: nested plain values for dacite, a block stack where there is no `vocab_size`."""
     writer: Callable[[nn.Module, dict, Path], Path]
@@ -74,6 +75,8 @@ def randomise(model: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -
             value = 2.0 * noise
         elif "recurrent_kernel" in name or "gate" in name:
             value = 0.3 * noise + (parameter if name.endswith("bias") else 0)
+        elif name.endswith("slstm_layer.slstm_cell._bias_"):
+            value = 2.0 * noise  # of TiRex, which leaves it uninitialised
         elif "norm" in name:
             direct = "xlstm_norm" not in name and ("norm_" in name or "out_norm" in name or "multihead_norm" in name)
             value = 0.2 * noise + (1.0 if direct and name.endswith("weight") else 0.0)
@@ -89,7 +92,8 @@ def randomise(model: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -
 
 def build_upstream(family: str, config: Mapping[str, Any]) -> nn.Module:
     """The upstream model of a configuration, with upstream's own initial weights."""
-    return {"xlstm": _build_xlstm, "xlstm-large": _build_large, "xlstm-hf": _build_hf}[family](dict(config))
+    builders = {"xlstm": _build_xlstm, "xlstm-large": _build_large, "xlstm-hf": _build_hf, "tirex": tirex.build}
+    return builders[family](dict(config))
 
 
 def _build_xlstm(config: dict) -> nn.Module:
@@ -128,6 +132,8 @@ def to_double(model: nn.Module) -> nn.Module:
             replacement = copy.deepcopy(module.config)
             replacement.inference_state_dtype = "float64"
             module.__init__(replacement)
+    if is_forecaster(model):
+        tirex.compute_in_double(double)
     return double
 
 
@@ -138,9 +144,19 @@ def is_block_stack(model: nn.Module) -> bool:
     return type(model).__name__ in ("xLSTMBlockStack", "xLSTMLargeBlockStack")
 
 
+def is_forecaster(model: nn.Module) -> bool:
+    return type(model).__name__ == "TiRexZero"
+
+
 def random_inputs(model: nn.Module, batch: int, steps: int, seed: int = 0) -> Tensor:
-    """Tokens (B, S), or for a block stack vectors (B, S, D) in the dtype of the model."""
+    """Tokens (B, S), or for a block stack vectors (B, S, D) in the dtype of the model, or patches for a forecaster."""
     generator = torch.Generator().manual_seed(seed)
+    if is_forecaster(model):
+        shape = (batch, steps, model.config.input_patch_size)
+        present = (torch.rand(shape, generator=generator) < 0.8).to(next(model.parameters()).dtype)
+        present[:, 1] = 0  # a patch without any value, as padding and rollout have it
+        values = torch.randn(shape, generator=generator, dtype=present.dtype)
+        return torch.cat([values * present, present], -1)
     if is_block_stack(model):
         dtype = next(model.parameters()).dtype
         return torch.randn(batch, steps, model.config.embedding_dim, generator=generator, dtype=dtype)
@@ -166,12 +182,16 @@ def upstream_step(model: nn.Module, inputs: Tensor, state: Any = None) -> tuple[
             output = model.backbone(inputs, cache_params=state, use_cache=True)
             logits, cap = model.lm_head(output.last_hidden_state), model.config.output_logit_soft_cap
             return cap * torch.tanh(logits / cap), output.cache_params
+        case "TiRexZero":
+            return tirex.step(model, inputs, state)
     raise TypeError(type(model).__name__)
 
 
 def canonical_states(model: nn.Module, state: Any) -> dict[str, Tensor]:
     """An upstream state under the names and in the layouts of `Model`, copied."""
     states: dict[str, Tensor] = {}
+    if is_forecaster(model):
+        return {name: tensor.clone() for name, tensor in state.items()}
     if type(model).__name__ in ("xLSTMLarge", "xLSTMLargeBlockStack", "xLSTMForCausalLM", "xLSTMModel"):
         blocks = state if isinstance(state, dict) else state.rnn_state
         for index, (C, n, m) in blocks.items():
@@ -301,6 +321,21 @@ _ALL = [
     Variant("c-backbone", "xlstm-hf", _hf(architectures=["xLSTMModel"], norm_eps=1e-3), write.hf),
     Variant("c-whole-module", "xlstm-hf", _hf(gate_soft_cap=9.0), write.whole_module),
     Variant("c-other-constants", "xlstm-hf", _hf(gate_soft_cap=9.0, norm_eps=1e-3, num_heads=2), write.hf),
+    Variant("d-ckpt", "tirex", tirex.settings(), tirex.lightning),
+    Variant("d-old-names", "tirex", tirex.settings(num_blocks=2), tirex.lightning_with_old_names),
+    Variant("d-folder", "tirex", tirex.settings(patch=4, quantiles=[0.25, 0.5, 0.75]), tirex.folder),
+    Variant(
+        "d-wide-heads", "tirex", tirex.settings(num_heads=2, embedding_dim=128, ffn_proj_factor=1.5), tirex.lightning
+    ),
+    Variant(
+        "d-odd-heads",
+        "tirex",
+        tirex.settings(num_heads=3, embedding_dim=96, num_blocks=2, hidden=40, context=512),
+        tirex.lightning,
+    ),
+    Variant("d-one-head", "tirex", tirex.settings(num_heads=1, context=64, num_states=4), tirex.lightning),
+    Variant("d-unused-settings", "tirex", tirex.settings(backend="cuda", dropout=0.1), tirex.lightning),
+    Variant("d-bfloat16", "tirex", tirex.settings(), tirex.lightning, torch.bfloat16),
 ]
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}

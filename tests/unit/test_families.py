@@ -35,8 +35,8 @@ def test_one_family_finds_one_model_among_the_tensors_of_a_checkpoint(variant, t
     path = variant.save(variant.build(), tmp_path)
     (model,) = find_models(path)
     assert model.family.name == variant.family
-    dim = variant.config.get("embedding_dim", variant.config.get("hidden_size"))
-    assert f"of width {dim}" in model.outline
+    sizes = variant.config.get("model_config", {}).get("block_kwargs", variant.config)
+    assert f"of width {sizes.get('embedding_dim', sizes.get('hidden_size'))}" in model.outline
 
 
 def test_configuration_that_two_families_could_own_is_of_the_one_with_the_more_telling_marks(tmp_path):

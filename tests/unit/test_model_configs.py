@@ -27,6 +27,7 @@ SIZES = {
     "xlstm-7b": (6_865_424_896, 0, 128.25),
     "mlstm-1.3b": (1_420_839_104, 0, 48.1),
     "mlstm-165m": (162_303_840, 0, 3.39),
+    "tirex": (35_291_200, 0, 0.094),
 }
 
 
@@ -43,7 +44,7 @@ def test_configuration_makes_a_model_of_the_published_size(name: str):
     assert abs(sum(p.numel() for p in model.parameters()) - parameters) <= tolerance
 
 
-@pytest.mark.parametrize("name", ["xlstm-125m-7-1", "xlstm-350m-1-0", "mlstm-165m", "xlstm-7b"])
+@pytest.mark.parametrize("name", ["xlstm-125m-7-1", "xlstm-350m-1-0", "mlstm-165m", "xlstm-7b", "tirex"])
 def test_upstream_makes_a_model_of_the_same_size_of_the_complete_configuration(name: str):
     parameters, tolerance, _ = SIZES[name]
     family, _, config = read_config(CONFIGS / f"{name}.yaml")

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from xlstm_export.errors import UserError
 from xlstm_export.validation import render, write_report
-from xlstm_export.validation import report as report_module
 from xlstm_export.validation.report import ValidationReport
 from xlstm_export.validation.scenarios import Disagreement, Scenario, TextScore
 from xlstm_export.validation.tolerance import Series, Tolerance
 from xlstm_export.validation.verdict import first_fault, judge
+from xlstm_export.whole_file import write_whole
 
 
 def make_report(error: float = 1e-7) -> ValidationReport:
@@ -84,7 +84,7 @@ def test_report_json_is_valid_and_whole(error, tmp_path):
     assert paths[1].read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_failure_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
+def test_a_failure_while_writing_leaves_the_old_report(tmp_path):
     write_report(make_report(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -93,5 +93,5 @@ def test_a_failure_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "disk full")
 
     with pytest.raises(UserError, match="report.json cannot be written: disk full"):
-        report_module._write(tmp_path / "report.json", fail)
+        write_whole(tmp_path / "report.json", fail, "Name another --report.")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

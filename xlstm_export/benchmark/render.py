@@ -35,4 +35,16 @@ def render(timing: StepTiming) -> RenderableType:
             f"{what} of {timing.prompt}",
             f"{prompt_rate:,.0f} {unit} per second: {prompt_rate / rate:.1f} times as fast as steps",
         )
+    if (forecasts := timing.forecasts) is not None:
+        what = f"{forecasts.horizon} points from {forecasts.context:,}"
+        one_window = forecasts.batch / forecasts.rollout_seconds
+        table.add_row(
+            f"forecasts of {what}",
+            f"{forecasts.forecasts_per_second:,.1f} per second; {one_window:,.1f} from one window each",
+        )
+        table.add_row(
+            "streamed patch",
+            f"{1e3 * forecasts.patch_seconds:.3f} ms: {forecasts.window_seconds / forecasts.patch_seconds:.0f} times "
+            "cheaper than such a forecast",
+        )
     return table

@@ -20,6 +20,7 @@ import torch
 from ..bundle import Bundle, Manifest
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, Session, open_session
+from .forecasts import ForecastTiming, time_forecasts
 
 _STREAM_BYTES = 256 << 20
 _WARM_UP_STEPS = 10
@@ -56,6 +57,8 @@ class StepTiming:
     prompt: int
     """Positions of the prompt, a row; 0: none was timed."""
     prompt_seconds: float
+    forecasts: ForecastTiming | None = None
+    """Of a forecaster."""
 
     @property
     def limit(self) -> float:
@@ -76,8 +79,11 @@ class StepTiming:
         return self.batch * self.prompt / self.prompt_seconds if self.prompt else None
 
     def to_json(self) -> str:
-        names = ("limit", "tokens_per_second", "windows_per_second", "prompt_tokens_per_second")
-        return json.dumps(asdict(self) | {name: getattr(self, name) for name in names}, indent=2)
+        names = ["limit", "tokens_per_second", "windows_per_second", "prompt_tokens_per_second"]
+        derived = {name: getattr(self, name) for name in names}
+        if self.forecasts:
+            derived["forecasts_per_second"] = self.forecasts.forecasts_per_second
+        return json.dumps(asdict(self) | derived, indent=2)
 
 
 def time_steps(
@@ -116,6 +122,7 @@ def time_steps(
                 progress(1)
         prompt = 0 if manifest.mode in ("step", "window") else _prompt(session, prompt)
         prompt_seconds = _time_prompt(session, _draw(manifest, batch, prompt, random)) if prompt else 0.0
+        forecasts = time_forecasts(session) if manifest.forecast else None
     median, p90, p99, p999 = (float(value) for value in np.percentile(seconds, (50, 90, 99, 99.9)))
     read, update = _bandwidths()
     return StepTiming(
@@ -135,6 +142,7 @@ def time_steps(
         update,
         prompt,
         prompt_seconds,
+        forecasts,
     )
 
 

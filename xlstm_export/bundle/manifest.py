@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ErrorKind, UserError
+from .forecast import ForecastSpec, parse_forecast
 from .strict_json import DTYPES, MAX_COUNT, Fields, read_json
 
 FORMAT = "xlstm-bundle"
@@ -117,6 +118,8 @@ class Manifest:
     """The token that every text begins with; None: none."""
     eos_token_ids: tuple[int, ...] = ()
     """The tokens that end a text."""
+    forecast: ForecastSpec | None = None
+    """Of a forecaster: what lies between a series and the graph."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -224,6 +227,7 @@ def parse_manifest(data: Any, where: str) -> Manifest:
         producer=entries.mapping("producer"),
         bos_token_id=None if entries.is_absent("bos_token_id") else entries.integer("bos_token_id", 0, MAX_COUNT),
         eos_token_ids=() if entries.is_absent("eos_token_ids") else entries.integers("eos_token_ids", 0),
+        forecast=None if entries.is_absent("forecast") else parse_forecast(entries.below("forecast")),
     )
     for fault in _contradictions(manifest):
         entries.fail(fault)
@@ -246,7 +250,7 @@ def _state(entries: Fields, batch: int | None) -> StateTensor:
 
 
 def _contradictions(m: Manifest) -> list[str]:
-    """What FORMAT.md's seven rules find wrong in a manifest whose entries are all well formed."""
+    """What FORMAT.md's eight rules find wrong in a manifest whose entries are all well formed."""
     faults = [f"{name} is empty" for name, list_ in (("inputs", m.inputs), ("outputs", m.outputs)) if not list_]
     if faults:
         return faults
@@ -257,7 +261,7 @@ def _contradictions(m: Manifest) -> list[str]:
     if m.mode == "window" and m.states:
         faults.append("states are there in mode window")
     positions: Dimension = 1 if m.mode == "step" else "sequence"
-    faults += _faults_of_language(m, positions)
+    faults += _faults_of_language(m, positions) + _faults_of_forecast(m)
     dtypes = ("float32", "int64", "int32")
     faults += [
         f"input {t.name} is {t.dtype}, not one of {', '.join(dtypes)}" for t in m.inputs if t.dtype not in dtypes
@@ -289,3 +293,15 @@ def _faults_of_language(m: Manifest, positions: Dimension) -> list[str]:
         elif m.gives_logits and shape[2] != m.vocab_size:
             faults.append(f"output is logits of width {shape[2]}, but vocab_size is {m.vocab_size}")
     return faults
+
+
+def _faults_of_forecast(m: Manifest) -> list[str]:
+    """Of a graph that is not what `forecast` says."""
+    if m.forecast is None:
+        return []
+    if not m.is_single or m.vocab_size is not None or m.input.dtype != "float32":
+        return ["forecast is there, but not one float32 input and one output with positions, and no vocabulary"]
+    sizes = (("input", m.input_width, m.forecast.input_width), ("output", m.output_width, m.forecast.output_width))
+    return [
+        f"{name} has the width {width}, but forecast needs {wanted}" for name, width, wanted in sizes if width != wanted
+    ]

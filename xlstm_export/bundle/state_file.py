@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import google_crc32c
 import numpy as np
 
 from ..errors import ErrorKind, UserError
+from ..whole_file import write_whole
 from .bundle import Bundle
 
 _MAGIC = b"\x89XLSTM\r\n"
@@ -80,14 +80,7 @@ def decode_states(bundle: Bundle, batch: int, data: bytes, where: str) -> dict[s
 
 def write_states(path: Path, data: bytes) -> None:
     """Write a saved state, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(ErrorKind.argument, f"{path} cannot be written: {error.strerror}.") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, lambda partial: partial.write_bytes(data))
 
 
 def _header(bundle: Bundle, batch: int) -> bytes:

@@ -81,9 +81,6 @@ def refuse_settings(path: Path, values: Mapping[str, object]) -> None:
     """Raise `UserError` for the configuration of a model that is known and not supported."""
     if {"stack_config", "tokenizer_cfg"} <= values.keys():
         raise UserError(ErrorKind.checkpoint, f"{path} describes TiRex-2, {_TIREX_2}")
-    model = values.get("model_config", values)
-    if isinstance(model, Mapping) and "input_patch_size" in model:
-        raise UserError(ErrorKind.checkpoint, f"{path} describes TiRex, {_TIREX}")
 
 
 def refuse_architecture(path: Path, values: Mapping[str, object]) -> None:
@@ -95,17 +92,15 @@ def refuse_architecture(path: Path, values: Mapping[str, object]) -> None:
         )
 
 
-_TIREX = (
-    "the sLSTM forecaster, which is not supported yet. NX-AI's tirex package exports it whole (its notebook "
-    f"examples/tirex_onnx.ipynb): a window of values in, quantiles out, not step by step. {_SUPPORTED}"
-)
+# As tirex-2 0.4.0 has it (`model/component/bi_xlstm.py`, `variate_mixing_block.py`, `scaler.py`, `postprocessor.py`).
 _TIREX_2 = (
-    "which runs in both directions over the window and attends across variates: it has no step mode to export. "
+    "which is not supported. Targets run forward only, but its forecasts rest on a scaling, a differencing of trends "
+    "and a calibration of bands that no bundle describes yet, and its known covariates on cells that read the future "
+    "backwards. "
     f"{_SUPPORTED}"
 )
 
 _MODELS: tuple[tuple[tuple[str, ...], str], ...] = (
-    ((r"input_patch_embedding\.", r"slstm_layer\.slstm_cell\."), f"{{path}} is TiRex, {_TIREX}"),
     ((r"input_patch_embedding\.", r"(fwd_cell|rev_cell|variate)"), f"{{path}} is TiRex-2, {_TIREX_2}"),
     (
         (r"(patch_embed\.|rowwise_from_)",),

@@ -17,7 +17,16 @@ def output_name(architecture: Architecture) -> str:
     """Of the graph's first output: tokens can be drawn from what is called logits, and from nothing else."""
     if architecture.gives_logits:
         return LOGITS
+    if architecture.patches:
+        return "quantiles"
     return "outputs" if architecture.vocab_size is None else "hidden"
+
+
+def input_name(architecture: Architecture) -> str:
+    """Of the graph's first input."""
+    if architecture.patches:
+        return "patches"
+    return "inputs" if architecture.vocab_size is None else "tokens"
 
 
 def trace_model(
@@ -39,10 +48,11 @@ def trace_model(
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = Model(architecture, Dtypes(weights=dtype), all_positions).eval()
         example = (batch or 2, 3 if sequence else 1)
+        names = (input_name(architecture), output_name(architecture))
         if architecture.vocab_size is None:
-            inputs, names = torch.zeros(*example, architecture.embedding_dim), ("inputs", output_name(architecture))
+            inputs = torch.zeros(*example, architecture.input_width)
         else:
-            inputs, names = torch.zeros(example, dtype=torch.int64), ("tokens", output_name(architecture))
+            inputs = torch.zeros(example, dtype=torch.int64)
         lengths = {"lengths": torch.ones(example[0], dtype=torch.int32)} if sequence else {}
         states = model.initial_states(example[0])
         rows = {0: torch.export.Dim("batch", min=1)} if batch is None else {}

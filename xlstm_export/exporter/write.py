@@ -14,6 +14,7 @@ import torch
 
 from ..bundle import Bundle, Manifest, StateTensor, TensorSpec
 from ..bundle.destination import check_destination, new_folder
+from ..bundle.forecast import ForecastSpec
 from ..bundle.manifest import (
     BYTE_TOKENIZER,
     FILE_NAME,
@@ -28,11 +29,12 @@ from ..bundle.manifest import (
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.files.text_tokens import TOKENIZER_FILE
 from ..errors import ErrorKind, UserError
+from ..modeling.architecture import Architecture
 from ..modeling.model import Model
 from ..progress import Stage, no_progress
 from ..version import __version__
 from .in_place import mark_in_place
-from .trace import output_name, trace_model
+from .trace import input_name, output_name, trace_model
 from .weights import attach_weights
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -131,11 +133,10 @@ def _describe(
     positions: Dimension = 1 if options.mode == "step" else "sequence"
     outputs = positions if model.all_positions else 1
     architecture = checkpoint.architecture
-    width, vocab = architecture.embedding_dim, architecture.vocab_size
-    output_width = vocab if vocab is not None and architecture.has_head else width
+    vocab, name = architecture.vocab_size, input_name(architecture)
     tokens, vectors = (
-        TensorSpec("tokens", "int64", (first, positions)),
-        TensorSpec("inputs", "float32", (first, positions, width)),
+        TensorSpec(name, "int64", (first, positions)),
+        TensorSpec(name, "float32", (first, positions, architecture.input_width)),
     )
     return Manifest(
         family=checkpoint.family,
@@ -144,7 +145,7 @@ def _describe(
         batch=options.batch,
         inputs=(vectors if vocab is None else tokens,),
         lengths=None if options.mode == "step" else TensorSpec("lengths", "int32", (first,)),
-        outputs=(TensorSpec(output_name(architecture), "float32", (first, outputs, output_width)),),
+        outputs=(TensorSpec(output_name(architecture), "float32", (first, outputs, architecture.output_width)),),
         states=tuple(StateTensor(s.name, s.next_name, "float32", (first, *s.shape)) for s in model.states),
         tokenizer=tokenizer,
         vocab_size=vocab,
@@ -154,7 +155,13 @@ def _describe(
         producer={"xlstm-export": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
         bos_token_id=checkpoint.text.bos,
         eos_token_ids=checkpoint.text.eos,
+        forecast=_forecast(architecture),
     )
+
+
+def _forecast(architecture: Architecture) -> ForecastSpec | None:
+    patches = architecture.patches
+    return ForecastSpec(patches.length, patches.context, patches.quantiles) if patches else None
 
 
 def tokenizer_name(checkpoint: Checkpoint, given: Path | None = None) -> str | None:

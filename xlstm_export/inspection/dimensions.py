@@ -20,6 +20,8 @@ class Dimensions:
     has_head: bool
     """False: hidden states come out, (B, 1, D)."""
     blocks: tuple[BlockGroup, ...]
+    patches: dict[str, Any] | None = None
+    """Of a forecaster: what goes in and comes out."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def dimensions_of(architecture: dict[str, Any], where: str) -> Dimensions:
             tied_head=architecture["tied_head"],
             has_head=architecture.get("has_head", True),
             blocks=tuple(groups),
+            patches=architecture.get("patches"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(

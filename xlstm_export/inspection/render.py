@@ -95,7 +95,8 @@ def _state_rows(b: BundleInspection) -> Iterable[tuple[str, str]]:
         return
     yield "state", f"{_bytes(b.state_bytes)} a sequence, float32"
     moved = f"{_bytes(b.read_bytes)} weights, 2 × {_bytes(b.state_bytes)} states"
-    yield f"a {'position' if b.is_network else 'token'} moves", f"{_bytes(b.token_bytes)}: {moved}"
+    unit = "position" if b.is_network else "patch" if b.dimensions and b.dimensions.patches else "token"
+    yield f"a {unit} moves", f"{_bytes(b.token_bytes)}: {moved}"
 
 
 def _render_models(found: ModelList) -> Iterable[RenderableType]:
@@ -130,8 +131,12 @@ def _render_checkpoint(c: CheckpointInspection) -> Iterable[RenderableType]:
 
 def _dimension_rows(d: Dimensions) -> Iterable[tuple[str, str]]:
     vocabulary = "block stack without vocabulary" if d.vocab_size is None else f"vocabulary {d.vocab_size:,}"
+    if d.patches is not None:
+        vocabulary = "forecaster"
     head = ", tied head" if d.tied_head else "" if d.has_head or d.vocab_size is None else ", no head: hidden states"
     yield "dimensions", f"width {d.embedding_dim:,}, {sum(len(g.indices) for g in d.blocks)} blocks, {vocabulary}{head}"
+    if d.patches is not None:
+        yield "  patches", _settings(d.patches)
     for group in d.blocks:
         yield f"  {group.kind}", f"{_ranges(group.indices)}: {_settings(group.settings)}"
 

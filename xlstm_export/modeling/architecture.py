@@ -74,6 +74,23 @@ Block = MLSTMBlock | SLSTMBlock | MLSTMLargeBlock
 
 
 @dataclass(frozen=True)
+class Patches:
+    """The two ends of a forecaster: a patch of a series in at each position, quantiles of the patch after it out.
+
+    Each end is a residual network of one hidden layer: output(relu(hidden(x))) + residual(x), all three with biases.
+    """
+
+    length: int
+    """Points of a patch, P. What goes in is 2 P wide: the scaled values, zero where missing, then 1 where there is a
+    value and 0 where it is missing."""
+    hidden_dim: int
+    quantiles: tuple[float, ...]
+    """Levels, ascending. What comes out is Q P wide: P values of the first quantile, then of the next."""
+    context: int
+    """Points of the window that the model was trained on, a multiple of P."""
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A whole model: (embedding) → blocks → (norm) → (head)."""
 
@@ -89,6 +106,22 @@ class Architecture:
     """logits = cap * tanh(logits / cap); 0: none."""
     has_head: bool = True
     """Of a model with a vocabulary: False where hidden states come out, (B, S, D), after the final norm."""
+    patches: Patches | None = None
+    """Of a forecaster, which has no vocabulary."""
+
+    @property
+    def input_width(self) -> int:
+        """Values at one position of what goes in: 1 token, or the width of the vectors."""
+        if self.patches:
+            return 2 * self.patches.length
+        return 1 if self.vocab_size is not None else self.embedding_dim
+
+    @property
+    def output_width(self) -> int:
+        """Values at one position of what comes out."""
+        if self.patches:
+            return len(self.patches.quantiles) * self.patches.length
+        return self.vocab_size if self.vocab_size is not None and self.has_head else self.embedding_dim
 
     @property
     def gives_logits(self) -> bool:
@@ -96,5 +129,8 @@ class Architecture:
         return self.vocab_size is not None and self.has_head
 
     def to_dict(self) -> dict:
-        """Plain values, for the manifest."""
-        return asdict(self)
+        """Plain values, for the manifest. Without `patches` where there are none: the model's hash is over these."""
+        values = asdict(self)
+        if self.patches is None:
+            del values["patches"]
+        return values

@@ -1,4 +1,4 @@
-"""The whole model: tokens (or input vectors) and all states in, logits (or hidden states) and next states out."""
+"""The whole model: tokens (or vectors) and all states in, logits (or vectors) and next states out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .blocks import ResidualBlock
-from .layers import FLOAT32, Chunk, Dtypes, Embedding, Head, make_norm, parameter
+from .layers import FLOAT32, Chunk, Dtypes, Embedding, Head, PatchProjection, make_norm, parameter
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Model(nn.Module):
         self.architecture, self.dtypes, self.all_positions = architecture, dtypes, all_positions
         if architecture.vocab_size is not None:
             self.embedding = Embedding(architecture.vocab_size, dim, dtypes)
+        if patches := architecture.patches:
+            self.patch_in = PatchProjection(architecture.input_width, patches.hidden_dim, dim, dtypes)
+            self.patch_out = PatchProjection(dim, patches.hidden_dim, architecture.output_width, dtypes)
         blocks = [ResidualBlock(dim, spec, dtypes) for spec in architecture.blocks]
         self.blocks = nn.ModuleList(blocks)
         self.norm = None
@@ -81,22 +84,24 @@ class Model(nn.Module):
         """Advance every row by its positions.
 
         Args:
-            inputs: tokens (B, S) int64, or vectors (B, S, D) for a block stack.
+            inputs: tokens (B, S) int64, or vectors: (B, S, D) for a block stack, (B, S, 2 P) for a forecaster.
             states: in the order of `self.states`, (B, ...) each.
             lengths: (B) int32: row b advances by its first lengths[b] positions; the rest is padding, and a row of
                 length 0 keeps its states. None: one step, S = 1.
 
         Returns:
             logits (B, 1, V) at each row's last position, or (B, S, V) with `all_positions`, in the compute dtype; of
-            a model without head, hidden states of width D in their place. Those of padding mean nothing. Then the next
-            states.
+            a model without head, hidden states of width D in their place; of a forecaster, quantiles of width Q P.
+            Those of padding mean nothing. Then the next states.
         """
         chunk = Chunk(inputs.shape[0], inputs.shape[1], lengths)
         inputs = chunk.valid(inputs)
         if self.architecture.vocab_size is not None:
             x = self.embedding(inputs)
         else:
-            x = inputs.reshape(-1, self.architecture.embedding_dim).to(self.dtypes.compute)
+            x = inputs.reshape(-1, self.architecture.input_width).to(self.dtypes.compute)
+            if self.architecture.patches:
+                x = self.patch_in(x)
         next_states: list[Tensor] = []
         for block, count in zip(self.blocks, self._state_counts, strict=True):
             at = len(next_states)
@@ -109,4 +114,6 @@ class Model(nn.Module):
             x = self.norm(x)
         if self.architecture.gives_logits:
             x = self.head(x)
+        elif self.architecture.patches:
+            x = self.patch_out(x)
         return x.reshape(chunk.batch, outputs, x.shape[-1]), *next_states

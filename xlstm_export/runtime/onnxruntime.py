@@ -36,6 +36,8 @@ class OnnxRuntimeSession(Session):
             for state, value in zip(states, first, strict=True)
         ]
         self._buffers, self._turn = (first, second), 0
+        self._in_place = any(value is other for value, other in zip(first, second, strict=True))
+        self._spoilt = False
         self._one = self._several = _BoundPass(self, 1)
 
     def _zeros(self, tensor: TensorSpec, positions: int) -> ort.OrtValue:
@@ -49,23 +51,39 @@ class OnnxRuntimeSession(Session):
             now = self._several
         else:
             now = self._several = _BoundPass(self, given.positions)
+        self._require_states()
+        self._spoilt = self._in_place  # unless it goes well
         outputs = now.run(self._session, given, self._turn)
+        self._spoilt = False
         self._turn = 1 - self._turn
         return outputs
 
+    def _require_states(self) -> None:
+        if self._spoilt:
+            raise UserError(
+                ErrorKind.runtime,
+                "The states are lost: a pass failed while it updated them in place. Reset the session, or load a saved "
+                "state.",
+            )
+
     def _reset(self, row: int | None) -> None:
+        if row is None:
+            self._write_states({s.input: np.zeros(s.sized(self.batch), np.float32) for s in self.manifest.states})
+            return
         states = self.read_states()
         for value in states.values():
-            value[slice(None) if row is None else row] = 0
+            value[row] = 0
         self._write_states(states)
 
     def read_states(self) -> dict[str, np.ndarray]:
+        self._require_states()
         current = self._buffers[self._turn]
         return {name: value.numpy().copy() for name, value in zip(self._names, current, strict=True)}
 
     def _write_states(self, states: dict[str, np.ndarray]) -> None:
         for name, value in zip(self._names, self._buffers[self._turn], strict=True):
             value.update_inplace(states[name])
+        self._spoilt = False
 
     def close(self) -> None:
         del self._one, self._several, self._session

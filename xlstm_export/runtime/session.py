@@ -49,8 +49,9 @@ class Session(ABC):
             caller.
 
         Raises:
-            UserError: inputs or lengths that do not fit: the states stay as they were. Or a pass that failed: write or
-                reset them, since kernels may have updated some in place.
+            UserError: inputs or lengths that do not fit, or a pass that failed. The states stay as they were; but where
+                our CPU kernels update them in place, a pass that fails midway (`ErrorKind.runtime`) spoils them, and
+                the session refuses to go on until it is reset or a state is loaded.
         """
         return self._run(self._check(inputs, lengths))
 

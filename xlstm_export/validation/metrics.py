@@ -16,13 +16,13 @@ def spread(reference: np.ndarray) -> np.ndarray:
 
 def relative_error(reference: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Largest absolute difference over the last axis, divided by the spread of the reference: (N, V) → (N,)."""
-    return _finite_or_inf(np.abs(actual - reference).max(-1)) / np.maximum(spread(reference), _TINY)
+    return finite_or_inf(np.abs(actual - reference).max(-1)) / np.maximum(spread(reference), _TINY)
 
 
 def kl_divergence(reference: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """KL(softmax(reference) ‖ softmax(actual)) in nats, float64: (N, V) → (N,)."""
     p, q = log_softmax(reference), log_softmax(actual)
-    return _finite_or_inf((np.exp(p) * (p - q)).sum(-1))
+    return finite_or_inf((np.exp(p) * (p - q)).sum(-1))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def top_one_gap(reference: np.ndarray, actual: np.ndarray) -> np.ndarray:
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """-log p(target) in nats, float64: (N, V) and (N,) → (N,)."""
-    return _finite_or_inf(-np.take_along_axis(log_softmax(logits), targets[:, None], -1)[:, 0])
+    return finite_or_inf(-np.take_along_axis(log_softmax(logits), targets[:, None], -1)[:, 0])
 
 
 def state_error(name: str, reference: np.ndarray, actual: np.ndarray) -> float:
@@ -57,7 +57,7 @@ def state_error(name: str, reference: np.ndarray, actual: np.ndarray) -> float:
     axes = tuple(range(1 if kind == "conv" else 2, reference.ndim))
     scale = np.abs(reference).max(axes, keepdims=True) if axes else np.abs(reference)
     scale = np.maximum(scale, 1.0 if kind == "m" else _TINY)
-    return float(_finite_or_inf(np.abs(actual - reference) / scale).max(initial=0.0))
+    return float(finite_or_inf(np.abs(actual - reference) / scale).max(initial=0.0))
 
 
 def state_errors(reference: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -65,7 +65,8 @@ def state_errors(reference: Mapping[str, np.ndarray], actual: Mapping[str, np.nd
     return {name: state_error(name, value, actual[name]) for name, value in reference.items()}
 
 
-def _finite_or_inf(values: np.ndarray) -> np.ndarray:
+def finite_or_inf(values: np.ndarray) -> np.ndarray:
+    """The same, with an infinite error where there is NaN."""
     return np.where(np.isnan(values), np.inf, values)
 
 
@@ -84,4 +85,4 @@ def largest_difference(reference: np.ndarray, actual: np.ndarray) -> float:
         return float("inf")
     difference = np.abs(actual.astype(np.float64) - reference)
     same = (np.isnan(actual) & np.isnan(reference)) | (actual == reference)
-    return float(_finite_or_inf(np.where(same, 0.0, difference)).max(initial=0.0))
+    return float(finite_or_inf(np.where(same, 0.0, difference)).max(initial=0.0))

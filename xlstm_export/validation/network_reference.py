@@ -8,7 +8,6 @@ gives each row what it gets alone, as upstream's CUDA kernels do, and what it ge
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ..bundle import Manifest
 from ..errors import ErrorKind, UserError
+from ..networks.copies import copy_network
 from ..networks.failures import users_errors
 from ..networks.outputs import flatten_outputs
 
@@ -43,7 +43,7 @@ class NetworkReference:
         change: Callable[[nn.Module], None] = lambda _: None,
     ):
         self.manifest, self.dtype = manifest, dtype
-        self._module = copy.deepcopy(module).eval().requires_grad_(False)
+        self._module = copy_network(module).eval().requires_grad_(False)
         change(self._module)
         self._module.to(dtype)
         for part in self._module.modules():
@@ -73,7 +73,7 @@ class NetworkReference:
         Raises:
             UserError: as `sequence`.
         """
-        module = copy.deepcopy(self._module)  # it may keep what it remembers in itself
+        module = copy_network(self._module)  # it may keep what it remembers in itself
         state, outputs = None, []
         for row in rows:
             more: dict[str, Any] = {} if self._argument is None or state is None else {self._argument: state}

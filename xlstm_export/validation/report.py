@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ErrorKind, UserError
-from .scenarios import Scenario
+from ..whole_file import write_whole
+from .scenarios import ForecastScore, Scenario
 from .tolerance import Tolerance
 from .verdict import Fault, Verdict
 
 REPORT_FILE, PLOT_FILE = "report.json", "drift.png"
+_REMEDY = "Name another --report."
 
 
 @dataclass(frozen=True)
@@ -84,30 +84,12 @@ def write_report(report: ValidationReport, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _not_written(folder, error) from None
+        raise UserError(ErrorKind.argument, f"{folder} cannot be written: {error.strerror}. {_REMEDY}") from None
     text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
     return [
-        _write(folder / REPORT_FILE, lambda path: path.write_text(text, "utf-8")),
-        _write(folder / PLOT_FILE, lambda path: save_drift_plot(report, path)),
+        write_whole(folder / REPORT_FILE, lambda path: path.write_text(text, "utf-8"), _REMEDY),
+        write_whole(folder / PLOT_FILE, lambda path: save_drift_plot(report, path), _REMEDY),
     ]
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> Path:
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            ErrorKind.argument, f"{path} cannot be written: {error.strerror}. Name another --report."
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def _not_written(path: Path, error: OSError) -> UserError:
-    return UserError(ErrorKind.argument, f"{path} cannot be written: {error.strerror}. Name another --report.")
 
 
 def render(report: ValidationReport) -> RenderableType:
@@ -119,6 +101,7 @@ def render(report: ValidationReport) -> RenderableType:
         parts.append(_output_table(report))
     parts += [Text(f"Note: {note}") for note in report.notes]
     parts += [line for run in report.runs if (line := _text_line(run))]
+    parts += [_forecast_table(run.forecast) for run in report.runs if run.forecast]
     parts.append(Text(f"Tolerance: {report.tolerance.describe()}", style="dim"))
     parts.append(_verdict_line(report))
     return Group(*parts)
@@ -214,6 +197,19 @@ def _text_line(run: Scenario) -> Text | None:
         f"Text of {text.bytes:,} bytes: {bundle:.5f} bits per byte, upstream {reference:.5f} "
         f"({bundle - reference:+.1e}); perplexity per token {ours:.4f}, upstream {theirs:.4f}."
     )
+
+
+def _forecast_table(score: ForecastScore) -> Table:
+    table = Table(title="Forecasts by horizon, in units of a series' scale", title_justify="left")
+    for title in ("points", "largest error", "upstream as shipped", "quantile loss", "upstream's"):
+        table.add_column(title, justify="right")
+    columns = score.largest_error, score.shipped_error, score.bundle_loss, score.reference_loss
+    first = 1
+    for last, error, shipped, ours, theirs in zip(score.horizons, *columns, strict=True):
+        row = (f"{first}-{last}", f"{error:.1e}", f"{shipped:.1e}", f"{ours:.6f}", f"{theirs:.6f}")
+        table.add_row(*row)
+        first = last + 1
+    return table
 
 
 def _verdict_line(report: ValidationReport) -> Text:

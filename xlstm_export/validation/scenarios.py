@@ -49,6 +49,21 @@ class TextScore:
 
 
 @dataclass(frozen=True)
+class ForecastScore:
+    """How well both foretell, at some points of the horizon; all in units of the scale of a series' window."""
+
+    horizons: tuple[int, ...]
+    """The last points of the patches; each entry below is of the points since the one before."""
+    largest_error: tuple[float, ...]
+    """Between bundle and upstream."""
+    shipped_error: tuple[float, ...]
+    """Between upstream as it is shipped and upstream as the reference runs it."""
+    bundle_loss: tuple[float, ...]
+    """Mean quantile loss, over series, points and quantiles."""
+    reference_loss: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Scenario:
     """What one run gave: data only, judged by `verdict.judge`."""
 
@@ -68,6 +83,7 @@ class Scenario:
     states: dict[str, Series]
     """`metrics.state_error` by state, every `stride`-th step and at the last; empty where only outputs are compared."""
     text: TextScore | None = None
+    forecast: ForecastScore | None = None
 
     @property
     def top_one_agreement(self) -> float:
@@ -216,7 +232,14 @@ class Recorder:
             self.state_series.setdefault(name, OpenSeries()).add(step, error, sensitivities[name])
 
     def scenario(
-        self, name: str, what: str, rows: int, steps: int, locked: bool = False, text: TextScore | None = None
+        self,
+        name: str,
+        what: str,
+        rows: int,
+        steps: int,
+        locked: bool = False,
+        text: TextScore | None = None,
+        forecast: ForecastScore | None = None,
     ) -> Scenario:
         """All that was recorded; arguments as the fields of `Scenario`."""
         return Scenario(
@@ -230,4 +253,5 @@ class Recorder:
             self.disagreements,
             {state: series.freeze() for state, series in self.state_series.items()},
             text,
+            forecast,
         )

@@ -14,8 +14,10 @@ from ..bundle import Bundle, Manifest
 from ..bundle.manifest import NETWORK
 from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
+from ..forecasting import Forecaster
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, open_session
+from .forecasts import run_forecasts
 from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
 from .report import ValidationReport
@@ -92,6 +94,11 @@ def validate(
     with open_session(bundle, options.runtime, rows, options.custom_ops) as session, threads_for(model.module):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
         runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
+        if manifest.forecast is not None:
+            tick = stage("Forecasting with both", None)
+            *others, drift = runs
+            runs = (*others, *run_forecasts(Forecaster(session), model, nudged, seed), drift)
+            tick(1)
     tolerance = Tolerance(manifest.dtype)
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(

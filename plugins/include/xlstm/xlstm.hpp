@@ -133,6 +133,13 @@ struct TensorInfo {
   int time_axis = -1;  ///< the dimension that is the number of positions of a pass; -1: there is none
 };
 
+/// Of a forecaster, which xlstm/forecast.hpp runs.
+struct ForecastInfo {
+  std::size_t patch = 0;          ///< points of a patch; 0: the model is no forecaster
+  std::size_t context = 0;        ///< points that a forecast looks back on
+  std::vector<double> quantiles;  ///< levels, ascending
+};
+
 /// What a model is: a language model, a block stack (fed vectors, not tokens), or any network, which Session::run
 /// feeds.
 struct ModelInfo {
@@ -149,6 +156,7 @@ struct ModelInfo {
   std::int64_t bos_token = -1;           ///< every text begins with it; -1: with none
   std::vector<std::int64_t> eos_tokens;  ///< they end a text
   std::string tokenizer;                 ///< `bytes`, a file in the bundle, or empty: token ids only
+  ForecastInfo forecast;                 ///< of a forecaster
   std::string backend;                   ///< `onnxruntime` or `tensorrt`
   std::string device;                    ///< `cpu` or `cuda:0`
   bool cuda_graph = false;               ///< steps are replayed from CUDA graphs

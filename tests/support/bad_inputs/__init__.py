@@ -7,7 +7,7 @@
 An input with `when_read` has nothing wrong but its values: the error comes when tensors are read.
 """
 
-from support.bad_inputs import configurations, files, models  # noqa: F401  (they register their inputs)
+from support.bad_inputs import configurations, files, forecasters, models  # noqa: F401  (they register their inputs)
 from support.bad_inputs.registry import BAD_INPUTS, Arguments, BadInput
 
 __all__ = ["BAD_INPUTS", "Arguments", "BadInput"]

@@ -10,17 +10,7 @@ import torch
 from support.bad_inputs.registry import bad, config_of, named, save, save_folder, weights_of
 
 
-@bad("is TiRex, the sLSTM forecaster, which is not supported yet")
-def tirex(folder: Path):
-    return named(
-        folder,
-        "input_patch_embedding.hidden_layer.weight",
-        "block_stack.blocks.0.slstm_layer.slstm_cell._recurrent_kernel_",
-        "output_patch_embedding.output_layer.weight",
-    )
-
-
-@bad("is TiRex-2, which runs in both directions")
+@bad("is TiRex-2, which is not supported. Targets run forward only, but its forecasts rest on")
 def tirex_2(folder: Path):
     return named(folder, "input_patch_embedding.hidden_layer.weight", "stack.0.time_mixer.fwd_cell.q.weight")
 

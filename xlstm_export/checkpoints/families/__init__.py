@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..files.settings import Settings
-from . import xlstm, xlstm_hf, xlstm_large
+from . import tirex, xlstm, xlstm_hf, xlstm_large
 from .family import Family
 
-FAMILIES: tuple[Family, ...] = (xlstm.FAMILY, xlstm_hf.FAMILY, xlstm_large.FAMILY)
+FAMILIES: tuple[Family, ...] = (tirex.FAMILY, xlstm.FAMILY, xlstm_hf.FAMILY, xlstm_large.FAMILY)
 """A configuration is of the first family whose marks it has: marks that others may share come last."""
 
 MARKS = tuple(family.marks for family in FAMILIES)

@@ -1,0 +1,307 @@
+"""Family `tirex`: TiRex, the sLSTM forecaster of the `tirex-ts` package (Auer et al. 2025, arXiv:2505.23719).
+
+Upstream's quirks end here: the sLSTM layer feeds its `fgate` projection to the input gate and its `igate` projection to
+the forget gate (`tirex/models/slstm/layer.py`); recurrent kernels and biases have the CUDA layout whatever runs them
+(`slstm/cell.py`); the group norm's weight is stored as w and applied as 1 + w; early checkpoints have `block_stack.`
+in their names (`tirex.py`, `on_load_checkpoint`). The forget gate's pre-activation is bounded by 15 (`slstm/cell.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ...errors import ErrorKind, UserError
+from ...modeling.architecture import Architecture, FeedForward, Patches, SLSTMBlock
+from ..checkpoint import Checkpoint
+from ..files.settings import MAX_BLOCKS, Marks, Settings
+from ..files.tensors import LazyTensor
+from ..files.weights import Shapes, Weights, missing
+from .family import Family, outline_of, plain_factor
+
+FORGET_CLAMP = 15.0
+FFN_FACTOR, FFN_MULTIPLE = 2.6667, 64
+"""`ffn_proj_factor` where nothing else is said, and what upstream rounds the width up to."""
+ENDS = {"patch_in": "input_patch_embedding", "patch_out": "output_patch_embedding"}
+"""The two residual networks: our name, and upstream's."""
+_OLD = "block_stack."
+_KERNEL = "slstm_layer.slstm_cell._recurrent_kernel_"
+_ANCHOR = re.compile(rf"(?P<root>(?:.*?\.)??)(?:block_stack\.)?blocks\.\d+\.{re.escape(_KERNEL)}")
+_MODEL_KEYS = frozenset({"input_patch_size", "output_patch_size", "quantiles", "block_kwargs", "input_ff_dim"})
+_BLOCK_KEYS = frozenset({"embedding_dim", "num_heads", "num_blocks", "ffn_proj_factor", "num_states", "num_gates"})
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What every shape follows from."""
+
+    dim: int
+    heads: int
+    blocks: int
+    ffn_dim: int
+    patch: int
+    hidden: int
+    quantiles: int
+
+
+def roots(names: Collection[str]) -> list[str]:
+    return list(dict.fromkeys(match["root"] for name in names if (match := _ANCHOR.fullmatch(name))))
+
+
+def outline(weights: Weights) -> str:
+    return outline_of(_without_stack(weights), "out_norm.weight", "")
+
+
+def read(weights: Weights, settings: Settings) -> Checkpoint:
+    """Understand the tensors, hold the settings against them, and rename."""
+    notes = _check_settings(settings)
+    weights = _without_stack(weights)
+    sizes = _sizes(weights)
+    weights.require(_expected(sizes))
+    for key, keys in (("model_config.quantiles", settings.below("model_config")), ("train_ctx_len", settings)):
+        if key.split(".")[-1] not in keys:
+            raise UserError(
+                ErrorKind.checkpoint,
+                f"{weights.path} has no {key}, and weights do not tell it. Pass hyper_parameters as TiRex's own "
+                "model.ckpt has them with --config, or say what is missing: --set train_ctx_len=2048 "
+                "--set 'model_config.quantiles=[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]'",
+            )
+    patches = _patches(settings, sizes.patch, sizes.hidden)
+    if len(patches.quantiles) != sizes.quantiles:
+        evidence = f"{sizes.quantiles} quantiles of {sizes.patch} points: output_patch_embedding"
+        raise settings.below("model_config").conflict("quantiles", sizes.quantiles, evidence)
+    _agree(settings, sizes)
+    return Checkpoint.of(
+        weights,
+        family=FAMILY.name,
+        architecture=_architecture(sizes, patches),
+        tensors=_canonical(weights.tensors, sizes),
+        config=_upstream_config(sizes, patches, settings),
+        upstream=weights.tensors,
+        notes=notes,
+    )
+
+
+def _without_stack(weights: Weights) -> Weights:
+    """The tensors without what early checkpoints have in their names, as upstream takes it out."""
+    names: dict[str, str] = {}
+    for name in weights.tensors:
+        plain = name.replace(_OLD, "")
+        if plain in names:
+            raise UserError(
+                ErrorKind.checkpoint, f"{weights.path}: {names[plain]} and {name} are one tensor of TiRex. Save one."
+            )
+        names[plain] = name
+    return weights.renamed(names)
+
+
+def _sizes(weights: Weights) -> _Sizes:
+    indices = {int(match[1]) for name in weights.tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    if indices != set(range(len(indices))):
+        gap = next(index for index in range(len(indices)) if index not in indices)
+        raise missing(weights, [f"blocks.{gap}.{_KERNEL}"])
+    (dim,) = weights.shape("out_norm.weight", 1)
+    heads = weights.shape(f"blocks.0.{_KERNEL}", 3)[0]
+    hidden, both = weights.shape(f"{ENDS['patch_in']}.hidden_layer.weight", 2)
+    out = (
+        weights.shape(f"{ENDS['patch_out']}.hidden_layer.weight", 2)[0],
+        weights.shape(f"{ENDS['patch_out']}.output_layer.weight", 2),
+    )
+    ffn_dim = weights.shape("blocks.0.ffn.proj_up.weight", 2)[0]
+    faults = {
+        f"blocks.0.{_KERNEL}: {heads} heads do not divide a width of {dim}": dim % heads,
+        f"{ENDS['patch_in']}: an odd width of {both}, which is not values and their mask": both % 2,
+        f"{ENDS['patch_out']}: {out[1][0]} outputs are not quantiles of {both // 2} points": out[1][0]
+        % (both // 2 or 1),
+        f"blocks.0.ffn.proj_up.weight: a width of {ffn_dim}, not a multiple of {FFN_MULTIPLE}": ffn_dim % FFN_MULTIPLE,
+    }
+    for fault, rest in faults.items():
+        if rest:
+            raise UserError(
+                ErrorKind.checkpoint,
+                f"{weights.path}: {fault}. The file is damaged, or its model is a variant that is not supported.",
+            )
+    return _Sizes(dim, heads, len(indices), ffn_dim, both // 2, hidden, out[1][0] // (both // 2))
+
+
+def _expected(sizes: _Sizes) -> Shapes:
+    """The shape of each tensor, by upstream's name."""
+    dim, width = sizes.dim, sizes.dim // sizes.heads
+    shapes: Shapes = {"out_norm.weight": [(dim,)]}
+    ends = (2 * sizes.patch, dim), (dim, sizes.quantiles * sizes.patch)
+    for name, (into, out) in zip(ENDS.values(), ends, strict=True):
+        for layer, columns, rows in (
+            ("hidden_layer", into, sizes.hidden),
+            ("output_layer", sizes.hidden, out),
+            ("residual_layer", into, out),
+        ):
+            shapes |= {f"{name}.{layer}.weight": [(rows, columns)], f"{name}.{layer}.bias": [(rows,)]}
+    for index in range(sizes.blocks):
+        at, layer = f"blocks.{index}.", f"blocks.{index}.slstm_layer."
+        shapes |= {f"{at}{name}.weight": [(dim,)] for name in ("norm_slstm", "norm_ffn", "slstm_layer.group_norm")}
+        shapes |= {f"{layer}{gate}gate.weight": [(sizes.heads, width, width)] for gate in "fizo"}
+        shapes[f"{at}{_KERNEL}"] = [(sizes.heads, width, 4 * width)]
+        shapes[f"{layer}slstm_cell._bias_"] = [(4 * dim,)]
+        shapes |= {f"{at}ffn.{name}.weight": [(sizes.ffn_dim, dim)] for name in ("proj_up_gate", "proj_up")}
+        shapes[f"{at}ffn.proj_down.weight"] = [(dim, sizes.ffn_dim)]
+    return shapes
+
+
+def _canonical(upstream: Mapping[str, LazyTensor], sizes: _Sizes) -> dict[str, LazyTensor]:
+    """Tensors under the names and in the layouts of `Model`."""
+    heads, width = sizes.heads, sizes.dim // sizes.heads
+    tensors = {"norm.weight": upstream["out_norm.weight"]}
+    for ours, theirs in ENDS.items():
+        for layer, kind in itertools.product(("hidden", "output", "residual"), ("weight", "bias")):
+            tensors[f"{ours}.{layer}.{kind}"] = upstream[f"{theirs}.{layer}_layer.{kind}"]
+    for index in range(sizes.blocks):
+        at, layer, cell = f"blocks.{index}.", f"blocks.{index}.slstm_layer.", f"blocks.{index}.slstm."
+        tensors |= {
+            f"{at}norm.weight": upstream[f"{at}norm_slstm.weight"],
+            f"{cell}igate.weight": upstream[f"{layer}fgate.weight"],  # slots i, f, z, o are fed by f, i, z, o
+            f"{cell}fgate.weight": upstream[f"{layer}igate.weight"],
+            f"{cell}zgate.weight": upstream[f"{layer}zgate.weight"],
+            f"{cell}ogate.weight": upstream[f"{layer}ogate.weight"],
+            # (H, in, 4 * out) to (H, 4, out, in), and [head, gate, unit] to [gate, head, unit].
+            f"{cell}R": upstream[f"{at}{_KERNEL}"].map(
+                lambda R: R.reshape(heads, width, 4, width).permute(0, 2, 3, 1).contiguous()
+            ),
+            f"{cell}b": upstream[f"{layer}slstm_cell._bias_"].map(
+                lambda b: b.reshape(heads, 4, width).transpose(0, 1).contiguous()
+            ),
+            # 1 + w, exactly: float64, whatever the dtype of w, to be rounded once where it is used.
+            f"{cell}head_norm.weight": upstream[f"{layer}group_norm.weight"].map(lambda w: 1.0 + w.double()),
+            f"{at}ffn_norm.weight": upstream[f"{at}norm_ffn.weight"],
+            f"{at}ffn.proj_gate.weight": upstream[f"{at}ffn.proj_up_gate.weight"],
+            f"{at}ffn.proj_up.weight": upstream[f"{at}ffn.proj_up.weight"],
+            f"{at}ffn.proj_down.weight": upstream[f"{at}ffn.proj_down.weight"],
+        }
+    return tensors
+
+
+def _architecture(sizes: _Sizes, patches: Patches) -> Architecture:
+    block = SLSTMBlock(
+        num_heads=sizes.heads,
+        conv_kernel=0,
+        feed_forward=FeedForward(sizes.ffn_dim, "swish"),
+        norm="rms_norm",
+        norm_eps=1e-6,
+        forget_clamp=FORGET_CLAMP,
+    )
+    return Architecture(
+        embedding_dim=sizes.dim,
+        blocks=(block,) * sizes.blocks,
+        vocab_size=None,
+        tied_head=False,
+        has_head=False,
+        final_norm="rms_norm",
+        final_norm_eps=1e-6,
+        patches=patches,
+    )
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def _check_settings(settings: Settings) -> tuple[str, ...]:
+    """Refuse what is not understood; returns a note of what upstream takes no notice of."""
+    settings.only(FAMILY.keys, FAMILY.configurations)
+    model = settings.below("model_config")
+    model.only(_MODEL_KEYS, "TiRexZeroConfig")
+    block = model.below("block_kwargs")
+    for key, value in (("num_states", 4), ("num_gates", 4)):
+        if block.integer(key, value) != value:
+            raise block.error(key, f"expected {value}, as the sLSTM has it")
+    return block.ignored(frozenset(str(key) for key in block.values if key not in _BLOCK_KEYS))
+
+
+def _patches(settings: Settings, patch: int, hidden: int) -> Patches:
+    model = settings.below("model_config")
+    levels = model.values.get("quantiles")
+    numbers = [q for q in levels if isinstance(q, int | float)] if isinstance(levels, list | tuple) else []
+    if not numbers or numbers != levels or not all(0 < a < b for a, b in itertools.pairwise([*numbers, 1.0])):
+        raise model.error("quantiles", "expected numbers between 0 and 1 that rise")
+    context = settings.integer("train_ctx_len")
+    if context % patch:
+        raise settings.error("train_ctx_len", f"expected a multiple of the patch, which has {patch} points")
+    return Patches(patch, hidden, tuple(map(float, numbers)), context)
+
+
+def _agree(settings: Settings, sizes: _Sizes) -> None:
+    model = settings.below("model_config")
+    block = model.below("block_kwargs")
+    for key in ("input_patch_size", "output_patch_size"):
+        model.agree(key, sizes.patch, "input_patch_embedding.hidden_layer.weight")
+    model.agree("input_ff_dim", sizes.hidden, "input_patch_embedding.hidden_layer.weight")
+    block.agree("embedding_dim", sizes.dim, "out_norm.weight")
+    block.agree("num_heads", sizes.heads, _KERNEL)
+    block.agree("num_blocks", sizes.blocks, "blocks")
+    if block.values and _ffn_width(sizes.dim, factor := block.positive("ffn_proj_factor", FFN_FACTOR)) != sizes.ffn_dim:
+        raise UserError(
+            ErrorKind.checkpoint,
+            f"{settings.source}: ffn_proj_factor {factor} gives a feed-forward network of width "
+            f"{_ffn_width(sizes.dim, factor)}, but blocks.0.ffn.proj_up.weight has {sizes.ffn_dim}. Correct the "
+            "configuration, or give the one that belongs to these weights with --config.",
+        )
+
+
+def _ffn_width(dim: int, factor: float, multiple: float = FFN_MULTIPLE) -> int:
+    """Upstream's own rounding (`tirex/util.py`, `round_up_to_next_multiple_of`)."""
+    return int((dim * factor + multiple - 1) // multiple * multiple)
+
+
+def _upstream_config(sizes: _Sizes, patches: Patches, settings: Settings) -> dict[str, object]:
+    """What `TiRexZero` is made of, complete."""
+    told = settings.below("model_config").below("block_kwargs").positive("ffn_proj_factor", FFN_FACTOR)
+    factor, _ = plain_factor(
+        sizes.dim, sizes.ffn_dim, [(told, FFN_MULTIPLE), (sizes.ffn_dim / sizes.dim, FFN_MULTIPLE)], _ffn_width
+    )
+    return {
+        "model_config": {
+            "input_patch_size": sizes.patch,
+            "output_patch_size": sizes.patch,
+            "quantiles": list(patches.quantiles),
+            "input_ff_dim": sizes.hidden,
+            "block_kwargs": {
+                "embedding_dim": sizes.dim,
+                "num_heads": sizes.heads,
+                "num_blocks": sizes.blocks,
+                "ffn_proj_factor": factor,
+            },
+        },
+        "train_ctx_len": patches.context,
+    }
+
+
+def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
+    """The architecture that upstream builds from a configuration; only `ffn_proj_factor` has a default."""
+    _check_settings(settings)
+    model = settings.below("model_config")
+    block = model.below("block_kwargs")
+    patch, hidden = model.integer("input_patch_size"), model.integer("input_ff_dim")
+    if model.integer("output_patch_size") != patch:
+        raise model.error("output_patch_size", f"expected that of the input, {patch}")
+    patches = _patches(settings, patch, hidden)
+    dim, heads = block.integer("embedding_dim"), block.integer("num_heads")
+    if dim % heads:
+        raise block.error("num_heads", f"the embedding width {dim} is not a multiple of it")
+    width = _ffn_width(dim, block.positive("ffn_proj_factor", FFN_FACTOR))
+    depth = block.integer("num_blocks", maximum=MAX_BLOCKS)
+    sizes = _Sizes(dim, heads, depth, width, patch, hidden, len(patches.quantiles))
+    return _architecture(sizes, patches), _upstream_config(sizes, patches, settings)
+
+
+FAMILY = Family(
+    name="tirex",
+    models="TiRexZero of the tirex-ts package",
+    configurations="TiRexZero's hyper_parameters (model_config, train_ctx_len)",
+    marks=Marks(keys=(frozenset({"model_config", "train_ctx_len"}),)),
+    keys=frozenset({"model_config", "train_ctx_len"}),
+    packages=("tirex-ts",),
+    roots=roots,
+    outline=outline,
+    read=read,
+    from_settings=from_settings,
+)
