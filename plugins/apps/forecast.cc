@@ -23,7 +23,7 @@ constexpr char kHelp[] =
     "  --context N        look at only so many of the newest points (default: all that the model takes)\n"
     "  --rollout K        take K patches from one window: faster, and another forecast (default 1)\n"
     "  --stream           forecast as lines arrive: whenever a patch of points is there, from what has been read\n"
-    "  --drift X          with --stream: begin anew where a series has moved by X of its scale (default 0.5; 0: "
+    "  --drift X          with --stream: begin anew where a series has moved by X of its scale (default 0.25; 0: "
     "never)\n"
     "What is printed is CSV: with --stream it begins with the number of points that had been read.\n";
 
@@ -167,7 +167,7 @@ void run(const apps::Arguments& arguments) {
   std::vector<float> values;
   std::vector<xlstm::Series> series(columns.size());
   if (arguments.has("stream")) {
-    xlstm::ForecastStream stream(model, series, arguments.number("drift", 0.5));
+    xlstm::ForecastStream stream(model, series, arguments.number("drift", 0.25));
     const Printer printer(stream.info(), columns, arguments.text("quantiles"), true);
     for (std::size_t points = 1; lines.read(values); ++points) {
       if (stream.push(values)) printer.print(stream.forecast(horizon), points);

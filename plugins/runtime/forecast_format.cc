@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "runtime/strict_json.h"
+
 namespace xlstm::internal {
 
 ForecastSpec parse_forecast(const Fields& entries) {

@@ -4,9 +4,9 @@
 #include <cstddef>
 #include <vector>
 
-#include "runtime/strict_json.h"
-
 namespace xlstm::internal {
+
+class Fields;
 
 struct ForecastSpec {
   std::size_t patch = 0;          // points of a patch, P; 0: the model is no forecaster

@@ -242,7 +242,7 @@ def test_stream_begins_anew_when_the_series_has_moved_and_then_is_exact(export_v
     random = np.random.default_rng(13)
     series = random.standard_normal((1, 400))
     with open_session(Bundle.open(bundle)) as session, open_session(Bundle.open(bundle)) as other:
-        stream, forecaster = ForecastStream(session, series[:, :128]), Forecaster(other)
+        stream, forecaster = ForecastStream(session, series[:, :128], drift=0.5), Forecaster(other)
         stream.push(series[:, 128:256])
         assert stream.refreshes == 0, "the same noise all along"
         moved = series[:, 256:] + 6.0

@@ -1,8 +1,12 @@
-"""Small networks as bundles, put together by hand: what any exporter could write that follows FORMAT.md."""
+"""Small networks as bundles, put together by hand: what any exporter could write that follows FORMAT.md.
+
+python -m support.hand_written_bundles FOLDER      # writes them all
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -244,3 +248,8 @@ def random_inputs(bundle: Path, batch: int, positions: int, random: np.random.Ge
             spec.dtype
         )
     return inputs
+
+
+if __name__ == "__main__":
+    for name, write in WRITERS.items():
+        write(Path(sys.argv[1]) / name)

@@ -11,7 +11,7 @@ from ..runtime import Session
 from .forecaster import Forecaster, check_horizon
 from .windows import Scaling, patches_of, quantiles_of, read_series, windows_of
 
-DEFAULT_DRIFT = 0.5
+DEFAULT_DRIFT = 0.25
 """Of the scale: by how much a window may have moved before it is read anew."""
 
 

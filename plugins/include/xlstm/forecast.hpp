@@ -67,7 +67,7 @@ class XLSTM_API ForecastStream {
  public:
   /// `series`: what is known of each. `drift`: 0: no refresh but those that are called for.
   /// Errors: argument (the model is no forecaster; no series; a value that is infinite; a negative drift), runtime.
-  ForecastStream(const Model& model, const std::vector<Series>& series, double drift = 0.5);
+  ForecastStream(const Model& model, const std::vector<Series>& series, double drift = 0.25);
   ForecastStream(ForecastStream&&) noexcept;
   ForecastStream& operator=(ForecastStream&&) noexcept;
   ~ForecastStream();
