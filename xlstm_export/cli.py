@@ -169,7 +169,20 @@ def _export_network(
 @app.command()
 def validate(
     bundle: BundleArgument,
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="CKPT", help="The checkpoint it was made from.")
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            "--module",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="For a network of your own: the function that returns the module it was made from, which is run.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="CKPT", help="The weights to load into that module.")
+    ] = None,
     config: ConfigOption = None,
     select: SelectOption = None,
     settings: SetOption = None,
@@ -191,16 +204,30 @@ def validate(
     ] = None,
     custom_ops: CustomOpsOption = None,
 ) -> None:
-    """Compare a bundle with the upstream PyTorch model, step by step. Exit code 1 when they differ."""
-    from .checkpoints import open_checkpoint
-    from .validation import ValidationOptions, render, write_report
+    """Compare a bundle with the PyTorch model it was made from, step by step. Exit code 1 when they differ."""
+    from .validation import ValidationOptions, render, validate_network, write_report
     from .validation import validate as run
 
+    if (checkpoint is None) == (module is None) or (weights is not None and module is None):
+        raise UserError(
+            ErrorKind.argument,
+            "validate needs what the bundle was made from: --checkpoint CKPT, or for a network of your own "
+            "--module package.module:factory with its --weights CKPT.",
+        )
     options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, seed)
-    source = open_checkpoint(checkpoint, _said(config, select, settings))
-    print_notes(source.notes)
-    with progress() as stage:
-        result = run(bundle, source, options, stage)
+    if module is not None:
+        from .networks import load_module
+
+        network = load_module(module, weights, select)
+        with progress() as stage:
+            result = validate_network(bundle, network, options, module, stage)
+    elif checkpoint is not None:
+        from .checkpoints import open_checkpoint
+
+        source = open_checkpoint(checkpoint, _said(config, select, settings))
+        print_notes(source.notes)
+        with progress() as stage:
+            result = run(bundle, source, options, stage)
     out.print(render(result))
     folder = report or bundle.path / "validation"
     write_report(result, folder)
@@ -220,7 +247,11 @@ def build(
         str | None, typer.Option(metavar="MIN:OPT:MAX", help="The batch range, for a bundle with dynamic batch.")
     ] = None,
     max_chunk: Annotated[
-        int | None, typer.Option(min=1, help="The most positions of one chunk of a prompt. By default 256.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most positions of one pass: of a chunk of a prompt (by default 256), or of a whole window.",
+        ),
     ] = None,
     plugins: Annotated[
         str | None,
@@ -307,13 +338,16 @@ app.command()(forecast)
 def bench(
     bundle: BundleArgument,
     batch: Annotated[int, typer.Option(min=1, help="The number of sequences side by side.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="The number of steps to time.")] = 200,
-    prompt: Annotated[int, typer.Option(min=0, help="The tokens of a prompt to time. 0 times none.")] = 512,
+    steps: Annotated[int, typer.Option(min=1, help="The number of steps, or of windows, to time.")] = 200,
+    prompt: Annotated[
+        int,
+        typer.Option(min=0, help="The positions of a prompt to time, or of each window. 0 times no prompt."),
+    ] = 512,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Time decode steps, as a fraction of what the memory bandwidth allows, and a prompt."""
+    """Time steps, as a fraction of what the memory bandwidth allows, and a prompt; or whole windows."""
     from .benchmark import render, time_steps
 
     with progress() as stage:

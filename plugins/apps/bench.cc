@@ -13,9 +13,10 @@ namespace {
 
 constexpr char kHelp[] =
     "usage: xlstm-bench BUNDLE [options]\n"
-    "Measure steps, or prompts, and print their latency in microseconds, as JSON.\n"
-    "  --steps N          steps to measure (default 1000)\n"
+    "Measure steps, prompts or windows of random inputs, and print their latency in microseconds, as JSON.\n"
+    "  --steps N          steps to measure (default 1000); of mode window: windows\n"
     "  --warmup N         steps before them (default 100)\n"
+    "  --positions N      positions of a window, where they are open (default 256)\n"
     "  --prompt N         positions of a prompt; measures its prefill too\n"
     "  --prompts N        prompts to measure, after one more to warm up (default 10)\n"
     "  --batch N          sequences at a time (default 1, or the bundle's batch)\n";
@@ -92,7 +93,8 @@ void run(const apps::Arguments& arguments) {
   auto session = model.session(static_cast<int>(batch));
 
   const bool window = info.mode == "window";
-  const std::uint32_t positions = window ? arguments.count("positions", 256) : 1;
+  const bool timed = std::any_of(info.inputs.begin(), info.inputs.end(), [](auto& one) { return one.time_axis >= 0; });
+  const std::uint32_t positions = window && timed ? std::max(arguments.count("positions", 256), 1u) : 1;
   Feed feed(info, batch, positions);
   std::vector<double> microseconds;
   microseconds.reserve(steps);
@@ -113,7 +115,7 @@ void run(const apps::Arguments& arguments) {
   std::printf("  \"tokens_per_second\": %.1f,\n  \"microseconds\": {\"mean\": %.2f, \"min\": %.2f, ",
               1e6 * batch * positions / mean, mean, microseconds.front());
   apps::print_percentiles(microseconds);
-  if (const std::uint32_t length = window ? 0 : arguments.count("prompt", 0)) {
+  if (const std::uint32_t length = window || !(timed || info.input_width) ? 0 : arguments.count("prompt", 0)) {
     Feed prompt(info, batch, length);
     std::vector<double> times;
     for (std::uint32_t i = 0; i <= std::max(arguments.count("prompts", 10), 1u); ++i) {

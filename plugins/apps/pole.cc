@@ -19,17 +19,18 @@ constexpr char kHelp[] =
     "  --warmup N         calls before them, after which the state is reset (default 100)\n"
     "  --trajectory FILE  write the force and the state after each step, five doubles: force, cart's position and\n"
     "                     velocity, pole's angle and velocity\n"
+    "  --latencies FILE   write what each call took, in microseconds, as doubles\n"
     "One thread is used where --threads does not say otherwise.\n";
 
 // The plant of models/examples/pole/plant.py, operation for operation: this file is compiled without contraction to
 // fused operations, so that the trajectory is Python's to the last bit.
 struct Plant {
-  static constexpr double kStep = 0.001, kGravity = 9.8, kCartMass = 1.0, kPoleMass = 0.1, kHalfLength = 0.5;
+  static constexpr double kStep = 0.001, kGravity = 9.8, kCartMass = 1.0, kPoleMass = 0.1, kHalfLength = 0.15;
   static constexpr double kTotalMass = kCartMass + kPoleMass, kPoleMoment = kPoleMass * kHalfLength;
-  static constexpr double kTrack = 2.4, kFallen = 0.5, kPushForce = 8.0;
+  static constexpr double kTrack = 2.4, kFallen = 0.5, kPushForce = 4.0;
   static constexpr std::uint32_t kPushSteps = 100, kPushEvery = 2000;
 
-  double position = 0.0, velocity = 0.0, angle = 0.1, rate = 0.0;  // m, m/s, rad, rad/s
+  double position = 0.2, velocity = 0.0, angle = 0.1, rate = 0.0;  // m, m/s, rad, rad/s
 
   // Taylor polynomials; their errors are below 2e-11 up to kFallen.
   static double sine(double angle) {
@@ -107,6 +108,13 @@ void run(const apps::Arguments& arguments) {
   }
   if (trajectory.is_open() && !trajectory.flush()) apps::fail("--trajectory: the file could not be written whole.");
 
+  if (const std::string path = arguments.text("latencies"); !path.empty()) {
+    std::ofstream latencies(path, std::ios::binary);
+    const auto bytes = static_cast<std::streamsize>(steps * sizeof(double));
+    if (!latencies.write(reinterpret_cast<const char*>(microseconds.data()), bytes).flush()) {
+      apps::fail("--latencies: " + path + " cannot be written.");
+    }
+  }
   std::sort(microseconds.begin(), microseconds.end());
   const auto late = microseconds.end() - std::upper_bound(microseconds.begin(), microseconds.end(), 1000.0);
   std::printf("{\n  \"backend\": \"%s\",\n  \"device\": \"%s\",\n  \"steps\": %u,\n  \"stood\": %u,\n",
@@ -120,5 +128,5 @@ void run(const apps::Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return apps::application(argc, argv, kHelp, {"steps", "warmup", "trajectory"}, {}, run);
+  return apps::application(argc, argv, kHelp, {"steps", "warmup", "trajectory", "latencies"}, {}, run);
 }

@@ -60,7 +60,7 @@ std::size_t NamedInputs::positions_of(const TensorSpec& spec, const Input& input
   if (input.dtype() != spec.dtype) {
     refuse("Input " + spec.name + " is " + std::string(input.dtype()) + ", expected " + described(spec) + ".");
   }
-  const std::size_t of_one = spec.row_elements() * batch_;  // below 2^71: a session of such a size is not made
+  const std::size_t of_one = spec.row_elements() * batch_;  // which fits: a session of more is not made
   const bool any = spec.time_axis() >= 0;
   if (any ? input.size() == 0 || input.size() % of_one : input.size() != of_one) {
     refuse("Input " + spec.name + " has " + counted(input.size(), "value") + ", expected " + described(spec) + ": " +

@@ -21,7 +21,7 @@ COMMANDS = [
     shlex.split(line, comments=True)
     for language, text in BLOCKS
     if language == "bash"
-    for line in text.splitlines()
+    for line in text.replace("\\\n", " ").splitlines()
     if line.startswith("xlstm-export")
 ]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from support.small_networks import policy_network, summing_network, window_network
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.engines.targets import PROFILES
@@ -51,8 +52,17 @@ class OnnxRuntimeContext:
     def set_input_shape(self, name, shape):
         self.shapes[name] = shape
         most = 1 if self.profiles[self.profile] == "decode" else MAX_CHUNK
-        in_range = name not in ("tokens", "inputs") or 1 <= shape[1] <= most
+        in_range = name not in ("tokens", "inputs", "x") or 1 <= shape[1] <= most
         return name in self.inputs and min(shape) >= 1 and in_range
+
+    def get_tensor_shape(self, name):
+        """As TensorRT infers it from the shapes of the inputs; here from a run over zeros."""
+        feeds = {i: np.zeros(self.shapes[i], self.dtype(i)) for i in self.inputs}
+        return self.session.run([name], feeds)[0].shape
+
+    def get_max_output_size(self, name):
+        assert max(self.shapes[i][1] for i in self.inputs if len(self.shapes[i]) > 1) == MAX_CHUNK
+        return 4 * int(np.prod(self.get_tensor_shape(name)))
 
     def set_tensor_address(self, name, address):
         assert address % 256 == 0
@@ -69,8 +79,11 @@ class OnnxRuntimeContext:
             self.at(name, value.shape)[...] = value
         return True
 
+    def dtype(self, name):
+        return np.dtype({"tensor(int64)": "int64", "tensor(int32)": "int32"}.get(self.types[name], "float32"))
+
     def at(self, name, shape):
-        dtype = np.dtype({"tensor(int64)": "int64", "tensor(int32)": "int32"}.get(self.types[name], "float32"))
+        dtype = self.dtype(name)
         size = int(np.prod(shape)) * dtype.itemsize
         return np.frombuffer((ctypes.c_char * size).from_address(self.addresses[name]), dtype).reshape(shape)
 
@@ -137,7 +150,7 @@ def test_prompts_in_chunks_of_the_engine_equal_the_onnx_runtime_session(mode, bu
             np.testing.assert_allclose(feed(session), feed(reference), rtol=1e-4, atol=1e-5)
         for name, value in reference.read_states().items():
             np.testing.assert_allclose(session.read_states()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-        with pytest.raises(ValueError, match="6 positions in one pass; the engine was built for 5"):
+        with pytest.raises(UserError, match="6 positions in one pass; the engine was built for 5"):
             session.feed(np.repeat(inputs[0], 6, 1))
 
 
@@ -173,12 +186,67 @@ def test_engine_without_one_of_the_tensors_is_refused_and_leaks_nothing(bundle, 
 def test_inputs_and_states_of_another_shape_are_refused(bundle, library):
     manifest = Bundle.open(bundle).manifest
     with open_device(bundle, 2, CudaDriver(library)) as session:
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(UserError, match="expected"):
             session.step(draw(manifest, 3, 1)[0])
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(UserError, match="expected"):
             session.write_states({name: value[:1] for name, value in session.read_states().items()})
-        with pytest.raises(IndexError):
+        with pytest.raises(UserError, match="row 2 is not one of 0 to 1"):
             session.reset(2)
+
+
+def test_network_of_several_inputs_and_outputs_equals_the_onnx_runtime_session(library, tmp_path):
+    bundle, random = summing_network(tmp_path / "bundle"), np.random.default_rng(0)
+    with open_device(bundle, 3, CudaDriver(library)) as session, open_onnx(bundle, 3) as reference:
+        for positions, lengths in ((1, None), (5, [5, 0, 2]), (1, [1, 1, 0]), (3, None), (2, [1, 2, 0])):
+            inputs = {
+                "x": random.standard_normal((3, positions, 3), np.float32),
+                "w": random.integers(-3, 4, (3, 2, positions)),
+                "scale": random.standard_normal((3, 1), np.float32),
+            }
+            outputs, expected = session.run(inputs, lengths), reference.run(inputs, lengths)
+            assert list(outputs) == list(expected)
+            for name, value in expected.items():
+                np.testing.assert_array_equal(outputs[name], value, err_msg=name)
+            for one in (session, reference):
+                one.reset(1)
+        np.testing.assert_array_equal(session.read_states()["net.total"], reference.read_states()["net.total"])
+        with pytest.raises(UserError, match="6 positions in one pass; the engine was built for 5"):
+            session.run(inputs | {"x": np.repeat(inputs["x"], 3, 1), "w": np.repeat(inputs["w"], 3, 2)})
+
+
+def test_policy_without_a_time_axis_equals_the_onnx_runtime_session(library, tmp_path):
+    bundle, random = policy_network(tmp_path / "bundle"), np.random.default_rng(0)
+    with open_device(bundle, 2, CudaDriver(library), "step") as session, open_onnx(bundle, 2) as reference:
+        for _ in range(5):
+            inputs = {"observation": random.standard_normal((2, 3), np.float32)}
+            expected = reference.run(inputs)
+            for name, value in session.run(inputs).items():
+                np.testing.assert_array_equal(value, expected[name])
+
+
+def test_windows_with_outputs_of_unknown_size_equal_the_onnx_runtime_session(library, tmp_path):
+    bundle, random = window_network(tmp_path / "bundle"), np.random.default_rng(0)
+    with open_device(bundle, 2, CudaDriver(library), "window") as session, open_onnx(bundle, 2) as reference:
+        for positions in (5, 2, 4, 5):
+            inputs = {"x": random.standard_normal((2, positions, 3), np.float32)}
+            inputs["mask"] = random.integers(0, 2, (2, positions), np.int32)
+            outputs, expected = session.run(inputs), reference.run(inputs)
+            assert outputs["pairs"].shape == (2, positions // 2, 3)
+            for name, value in expected.items():
+                np.testing.assert_array_equal(outputs[name], value, err_msg=name)
+        session.reset()
+        assert session.read_states() == {}
+    assert ctypes.CDLL(library).fake_live() == 0
+
+
+def test_output_whose_size_depends_on_values_is_refused(library, tmp_path):
+    context = OnnxRuntimeContext(window_network(tmp_path / "bundle"), "window")
+    context.get_max_output_size = lambda name: -1
+    with pytest.raises(UserError, match="size of the output pairs depends on the values"):
+        DeviceSession(
+            Bundle.open(tmp_path / "bundle"), 2, lambda: context, CudaDriver(library), PROFILES["window"], MAX_CHUNK
+        )
+    assert ctypes.CDLL(library).fake_live() == 0
 
 
 def test_driver_reports_devices_and_its_own_errors(library):

@@ -14,6 +14,7 @@ from dataclasses import asdict
 import onnx
 import pytest
 import yaml
+from support.small_networks import policy_network, window_network
 
 from xlstm_export.bundle import Bundle, Engine
 from xlstm_export.bundle.engine_record import read_record, sidecar_of
@@ -78,6 +79,38 @@ def test_engine_is_built_ahead_of_time_with_a_true_sidecar(name, dtype, copy_bun
             shapes = [spec.sized(b, s) for b, s in zip((1, 2, 4), positions, strict=True)]
             assert list(asdict(profile).values()) == [tensor_name, *shapes]
     assert (record.profiles, record.max_chunk) == (("decode", "prefill"), 64) and "chunk64.engine" in engine.name
+
+
+@pytest.mark.parametrize(
+    ("write", "max_chunk", "profiles", "shapes"),
+    [
+        (policy_network, None, ("decode",), {"observation": ((1, 3), (2, 3), (4, 3))}),
+        (
+            window_network,
+            24,
+            ("window",),
+            {"x": ((1, 1, 3), (2, 24, 3), (4, 24, 3)), "mask": ((1, 1), (2, 24), (4, 24))},
+        ),
+        (
+            lambda folder: window_network(folder, length=8),
+            None,
+            ("window",),
+            {"x": ((1, 8, 3), (2, 8, 3), (4, 8, 3)), "mask": ((1, 8), (2, 8), (4, 8))},
+        ),
+    ],
+    ids=["policy", "windows", "windows of one length"],
+)
+def test_engine_of_a_network_has_the_profile_of_its_mode(write, max_chunk, profiles, shapes, tmp_path):
+    bundle = write(tmp_path / "bundle")
+    manifest = Bundle.open(bundle).manifest
+    engine, record = build_in(bundle, targets=("sm89",), batch="1:2:4", max_chunk=max_chunk)
+    assert (record.profiles, record.max_chunk) == (profiles, max_chunk) and read_record(engine) == record
+    tensors = {tensor.name: tensor for tensor in record.tensors}
+    assert {t.name for t in manifest.outputs} <= tensors.keys()
+    for name, expected in shapes.items():
+        (profile,) = tensors[name].profiles
+        assert (profile.min, profile.opt, profile.max) == expected
+    assert Bundle.open(bundle).engines() == [Engine(engine, record)]
 
 
 def test_two_profiles_share_one_copy_of_the_weights(tmp_path):

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.example_networks import EXAMPLES, load
+from support.hand_written_bundles import WRITERS, Reference, random_inputs
 from support.native import onnxruntime_operators, run
-from support.networks import WRITERS, Reference, random_inputs
+from support.networks.randomise import randomise
+
+from xlstm_export import UserError, export_network
+from xlstm_export.bundle import Bundle
+from xlstm_export.errors import ErrorKind
+from xlstm_export.runtime import open_session
 
 pytestmark = pytest.mark.usefixtures("cpu_and_one_thread")
 Inputs = Mapping[str, np.ndarray]
@@ -90,6 +97,24 @@ def test_passes_of_any_length_and_padding_give_what_onnx_runtime_gives(
                 found["out"][row, lengths[row] :] = outputs["out"][row, lengths[row] :] = 0
         assert_same(found, outputs, rows)
     assert min(outputs["out"].std() for outputs, *_ in expected if outputs["out"].size > 100) > 0.01
+
+
+@pytest.mark.parametrize("example, inputs", [("denoiser", "noisy=B,S,32"), ("pole", "observation=B,2")])
+def test_exported_networks_give_what_a_python_session_gives(
+    release: Path, tmp_path: Path, custom_ops: Path | None, example: str, inputs: str
+) -> None:
+    network = load(EXAMPLES / example / "network.py").build()
+    randomise(network, 0)
+    bundle = export_network(network, [inputs], tmp_path / "bundle")
+    native, random, expected = Native(bundle.path, tmp_path / "passes", custom_ops), np.random.default_rng(0), []
+    with open_session(bundle, batch=BATCH, custom_ops=custom_ops) as session:
+        for positions in (1, 1, 40, 1, 40, 40, 33, 1):
+            fed = random_inputs(bundle.path, BATCH, positions, random)
+            native.feed(fed)
+            expected.append(session.run(fed))
+    for found, outputs in zip(native.run(release), expected, strict=True):
+        assert_same(found, outputs)
+    assert all(values.std() > 1e-4 for values in expected[2].values())
 
 
 def test_steps_give_what_onnx_runtime_gives(
@@ -183,3 +208,27 @@ def test_after_a_pass_that_failed_midway_no_result_is_wrong(
     reference.states = before
     assert_same(results[3], reference.run(good[2]))
     assert_same(results[5], Reference(bundle, BATCH, custom_ops).run(good[3]))
+
+
+def test_a_python_session_says_so_too(networks: dict[str, Path], tmp_path: Path, custom_ops: Path | None) -> None:
+    bundle, random = networks["sequence"], np.random.default_rng(4)
+    good = random_inputs(bundle, BATCH, 4, random)
+    bad = good | {"index": np.array([0, 99, 0], np.int32)}
+    reference = Reference(bundle, BATCH, custom_ops)
+    first, second = (reference.run(good) for _ in range(2))
+    with open_session(Bundle.open(bundle), batch=BATCH, custom_ops=custom_ops) as session:
+        for mend in (lambda: session.load(tmp_path / "saved"), session.reset):
+            assert_same(session.run(good), first)
+            session.save(tmp_path / "saved")
+            with pytest.raises(UserError, match="ONNX Runtime failed in a pass over 4 positions"):
+                session.run(bad)
+            if custom_ops is None:
+                assert_same(session.run(good), second)
+            else:
+                for use in (lambda: session.run(good), session.read_states, lambda: session.reset(1)):
+                    with pytest.raises(UserError, match="The states are lost: a pass failed") as caught:
+                        use()
+                    assert caught.value.kind is ErrorKind.runtime
+            mend()
+            assert_same(session.run(good), first if mend == session.reset else second)
+            session.reset()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.hand_written_bundles import WRITERS
 from support.native import attempt, build_runtime, environment, onnxruntime_library, run
 from support.paths import ROOT
 
@@ -57,6 +58,19 @@ def test_xlstm_bench_reports_latencies_as_json(release: Path, export_variant: Ex
         times = report["microseconds"]
         assert (report["batch"], report["steps"], report["device"]) == (batch, 50, "cpu")
         assert 0 < times["min"] <= times["p50"] <= times["p90"] <= times["p99"] <= times["p99.9"] <= times["max"]
+
+
+@pytest.mark.parametrize(
+    "name, mode", [("sequence", "both"), ("step", "step"), ("window", "window"), ("fixed", "window")]
+)
+def test_xlstm_bench_runs_any_network(release: Path, tmp_path: Path, name: str, mode: str) -> None:
+    bundle = WRITERS[name](tmp_path / name)
+    output = run(release / "xlstm-bench", bundle, "--steps", "20", "--batch", "2", "--positions", "40", "--prompt", "9")
+    report = json.loads(output)
+    positions = 40 if name == "window" else 1
+    assert (report["mode"], report["positions"], report["batch"], report["steps"]) == (mode, positions, 2, 20)
+    assert report["tokens_per_second"] == pytest.approx(2e6 * positions / report["microseconds"]["mean"], rel=1e-2)
+    assert ("prefill" in report) == (mode == "both")
 
 
 def test_the_readme_example_continues_a_text_with_the_trained_model(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from xlstm_export.bundle import Bundle
+from xlstm_export.errors import UserError
 from xlstm_export.runtime import open_session
 
 FAMILIES = ["a-mixed", "a-all-slstm", "a-stack", "b-single", "c-single"]
@@ -51,7 +52,7 @@ def test_token_that_counts_and_is_not_in_the_vocabulary_is_refused(token, export
     with open_session(bundle, batch=2) as session:
         before = session.read_states()
         inputs = np.array([[1, 2, 3], [4, token, 6]])
-        with pytest.raises(ValueError, match=f"token {token} .* vocabulary of 97"):
+        with pytest.raises(UserError, match=f"token {token} .* vocabulary of 97"):
             session.feed(inputs, np.array([3, 2]))
         for name, value in session.read_states().items():
             np.testing.assert_array_equal(value, before[name])

@@ -148,7 +148,7 @@ def test_bundle_of_steps_takes_equal_prompts_step_by_step_and_refuses_others(nam
         np.testing.assert_allclose(session.prefill(inputs), expected, atol=1e-5 * np.ptp(expected))
         with pytest.raises(UserError, match="Export it with --mode both"):
             session.prefill([inputs[0], inputs[1, :3]])
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(UserError, match="expected"):
             session.feed(inputs)
 
 
@@ -157,9 +157,9 @@ def test_malformed_passes_are_refused_and_leave_the_session_usable(export_varian
         tokens = np.ones((2, 3), np.int64)
         wrong = [(tokens[:1], None), (tokens[:, :0], None), (tokens, [1]), (tokens, [4, 1]), (tokens, [-1, 1])]
         for inputs, lengths in wrong:
-            with pytest.raises(ValueError, match="expected"):
+            with pytest.raises(UserError, match="expected"):
                 session.feed(inputs, lengths)
-        with pytest.raises(ValueError, match="1 prompts for a batch of 2"):
+        with pytest.raises(UserError, match="1 prompts for a batch of 2"):
             session.prefill(tokens[:1])
         with pytest.raises(UserError, match="The chunk is 0"):
             session.prefill(tokens, 0)

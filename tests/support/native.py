@@ -37,7 +37,8 @@ def build_with_cuda(*targets: str) -> Path:
 def build_runtime() -> Path:
     """The C++ runtime as a user has it, with its programs and tests, and with CUDA code where that can be compiled."""
     build = build_with_cuda if toolchain.cuda_compiler().path else build_without_cuda
-    return build("xlstm_runtime", "xlstm-generate", "xlstm-bench", "xlstm-forecast", "xlstm-minimal", "runtime_tests")
+    programs = ("xlstm-generate", "xlstm-bench", "xlstm-forecast", "xlstm-pole", "xlstm-minimal")
+    return build("xlstm_runtime", *programs, "runtime_tests")
 
 
 def build_sanitized_runtime(sanitizer: str) -> Path:

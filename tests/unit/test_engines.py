@@ -1,25 +1,20 @@
 """Everything about engines that is decided before and after TensorRT runs."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from support.small_networks import policy_network, summing_network, window_network
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.bundle.engine_record import (
-    BuildOptions,
-    EngineRecord,
-    EngineTensor,
-    FileHash,
-    read_record,
-    sidecar_of,
+    TensorProfile,
 )
 from xlstm_export.engines import EngineRequest, build_engine
 from xlstm_export.engines.progress import PhaseTree
-from xlstm_export.engines.report import render
 from xlstm_export.engines.rewrite import plugin_needs_stripping, with_products_as_sums, without_functions
 from xlstm_export.engines.targets import (
     BatchRange,
@@ -125,6 +120,38 @@ def test_profiles_follow_the_mode(export_variant):
     assert max_chunk_of(prefill, ("sm75", "sm89"), None) == 32
 
 
+def test_profiles_of_a_network_cover_all_its_inputs(tmp_path):
+    manifest = Bundle.open(summing_network(tmp_path / "b")).manifest
+    decode, prefill = input_profiles(manifest, BatchRange(1, 2, 4), 16)
+    assert [t.name for t in prefill.tensors] == ["x", "w", "scale", "net.total", "lengths"]
+    assert prefill.tensors[1] == TensorProfile("w", (1, 2, 1), (2, 2, 16), (4, 2, 16))
+    assert decode.tensors[0] == TensorProfile("x", (1, 1, 3), (2, 1, 3), (4, 1, 3))
+    assert prefill.tensors[2] == TensorProfile("scale", (1, 1), (2, 1), (4, 1))
+
+
+def test_policy_has_one_profile_of_single_steps(tmp_path):
+    manifest = Bundle.open(policy_network(tmp_path / "b")).manifest
+    (profile,) = input_profiles(manifest, BatchRange(1, 1, 4), max_chunk_of(manifest, ("sm89",), None))
+    assert profile.name == "decode"
+    assert profile.tensors[0] == TensorProfile("observation", (1, 3), (1, 3), (4, 3))
+
+
+def test_windows_have_one_profile_of_the_length_that_is_said_or_fixed(tmp_path):
+    manifest = Bundle.open(window_network(tmp_path / "any")).manifest
+    with pytest.raises(UserError, match="whole sequences of any length .*say with --max-chunk"):
+        max_chunk_of(manifest, ("sm89",), None)
+    (profile,) = input_profiles(manifest, BatchRange(1, 2, 4), max_chunk_of(manifest, ("sm89",), 50))
+    assert profile.name == "window"
+    assert profile.tensors[0] == TensorProfile("x", (1, 1, 3), (2, 50, 3), (4, 50, 3))
+    fixed = Bundle.open(window_network(tmp_path / "fixed", length=8)).manifest
+    with pytest.raises(UserError, match="windows of one size .*leave --max-chunk out"):
+        max_chunk_of(fixed, ("sm89",), 8)
+    (profile,) = input_profiles(fixed, BatchRange(1, 2, 4), max_chunk_of(fixed, ("sm89",), None))
+    assert profile.tensors[0] == TensorProfile("x", (1, 8, 3), (2, 8, 3), (4, 8, 3))
+    nothing_dynamic = Bundle.open(window_network(tmp_path / "still", batch=2, length=8)).manifest
+    assert input_profiles(nothing_dynamic, BatchRange(2, 2, 2), None) == (Profile("window", ()),)
+
+
 def test_engine_names_tell_engines_of_a_bundle_apart():
     what = ("tensorrt-rtx", "1.7.1.116", ("sm86", "sm120"), "float16", BatchRange(1, 1, 8))
     assert engine_name(*what, None) == "tensorrt-rtx-1.7-sm86-sm120-float16-batch1-8.engine"
@@ -228,131 +255,6 @@ def test_progress_survives_what_it_was_not_told():
     assert tree.step("unknown", 3) == 0.0 and tree.finish("unknown") == 0.0
     tree.start("empty", "unknown parent", 0)
     assert tree.step("empty", 7) == 1.0
-
-
-# The sidecar
-
-
-def record_for(bundle, name="x.engine", runtime="tensorrt", batch=(1, 2, 8), **changes):
-    manifest = Bundle.open(bundle).manifest
-    model, manifest_hash = Bundle.open(bundle).hashes
-    profiles = input_profiles(manifest, BatchRange(*batch), 64)
-    record = EngineRecord(
-        engine=FileHash(name, "0" * 64),
-        engine_bytes=4,
-        runtime=runtime,
-        runtime_version="11.4.0.106",
-        targets=("sm89",),
-        gpu="Some GPU",
-        dtype=manifest.dtype,
-        batch=batch,
-        profiles=("decode", "prefill"),
-        max_chunk=64,
-        tensors=(
-            EngineTensor("tokens", "input", "int64", (-1, -1), tuple(p.tensors[0] for p in profiles)),
-            EngineTensor("logits", "output", "float32", (-1, 1, 97), ()),
-        ),
-        model=model,
-        manifest=manifest_hash,
-        plugins=FileHash("libxlstm_tensorrt.so", "1" * 64),
-        options=BuildOptions(False, True, False, True, False),
-        seconds=1.5,
-        producer={"xlstm-export": "0"},
-    )
-    return replace(record, **changes)
-
-
-@pytest.fixture
-def bundle(export_variant, tmp_path):
-    """A bundle's graph and manifest, with room for engines."""
-    source = export_variant("b-single")[2]
-    (tmp_path / "engines").mkdir()
-    for name in ("model.onnx", "manifest.json"):
-        (tmp_path / name).write_bytes((source / name).read_bytes())
-    return tmp_path
-
-
-def place(bundle, record):
-    engine = bundle / "engines" / record.engine.name
-    engine.write_bytes(b"plan")
-    sidecar_of(engine).write_text(record.to_json())
-    return engine
-
-
-def test_sidecar_reads_back_as_it_was_written(bundle):
-    record = record_for(bundle)
-    assert read_record(place(bundle, record)) == record
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda engine: engine.unlink(), "no engine at"),
-        (lambda engine: sidecar_of(engine).unlink(), "has no x.engine.json beside it"),
-        (lambda engine: sidecar_of(engine).write_text("{"), "is not valid JSON"),
-        (lambda engine: sidecar_of(engine).write_text("[]"), "is no sidecar of an engine"),
-        (lambda engine: sidecar_of(engine).write_text('{"format": "other"}'), "is no sidecar of an engine"),
-        (lambda engine: edit(engine, engine_bytes="many"), 'engine_bytes is "many", not an integer'),
-        (lambda engine: edit(engine, options={}), "options.version_compatible missing"),
-        (lambda engine: edit(engine, batch=[1]), "batch is .1., not a list of 3 positive numbers"),
-        (lambda engine: edit(engine, format_version=1), "has format version 1"),
-        (lambda engine: edit(engine, profiles=["prefill", "decode"]), "profiles is"),
-        (lambda engine: edit(engine, max_chunk=None), "max_chunk and the profile `prefill` go together"),
-        (lambda engine: engine.write_bytes(b"pla"), "has 3 bytes, not 4"),
-    ],
-)
-def test_damaged_engine_or_sidecar_is_one_message(harm, message, bundle):
-    engine = place(bundle, record_for(bundle))
-    harm(engine)
-    with pytest.raises(UserError, match=message):
-        read_record(engine)
-
-
-def edit(engine, **changes):
-    sidecar = sidecar_of(engine)
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | changes))
-
-
-def test_the_newest_engine_that_fits_is_taken(bundle):
-    import os
-
-    old = place(bundle, record_for(bundle, "old.engine"))
-    new = place(bundle, record_for(bundle, "new.engine", batch=(1, 1, 2)))
-    place(bundle, record_for(bundle, "other.engine", runtime="tensorrt-rtx"))
-    os.utime(old, (1, 1))
-    assert Bundle.open(bundle).find_engine("tensorrt", 2).path == new
-    assert Bundle.open(bundle).find_engine("tensorrt", 4).path == old
-    assert Bundle.open(bundle).find_engine("tensorrt", 4, engine=old).path == old
-
-
-@pytest.mark.parametrize(
-    ("changes", "batch", "message"),
-    [
-        ({"runtime": "tensorrt-rtx"}, 1, "holds no engine for tensorrt.*build .* --runtime tensorrt"),
-        ({}, 9, "takes batches 1 to 8, not 9"),
-        ({"model": FileHash("model.onnx", "2" * 64)}, 1, "was built from another export"),
-    ],
-)
-def test_engine_that_does_not_fit_is_not_run(changes, batch, message, bundle):
-    place(bundle, record_for(bundle, **changes))
-    with pytest.raises(UserError, match=message):
-        Bundle.open(bundle).find_engine("tensorrt", batch)
-
-
-def test_named_engine_of_another_runtime_is_refused(bundle):
-    engine = place(bundle, record_for(bundle))
-    with pytest.raises(UserError, match="is an engine for tensorrt, not for tensorrt-rtx"):
-        Bundle.open(bundle).find_engine("tensorrt-rtx", 1, engine=engine)
-
-
-def test_rendered_record_names_engine_targets_and_plugins(bundle):
-    from rich.console import Console
-
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
-    console.print(render(record_for(bundle)))
-    text = console.export_text()
-    for word in ("x.engine", "sm89 (Some GPU)", "1 to 8, tuned for 2", "libxlstm_tensorrt.so, definitions stripped"):
-        assert word in text
 
 
 def test_request_reaches_the_builder_unchanged(export_variant):

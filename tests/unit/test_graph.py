@@ -4,14 +4,16 @@ import json
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from support.cell_inputs import mlstm_inputs, slstm_inputs
 
-from xlstm_export.bundle import Bundle
+from xlstm_export.bundle import Bundle, StateTensor
 from xlstm_export.bundle.manifest import METADATA_KEY, parse_manifest
 from xlstm_export.errors import UserError
+from xlstm_export.exporter.in_place import mark_in_place
 from xlstm_export.operators import eager, names, schemas
 
 FAMILIES = ["a-mixed", "a-tied", "b-single", "c-single", "a-stack"]
@@ -230,3 +232,31 @@ def test_one_closed_forget_gate_costs_later_positions_no_precision():
     got = run_definition("MLSTMCell", function, tensors | {"lengths": lengths}, attributes)
     for name, expected in zip(("C_next", "n_next"), exact[1:], strict=False):
         np.testing.assert_allclose(got[name], expected, atol=2e-6 * float(expected.abs().max()), rtol=0)
+
+
+def test_a_state_that_one_cell_alone_reads_and_writes_may_be_updated_in_place(export_variant) -> None:
+    states = Bundle.open(export_variant("a-mixed")[2]).manifest.states
+    windows = {state.input for state in states if state.input.endswith(".conv")}
+    assert windows and {state.input for state in states if not state.in_place} == windows
+
+
+@pytest.mark.parametrize(
+    "body, expected",
+    [
+        ("y, c.next = ai.xlstm.Cell (x, c)", True),
+        ("s = Shape (c)  y, c.next = ai.xlstm.Cell (x, c)", True),
+        ("y, c.next = ai.xlstm.Cell (x, c)  z = Neg (c.next)", True),
+        ("y, c.next = ai.xlstm.Cell (x, c)  z = Neg (c)", False),
+        ("y, d = ai.xlstm.Cell (x, c)  c.next = Neg (d)", False),
+        ("y, d = ai.xlstm.Cell (x, c)  y2, c.next = ai.xlstm.Cell (x, c)", False),
+        ("y, c.next = ai.xlstm.Cell (c, c)", False),
+        ("y, c.next = Cell (x, c)", False),
+        ("c.next = Neg (x)", False),
+    ],
+)
+def test_any_other_reader_or_writer_keeps_a_state_from_it(body: str, expected: bool) -> None:
+    head = 'ir_version: 10, opset_import: ["" : 21, "ai.xlstm" : 1]'
+    text = f"<{head}> g (float[2] x, float[2] c) => (float[2] c.next) {{ {body} }}".replace("c.next", "c_next")
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    (state,) = mark_in_place(model.graph, [StateTensor("c", "c_next", "float32", (2,))])
+    assert state.in_place == expected

@@ -9,6 +9,7 @@ import shutil
 import onnx
 import pytest
 from rich.console import Console
+from support.small_networks import policy_network, summing_network, window_network
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.errors import UserError
@@ -165,3 +166,45 @@ def test_tables_name_what_matters(export_variant):
     text = text_of(inspect_checkpoint(checkpoint))
     for word in ("parameters", "mlstm blocks", "embedding", "--dtype bfloat16"):
         assert word in text, word
+
+
+@pytest.mark.parametrize("write", [summing_network, policy_network, window_network])
+def test_network_shows_all_inputs_and_outputs(write, tmp_path):
+    bundle = Bundle.open(write(tmp_path / "b"))
+    found, manifest = inspect_bundle(bundle), bundle.manifest
+    names = [*(t.name for t in manifest.inputs), *(["lengths"] if manifest.lengths else [])]
+    names += [*(t.name for t in manifest.outputs), *(s.input for s in manifest.states)]
+    assert [row.name for row in found.tensors] == names
+    text = text_of(found)
+    assert f"{manifest.mode}: " in text and "tokenizer" not in text
+    assert all(name in text for name in names)
+    assert ("a position moves" in text) == (manifest.mode != "window")
+    data = json.loads(to_json(found))
+    assert data["dimensions"] is None and len(data["tensors"]) == len(names)
+
+
+def test_size_that_the_run_tells_is_shown_as_unknown(tmp_path):
+    assert "batch×?×3" in text_of(inspect_bundle(Bundle.open(window_network(tmp_path / "b"))))
+
+
+def test_cells_and_states_of_a_network_go_by_the_users_modules(export_variant, tmp_path):
+    """A language model's graph, called a network whose stack is `encoder`."""
+    source = export_variant("a-mixed")[2]
+    bundle = shutil.copytree(source, tmp_path / "b")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    graph = onnx.load(bundle / "model.onnx", load_external_data=False)
+    renamed = json.loads(json.dumps(manifest).replace('"blocks.', '"encoder.blocks.'))
+    for node in graph.graph.node:
+        node.name = f"encoder.{node.name}"
+        for names in (node.input, node.output):
+            names[:] = [f"encoder.{n}" if n.startswith("blocks.") and "/" not in n else n for n in names]
+    renamed |= {"family": "network", "architecture": {}, "vocab_size": None}
+    renamed["outputs"][0]["name"] = "scores"
+    (bundle / "manifest.json").write_text(json.dumps(renamed))
+    onnx.save(graph, bundle / "model.onnx")
+    found = inspect_bundle(Bundle.open(bundle))
+    kinds = [block["kind"] for block in manifest["architecture"]["blocks"]]
+    assert [c.kind for c in found.cells] == [{"mlstm": "MLSTMCell", "slstm": "SLSTMCell"}[kind] for kind in kinds]
+    assert found.cells[0].states == ("encoder.blocks.0.mlstm.C", "encoder.blocks.0.mlstm.n", "encoder.blocks.0.mlstm.m")
+    text = text_of(found)
+    assert "2: encoder.blocks.0.mlstm, encoder.blocks.2.mlstm" in text and "encoder.blocks.{0, 2}.mlstm.C" in text

@@ -25,8 +25,10 @@ def make_report(error: float = 1e-7) -> ValidationReport:
     other_choice = Disagreement(3, 1, 1e-6)
     text = TextScore(60, 60, 60.0, 60.001)
     runs = (
-        Scenario("zeros", "from zeros", False, 2, 30, series(), [1e-12] * 30, [], states),
-        Scenario("drift", "long run", False, 2, 30, series(error), [1e-12] * 30, [other_choice], states, text),
+        Scenario("zeros", "from zeros", False, 2, 30, {"logits": series()}, [1e-12] * 30, [], states),
+        Scenario(
+            "drift", "long run", False, 2, 30, {"logits": series(error)}, [1e-12] * 30, [other_choice], states, text
+        ),
     )
     tolerance = Tolerance("float32")
     verdicts = tuple(judge(runs, tolerance))
@@ -76,7 +78,7 @@ def test_report_json_is_valid_and_whole(error, tmp_path):
     assert sorted(path.name for path in (tmp_path / "validation").iterdir()) == ["drift.png", "report.json"]
     data = json.loads(paths[0].read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert data["passed"] == (error == 1e-7)
-    assert data["runs"][1]["outputs"]["error"][10] == (error if error < 1 else "inf")
+    assert data["runs"][1]["outputs"]["logits"]["error"][10] == (error if error < 1 else "inf")
     assert data["runs"][1]["text"]["bundle_bits_per_byte"] == pytest.approx(1.44272, abs=1e-5)
     assert data["tolerance"]["unit_roundoff"] == pytest.approx(2**-24, rel=1e-5)
     assert paths[1].read_bytes().startswith(b"\x89PNG")

@@ -20,7 +20,7 @@ def run(name="zeros", outputs=None, **states):
     """A run of 20 steps in which everything is quiet but what is given, `b1_C=` for `blocks.1.mlstm.C`."""
     given = {f"blocks.{key[1]}.mlstm.{key[3:]}": value for key, value in states.items()}
     return Scenario(
-        name, name, False, 2, STEPS, outputs or series(), [], [], {s: given.get(s, series()) for s in STATES}
+        name, name, False, 2, STEPS, {"y": outputs or series()}, [], [], {s: given.get(s, series()) for s in STATES}
     )
 
 
@@ -65,6 +65,16 @@ def test_a_magnified_rounding_passes_and_a_lone_outlier_does_not():
 def test_outputs_that_magnify_every_rounding_do_not_pass_as_good():
     verdicts = judge([run(outputs=series(1e-3, 1e-3))], Tolerance("float32"))
     assert [v.limit.kind for v in verdicts if not v.passed] == ["contract"]
+
+
+def test_a_few_errors_are_judged_by_the_worst():
+    few = Series((0, 1, 2), (1e-5,) * 3, (QUIET,) * 3)
+    long = Series(tuple(range(4)), (1e-5,) * 4, (QUIET,) * 4)
+    tolerance = Tolerance("float32")
+    kinds = {series: [limit.kind for limit in tolerance.limits(series, 128, True)] for series in (few, long)}
+    assert kinds == {few: ["worst", "contract"], long: ["typical", "worst", "contract"]}
+    assert all(limit.passed(few) for limit in tolerance.limits(few, 128, True))
+    assert not tolerance.limits(long, 128, True)[0].passed(long)
 
 
 def test_infinite_errors_fail():

@@ -1,6 +1,6 @@
-"""Latency of decode steps against the memory-bandwidth limit, and of a prompt, all measured in the same run.
+"""Latency of steps against the memory-bandwidth limit, of a prompt or longer pass, and of windows, in one run.
 
-A decoded token must read every weight once and read and write every state once:
+A step must read every weight once and read and write every state once:
 limit = weight bytes / read bandwidth + 2 * state bytes * batch / read-modify-write bandwidth.
 On the CPU both bandwidths are measured here, on buffers larger than the caches. A model that fits into the caches
 can be faster than this limit.
@@ -16,28 +16,37 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import RenderableType
-from rich.table import Table
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Manifest
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, Session, open_session
 from .forecasts import ForecastTiming, time_forecasts
 
 _STREAM_BYTES = 256 << 20
 _WARM_UP_STEPS = 10
+_DRAWS = 16
+"""Different inputs, which are fed in turn."""
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Seconds a step at percentiles, and the limit of the machine for the same bytes."""
+    """Seconds a step at percentiles, and the limit of the machine for the same bytes.
+
+    A step is one position of every row; of a bundle of mode `window` it is one window of every row.
+    """
 
     runtime: str
+    mode: str
+    family: str
     batch: int
+    positions: int
+    """Of a timed pass: 1, or those of a window; 0 where a window's sizes are fixed."""
     steps: int
     median: float
     p90: float
     p99: float
+    p999: float
+    """At 99.9 percent: of fewer than a thousand steps, nearly the slowest."""
     weight_bytes: int
     state_bytes: int
     """Of all sequences, one way."""
@@ -57,15 +66,21 @@ class StepTiming:
         return self.weight_bytes / self.read_bandwidth + 2 * self.state_bytes / self.update_bandwidth
 
     @property
-    def tokens_per_second(self) -> float:
-        return self.batch / self.median
+    def tokens_per_second(self) -> float | None:
+        """Positions per second, in single steps; None for windows."""
+        return None if self.mode == "window" else self.batch / self.median
+
+    @property
+    def windows_per_second(self) -> float | None:
+        return self.batch / self.median if self.mode == "window" else None
 
     @property
     def prompt_tokens_per_second(self) -> float | None:
         return self.batch * self.prompt / self.prompt_seconds if self.prompt else None
 
     def to_json(self) -> str:
-        derived = {name: getattr(self, name) for name in ("limit", "tokens_per_second", "prompt_tokens_per_second")}
+        names = ["limit", "tokens_per_second", "windows_per_second", "prompt_tokens_per_second"]
+        derived = {name: getattr(self, name) for name in names}
         if self.forecasts:
             derived["forecasts_per_second"] = self.forecasts.forecasts_per_second
         return json.dumps(asdict(self) | derived, indent=2)
@@ -80,40 +95,47 @@ def time_steps(
     custom_ops: Path | None = None,
     stage: Stage = no_progress,
 ) -> StepTiming:
-    """Time `steps` decode steps of random inputs after a warm-up, a prompt, then the memory of the machine.
+    """Time `steps` steps of random inputs after a warm-up, a prompt, then the memory of the machine.
 
-    The prompt is left out for a bundle of mode `step`, which has no other way than steps.
+    Args:
+        bundle: a language model, or a network of any mode.
+        runtime, batch, custom_ops: what runs it, on how many sequences.
+        steps: the number of steps, or of windows.
+        prompt: positions of a prompt (not in mode `step`, which has no other way than steps); of one pass of a network
+            that streams; of each window, where that may have any length.
+        stage: told of the progress.
     """
     manifest = bundle.manifest
-    prompt = 0 if manifest.mode == "step" else prompt
+    window = manifest.mode == "window"
+    positions = 1
+    if window:
+        positions = max(prompt, 1) if any(t.time_axis is not None for t in manifest.inputs) else 0
     random = np.random.default_rng(0)
-    progress = stage("Stepping", steps)
-
-    def draw(count: int, positions: int) -> np.ndarray:
-        shape = (count, *manifest.input.sized(batch, positions))
-        if manifest.vocab_size is None:
-            return random.standard_normal(shape, np.float32)
-        return random.integers(0, manifest.vocab_size, shape)
-
-    inputs, seconds = draw(16, 1), []
+    progress = stage("Running windows" if window else "Stepping", steps)
+    inputs, seconds = [_draw(manifest, batch, max(positions, 1), random) for _ in range(_DRAWS)], []
     with open_session(bundle, runtime, batch, custom_ops) as session:
         for step in range(_WARM_UP_STEPS + steps):
             start = time.perf_counter()
-            session.step(inputs[step % 16])
+            session.run(inputs[step % _DRAWS])
             if step >= _WARM_UP_STEPS:
                 seconds.append(time.perf_counter() - start)
                 progress(1)
-        prompt_seconds = _time_prompt(session, draw(1, prompt)[0]) if prompt else 0.0
+        prompt = 0 if manifest.mode in ("step", "window") else _prompt(session, prompt)
+        prompt_seconds = _time_prompt(session, _draw(manifest, batch, prompt, random)) if prompt else 0.0
         forecasts = time_forecasts(session) if manifest.forecast else None
-    median, p90, p99 = np.percentile(seconds, (50, 90, 99))
+    median, p90, p99, p999 = (float(value) for value in np.percentile(seconds, (50, 90, 99, 99.9)))
     read, update = _bandwidths()
     return StepTiming(
         runtime,
+        manifest.mode,
+        manifest.family,
         batch,
+        positions,
         steps,
-        float(median),
-        float(p90),
-        float(p99),
+        median,
+        p90,
+        p99,
+        p999,
         bundle.step_bytes,
         manifest.state_bytes(batch),
         read,
@@ -124,12 +146,35 @@ def time_steps(
     )
 
 
-def _time_prompt(session: Session, prompts: np.ndarray) -> float:
+def _draw(manifest: Manifest, batch: int, positions: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random inputs: normal values, tokens of the vocabulary, or of a network's integers 0 and 1, which any takes."""
+    inputs = {}
+    for tensor in manifest.inputs:
+        shape = tensor.sized(batch, positions)
+        if tensor.dtype == "float32":
+            inputs[tensor.name] = random.standard_normal(shape, np.float32)
+        else:
+            inputs[tensor.name] = random.integers(0, manifest.vocab_size or 2, shape).astype(tensor.dtype)
+    return inputs
+
+
+def _prompt(session: Session, wanted: int) -> int:
+    """Positions of a prompt: as many as are wanted, or of a network as one pass takes."""
+    if session.manifest.is_single:
+        return wanted
+    return min(wanted, session.max_chunk or wanted)
+
+
+def _time_prompt(session: Session, inputs: dict[str, np.ndarray]) -> float:
     """The median of three, after one to warm up."""
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        session.prefill(list(prompts))
+        if session.manifest.is_single:
+            (prompts,) = inputs.values()
+            session.prefill(list(prompts))
+        else:
+            session.run(inputs)
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
 
@@ -146,39 +191,3 @@ def _bandwidths() -> tuple[float, float]:
         return count / min(times)
 
     return best(stream.sum, _STREAM_BYTES), best(lambda: stream.mul_(1.0), 2 * _STREAM_BYTES)
-
-
-def render(timing: StepTiming) -> RenderableType:
-    """The timing as a table."""
-    table = Table("what", "value", title=f"{timing.steps} steps on {timing.runtime}, batch {timing.batch}")
-    table.add_row(
-        "step, median / p90 / p99", " / ".join(f"{1e3 * s:.3f} ms" for s in (timing.median, timing.p90, timing.p99))
-    )
-    table.add_row("tokens per second", f"{timing.tokens_per_second:,.0f}")
-    table.add_row(
-        "bytes a step", f"{timing.weight_bytes / 1e6:.1f} MB weights + 2 x {timing.state_bytes / 1e6:.2f} MB states"
-    )
-    table.add_row(
-        "memory, read / update", f"{timing.read_bandwidth / 1e9:.1f} GB/s / {timing.update_bandwidth / 1e9:.1f} GB/s"
-    )
-    table.add_row(
-        "memory limit", f"{1e3 * timing.limit:.3f} ms: the step takes {timing.median / timing.limit:.2f} times it"
-    )
-    if (rate := timing.prompt_tokens_per_second) is not None:
-        table.add_row(
-            f"prompt of {timing.prompt}",
-            f"{rate:,.0f} tokens per second: {rate / timing.tokens_per_second:.1f} times as fast as steps",
-        )
-    if (forecasts := timing.forecasts) is not None:
-        what = f"{forecasts.horizon} points from {forecasts.context:,}"
-        one_window = forecasts.batch / forecasts.rollout_seconds
-        table.add_row(
-            f"forecasts of {what}",
-            f"{forecasts.forecasts_per_second:,.1f} per second; {one_window:,.1f} from one window each",
-        )
-        table.add_row(
-            "streamed patch",
-            f"{1e3 * forecasts.patch_seconds:.3f} ms: {forecasts.window_seconds / forecasts.patch_seconds:.0f} times "
-            "cheaper than such a forecast",
-        )
-    return table

@@ -23,11 +23,12 @@ EngineRuntime = Literal["tensorrt-rtx", "tensorrt"]
 ENGINE_RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt-rtx", "tensorrt")
 RuntimeName = Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
 """What runs a bundle."""
-ProfileName = Literal["decode", "prefill"]
+ProfileName = Literal["decode", "prefill", "window"]
 PROFILES: dict[Mode, tuple[ProfileName, ...]] = {
     "step": ("decode",),
     "prefill": ("prefill",),
     "both": ("decode", "prefill"),
+    "window": ("window",),
 }
 """The optimisation profiles of an engine in their order, by the bundle's mode; the weights are there once."""
 
@@ -102,9 +103,10 @@ class EngineRecord:
     batch: tuple[int, int, int]
     """Least, tuned for, most."""
     profiles: tuple[ProfileName, ...]
-    """The optimisation profiles in their order: `decode` (one position), `prefill` (1 to `max_chunk`)."""
+    """The optimisation profiles in their order: `decode` (one position), `prefill` (1 to `max_chunk`), or `window`
+    (whole sequences of up to `max_chunk`)."""
     max_chunk: int | None
-    """The most positions of one pass; None without the profile `prefill`."""
+    """The most positions of one pass; None with `decode` alone, and for windows of one length."""
     tensors: tuple[EngineTensor, ...]
     model: FileHash
     manifest: FileHash
@@ -174,7 +176,7 @@ def parse_record(data: Any, where: str) -> EngineRecord:
     if not batch[0] <= batch[1] <= batch[2]:
         entries.fail(f"batch is {list(batch)}, which falls")
     profiles = tuple(entries.choice("profiles", map(list, PROFILES.values())))
-    if entries.is_null("max_chunk") == ("prefill" in profiles):
+    if "window" not in profiles and entries.is_null("max_chunk") == ("prefill" in profiles):
         entries.fail("max_chunk and the profile `prefill` go together")
     options = entries.below("options")
     return EngineRecord(

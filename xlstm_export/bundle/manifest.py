@@ -22,6 +22,8 @@ MODEL_FILE = "model.onnx"
 METADATA_KEY = "xlstm.manifest"
 LOGITS = "logits"
 """The name of an output that tokens can be drawn from."""
+NETWORK = "network"
+"""The family of a user's own module."""
 BYTE_TOKENIZER = "bytes"
 """What a manifest calls the tokenizer whose tokens are the bytes of the text."""
 

@@ -94,8 +94,9 @@ def refuse_architecture(path: Path, values: Mapping[str, object]) -> None:
 
 # As tirex-2 0.4.0 has it (`model/component/bi_xlstm.py`, `variate_mixing_block.py`, `scaler.py`, `postprocessor.py`).
 _TIREX_2 = (
-    "which is not supported. Targets run forward only, but its forecasts rest on a scaling, a differencing of trends and a "
-    "calibration of bands that no bundle describes yet, and its known covariates on cells that read the future backwards. "
+    "which is not supported. Targets run forward only, but its forecasts rest on a scaling, a differencing of trends "
+    "and a calibration of bands that no bundle describes yet, and its known covariates on cells that read the future "
+    "backwards. "
     f"{_SUPPORTED}"
 )
 

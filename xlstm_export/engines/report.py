@@ -28,7 +28,9 @@ def render(record: EngineRecord) -> Group:
         "also on": ", ".join(word for word, on in compatible.items() if on),
         "weights": record.dtype,
         "batch": batch,
-        "prompts": f"up to {record.max_chunk} positions a pass" if record.max_chunk else "",
+        "windows" if record.profiles == ("window",) else "prompts": (
+            f"up to {record.max_chunk} positions a pass" if record.max_chunk else ""
+        ),
         "profiles": ", ".join(record.profiles),
         "cells": cells,
         "size": f"{record.engine_bytes / 1e6:,.1f} MB",

@@ -34,7 +34,8 @@ class EngineRequest:
     batch: str | None = None
     """`LEAST:TUNED:MOST` or a number, where the bundle's batch is dynamic; None is `targets.DEFAULT_BATCH`."""
     max_chunk: int | None = None
-    """The most positions of one pass of a prompt; None is `targets.DEFAULT_MAX_CHUNK`."""
+    """The most positions of one pass of a prompt (None is `targets.DEFAULT_MAX_CHUNK`), or of a window of any length,
+    for which it must be said."""
     plugins: str | None = None
     """TensorRT's plugin library, which is copied beside the engine. None: the one that `plugins build` made, if any.
     `none`: the cells' definitions are compiled. TensorRT-RTX has no plugin layers."""
@@ -52,7 +53,7 @@ class EnginePlan:
     targets: tuple[str, ...]
     batch: BatchRange
     max_chunk: int | None
-    """None: one position a pass."""
+    """None: one position a pass, or windows of one length."""
     profiles: tuple[Profile, ...]
     plugins: Path | None
     version_compatible: bool

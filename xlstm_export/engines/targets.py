@@ -122,10 +122,11 @@ def batch_range(manifest: Manifest, batch: str | None) -> BatchRange:
 
 
 def max_chunk_of(manifest: Manifest, targets: tuple[str, ...], wanted: int | None) -> int | None:
-    """The most positions of one pass that an engine shall take; None when the bundle takes one anyway.
+    """The most positions of one pass that an engine shall take; None when no input has any number of them.
 
     Raises:
-        UserError: `wanted`, and the bundle is of mode `step`.
+        UserError: `wanted`, and the bundle takes one number of positions only; or not, and it takes windows of any
+            length, for which there is no length that is usual.
     """
     if manifest.mode == "step":
         if wanted is not None:
@@ -133,29 +134,51 @@ def max_chunk_of(manifest: Manifest, targets: tuple[str, ...], wanted: int | Non
                 ErrorKind.argument, "this bundle is of mode `step`, one position a pass: export it with --mode both."
             )
         return None
+    if manifest.mode == "window":
+        return _longest_window(manifest, wanted)
     return wanted or (PRODUCTS_AS_SUMS_MAX_CHUNK if "sm75" in targets else DEFAULT_MAX_CHUNK)
+
+
+def _longest_window(manifest: Manifest, wanted: int | None) -> int | None:
+    any_length = any(tensor.time_axis is not None for tensor in manifest.inputs)
+    if any_length and wanted is None:
+        raise UserError(
+            ErrorKind.argument,
+            "this bundle takes whole sequences of any length (mode `window`): say with --max-chunk how many positions "
+            "the longest has.",
+        )
+    if not any_length and wanted is not None:
+        shapes = ", ".join(f"{t.name} {list(t.shape)}" for t in manifest.inputs)
+        raise UserError(ErrorKind.argument, f"this bundle takes windows of one size ({shapes}): leave --max-chunk out.")
+    return wanted
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One optimisation profile: the inputs whose shape is dynamic, tokens first."""
+    """One optimisation profile: the inputs whose shape is dynamic, the manifest's `inputs` first."""
 
     name: ProfileName
     tensors: tuple[TensorProfile, ...]
 
 
 def input_profiles(manifest: Manifest, batch: BatchRange, max_chunk: int | None) -> tuple[Profile, ...]:
-    """What the engine takes: single steps, passes of 1 to `max_chunk` positions (tuned for the most), or both."""
-    inputs = {manifest.input.name: manifest.input} | {s.input: s.spec for s in manifest.states}
+    """What the engine takes: single steps, passes or windows of 1 to `max_chunk` positions (tuned for the most)."""
+    inputs = {t.name: t for t in manifest.inputs} | {s.input: s.spec for s in manifest.states}
     if manifest.lengths is not None:
         inputs[manifest.lengths.name] = manifest.lengths
     most = max_chunk or 1
-    positions = {"decode": (1, 1, 1), "prefill": (1, most, most)}
     return tuple(
         Profile(
             profile,
             tuple(
-                TensorProfile(name, *map(tensor.sized, (batch.min, batch.opt, batch.max), positions[profile]))
+                TensorProfile(
+                    name,
+                    *map(
+                        tensor.sized,
+                        (batch.min, batch.opt, batch.max),
+                        (1, 1, 1) if profile == "decode" else (1, most, most),
+                    ),
+                )
                 for name, tensor in inputs.items()
                 if any(isinstance(extent, str) for extent in tensor.shape)
             ),

@@ -104,7 +104,7 @@ def export_network(
             producer={"xlstm-export": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
         )
         tick = stage("Checking the graph", None)
-        write_bundle(folder, traced.graph, manifest)
+        manifest = write_bundle(folder, traced.graph, manifest)
         tick(1)
     return Bundle(out, manifest), verdict
 

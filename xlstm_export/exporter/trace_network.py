@@ -109,9 +109,15 @@ def trace_network(
     outputs = [f"{n}.out" if n in names else n for n in found[-1].names]
     graph = make_graph(program, (), {}, None, names, [*outputs, *(spec.next_name for spec in specs)])
     _name_dimensions(graph.graph, network.inputs)
-    for value in [*graph.graph.initializers.values()]:
-        value.name = str(value.name).removeprefix("network.")
+    _name_after_paths(graph.graph)
     return TracedNetwork(graph, specs, tuple(outputs))
+
+
+def _name_after_paths(graph: ir.Graph) -> None:
+    """By the user's own paths: without the wrapper, and without what stands between a lifted module and its parts."""
+    for named in [*graph.initializers.values(), *graph, *(value for node in graph for value in node.outputs)]:
+        if named.name is not None and named.name.startswith("network."):
+            named.name = named.name.removeprefix("network.").replace(".module.", ".", 1)
 
 
 def _name_dimensions(graph: ir.Graph, inputs: Sequence[NetworkInput]) -> None:

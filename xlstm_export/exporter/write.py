@@ -102,22 +102,23 @@ def export_bundle(
         tick = stage("Hashing the checkpoint", None)
         source = Source(checkpoint.path.name, digest.result())
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
-        manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
         tick(1)
         tick = stage("Checking the graph", None)
-        write_bundle(folder, model, manifest)
+        manifest = write_bundle(folder, model, manifest)
         tick(1)
     return Bundle(out, manifest)
 
 
-def write_bundle(folder: Path, model: ir.Model, manifest: Manifest) -> None:
-    """Check the graph, then write it and the manifest into a folder that holds the weights."""
+def write_bundle(folder: Path, model: ir.Model, manifest: Manifest) -> Manifest:
+    """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest."""
+    manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     proto = ir.to_proto(model)
     _drop_shapes_of_weights(proto.graph)
     _check(proto)
     (folder / MODEL_FILE).write_bytes(proto.SerializeToString())
     (folder / FILE_NAME).write_text(manifest.to_json(), "utf-8")
+    return manifest
 
 
 def _describe(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import repeat
 
 from ..bundle import Bundle, Engine, Manifest
-from ..bundle.manifest import FILE_NAME
+from ..bundle.manifest import FILE_NAME, NETWORK, Dimension
+from ..operators.names import DOMAIN
 from .dimensions import Dimensions, dimensions_of
 
 
@@ -21,7 +22,7 @@ class TensorRow:
     """`input`, `output` or `state`."""
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: tuple[Dimension, ...]
     next_name: str | None = None
     """Of a state: the output that holds its next value."""
 
@@ -33,6 +34,18 @@ class FunctionInfo:
     name: str
     nodes: int
     calls: int
+
+
+@dataclass(frozen=True)
+class CellInfo:
+    """A cell of a network, by the module that it stands in."""
+
+    name: str
+    """Its node: `encoder.blocks.2.slstm/SLSTMCell`."""
+    kind: str
+    """`MLSTMCell` or `SLSTMCell`."""
+    states: tuple[str, ...]
+    """Of the bundle's, those that it reads."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,10 @@ class BundleInspection:
     tokenizer: str | None
     source: str
     producer: dict[str, str]
-    dimensions: Dimensions
+    dimensions: Dimensions | None
+    """None: a network of a user's own, which has `cells`."""
+    cells: tuple[CellInfo, ...]
+    """Of a network; empty where there are `dimensions`."""
     parameters: int
     weight_bytes: int
     read_bytes: int
@@ -76,8 +92,12 @@ class BundleInspection:
     kind: str = "bundle"
 
     @property
+    def is_network(self) -> bool:
+        return self.dimensions is None
+
+    @property
     def token_bytes(self) -> int:
-        """Bytes moved for one token of one sequence: weights read once, states read and written once."""
+        """Bytes moved for one position of one sequence: weights read once, states read and written once."""
         return self.read_bytes + 2 * self.state_bytes
 
 
@@ -88,6 +108,7 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         UserError: a damaged bundle.
     """
     manifest, graph = bundle.manifest, bundle.graph.graph
+    network = manifest.family == NETWORK
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
     functions = tuple(
         FunctionInfo(f"{f.domain}::{f.name}", len(f.node), operators[f"{f.domain}::{f.name}"])
@@ -102,7 +123,8 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         tokenizer=manifest.tokenizer,
         source=manifest.source.path,
         producer=manifest.producer,
-        dimensions=dimensions_of(manifest.architecture, str(bundle.path / FILE_NAME)),
+        dimensions=None if network else dimensions_of(manifest.architecture, str(bundle.path / FILE_NAME)),
+        cells=tuple(_cells(bundle)) if network else (),
         parameters=sum(math.prod(t.dims) for t in graph.initializer if t.name in bundle.weight_sizes),
         weight_bytes=sum(bundle.weight_sizes.values()),
         read_bytes=bundle.step_bytes,
@@ -122,9 +144,17 @@ def _engine_info(bundle: Bundle, engine: Engine) -> EngineInfo:
     return EngineInfo(name, record.runtime, record.targets, record.batch, record.engine_bytes, fits)
 
 
+def _cells(bundle: Bundle) -> Iterable[CellInfo]:
+    states = {state.input for state in bundle.manifest.states}
+    for node in bundle.graph.graph.node:
+        if node.domain == DOMAIN:
+            yield CellInfo(node.name, node.op_type, tuple(name for name in node.input if name in states))
+
+
 def _tensor_rows(manifest: Manifest) -> Iterable[TensorRow]:
-    for role, tensor in (("input", manifest.input), ("input", manifest.lengths), ("output", manifest.output)):
-        if tensor is not None:
+    inputs = [*manifest.inputs, *([manifest.lengths] if manifest.lengths else [])]
+    for role, tensors in (("input", inputs), ("output", manifest.outputs)):
+        for tensor in tensors:
             yield TensorRow(role, tensor.name, tensor.dtype, tensor.shape)
     for state in manifest.states:
         yield TensorRow("state", state.input, state.dtype, state.shape, state.output)

@@ -41,15 +41,11 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
     rows = [
         ("bundle", b.path),
         ("family", f"{b.family}, from {b.source}"),
-        *_dimension_rows(b.dimensions),
+        *(_dimension_rows(b.dimensions) if b.dimensions else _network_rows(b)),
         ("parameters", f"{b.parameters:,} in {_bytes(b.weight_bytes)} ({b.dtype} projections)"),
-        ("state", f"{_bytes(b.state_bytes)} a sequence, float32"),
-        (
-            "a patch moves" if b.dimensions.patches else "a token moves",
-            f"{_bytes(b.token_bytes)}: {_bytes(b.read_bytes)} weights, 2 × {_bytes(b.state_bytes)} states",
-        ),
+        *_state_rows(b),
         ("batch", "dynamic" if b.batch is None else str(b.batch)),
-        ("tokenizer", b.tokenizer or "none: token ids only"),
+        *([] if b.is_network else [("tokenizer", b.tokenizer or "none: token ids only")]),
         ("made by", ", ".join(f"{name} {version}" for name, version in b.producer.items())),
     ]
     if b.missing_files:
@@ -76,6 +72,31 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
             batch = str(low) if low == high else f"{low}-{high}"
             table.add_row(e.name, ", ".join(e.targets), batch, _bytes(e.bytes), Text(stale, "yellow"))
         yield table
+
+
+_MODES = {
+    "step": "one position a pass",
+    "prefill": "a stream: any number of positions a pass",
+    "both": "a stream: any number of positions a pass",
+    "window": "whole sequences, no states",
+}
+
+
+def _network_rows(b: BundleInspection) -> Iterable[tuple[str, str]]:
+    yield "mode", f"{b.mode}: {_MODES[b.mode]}"
+    by_kind = {kind: [c for c in b.cells if c.kind == kind] for kind in dict.fromkeys(c.kind for c in b.cells)}
+    for kind, cells in by_kind.items():
+        modules = [cell.name.rpartition("/")[0] or cell.name for cell in cells]
+        yield f"  {kind}", f"{len(cells)}: {', '.join(dict.fromkeys(modules))}"
+
+
+def _state_rows(b: BundleInspection) -> Iterable[tuple[str, str]]:
+    if b.mode == "window":
+        return
+    yield "state", f"{_bytes(b.state_bytes)} a sequence, float32"
+    moved = f"{_bytes(b.read_bytes)} weights, 2 × {_bytes(b.state_bytes)} states"
+    unit = "position" if b.is_network else "patch" if b.dimensions and b.dimensions.patches else "token"
+    yield f"a {unit} moves", f"{_bytes(b.token_bytes)}: {moved}"
 
 
 def _render_models(found: ModelList) -> Iterable[RenderableType]:
@@ -143,20 +164,20 @@ def _ranges(indices: Iterable[int]) -> str:
 
 
 def _collapsed(tensors: Iterable[TensorRow]) -> Iterable[tuple[str, str, str, str]]:
-    """States that differ only in their block are one row: `blocks.{0-2, 4}.mlstm.C`."""
-    groups: dict[tuple, list[int]] = {}
+    """States that differ only in their block are one row: `encoder.blocks.{0-2, 4}.mlstm.C`."""
+    groups: dict[tuple[str, ...], list[int]] = {}
     for row in tensors:
-        shape = "×".join(map(str, row.shape))
-        parts = row.name.split(".")
-        if row.role == "state" and len(parts) > 2 and parts[1].isdigit():
-            key = (row.role, ".".join(parts[2:]), row.dtype, shape)
-            groups.setdefault(key, []).append(int(parts[1]))
+        shape = "×".join("?" if extent is None else str(extent) for extent in row.shape)
+        before, blocks, after = row.name.partition("blocks.")
+        number, _, rest = after.partition(".")
+        if row.role == "state" and number.isdigit() and rest:
+            groups.setdefault((row.role, before + blocks, rest, row.dtype, shape), []).append(int(number))
         else:
-            groups[(row.role, row.name, row.dtype, shape)] = []
-    for (role, name, dtype, shape), blocks in groups.items():
-        if blocks:
-            span = _ranges(blocks)
-            name = f"blocks.{span if len(blocks) == 1 else '{' + span + '}'}.{name}"
+            groups[(row.role, row.name, "", row.dtype, shape)] = []
+    for (role, name, rest, dtype, shape), numbers in groups.items():
+        if numbers:
+            span = _ranges(numbers)
+            name = f"{name}{span if len(numbers) == 1 else '{' + span + '}'}.{rest}"
         yield role, name, dtype, shape
 
 

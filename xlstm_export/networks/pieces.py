@@ -7,6 +7,7 @@ blocks and layers inside it are still found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,19 @@ def lift_modules(network: nn.Module, dtypes: Dtypes) -> tuple[nn.Module, TapeHol
                 path or type(module).__name__, module, holder, dtypes
             )
             return done[id(module)]
+        _read_in_one_piece(module)
         for name, child in module.named_children():
             module._modules[name] = replace(child, f"{path}.{name}" if path else name)
         return module
 
     return replace(network, "").eval(), holder, lifted
+
+
+def _read_in_one_piece(module: nn.Module) -> None:
+    """Have transformers' `xLSTMModel` not cut long sequences itself: it compares their length, which no graph can."""
+    config = getattr(module, "config", None)
+    if hasattr(config, "max_inference_chunksize"):
+        vars(config)["max_inference_chunksize"] = math.inf  # past the configuration's own check, which wants an integer
 
 
 def _known(module: nn.Module) -> Lift | None:

@@ -137,7 +137,7 @@ def _call(a: Seen, b: Seen, first: Sample, second: Sample) -> Call:
     if a.positions == b.positions:
         return Call(a.name, "inner", 1, a.state_shapes)
     raise CannotStream(
-        f"{a.name} runs over {b.positions} positions, and the input has {second.positions}: before it, time is resampled"
+        f"{a.name} runs over {b.positions} positions where the input has {second.positions}: time is resampled"
     )
 
 

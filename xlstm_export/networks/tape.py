@@ -20,8 +20,8 @@ from ..modeling.layers import Chunk
 from ..modeling.model import StateSpec
 
 Role = Literal["time", "inner"]
-"""`time`: the call runs over the positions of the pass, and its states live on. `inner`: it runs over another axis, which
-is whole in every pass (frequencies of one frame), from zeros."""
+"""`time`: the call runs over the positions of the pass, and its states live on. `inner`: over another axis, which is
+whole in each pass (frequencies of one frame), from zeros."""
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,13 @@ def require_logits(manifest: Manifest) -> int:
     """The size of the vocabulary that tokens are drawn from.
 
     Raises:
-        UserError: the bundle gives vectors.
+        UserError: the bundle is of no language model, or gives vectors.
     """
     if manifest.vocab_size is None or not manifest.gives_logits:
+        gives = "vectors" if manifest.is_single else ", ".join(tensor.name for tensor in manifest.outputs)
         raise UserError(
-            ErrorKind.argument, "This bundle gives vectors, not logits: there are no tokens to generate from it."
+            ErrorKind.argument,
+            f"This bundle gives {gives}, not logits of a language model: there are no tokens to generate from it.",
         )
     return manifest.vocab_size
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ import onnxruntime as ort
 from ..bundle import Bundle, TensorSpec
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
-from .session import Session, checked_pass
+from .checks import Pass
+from .session import Session
 from .widen import widen_bfloat16
 
 
@@ -36,67 +36,107 @@ class OnnxRuntimeSession(Session):
             for state, value in zip(states, first, strict=True)
         ]
         self._buffers, self._turn = (first, second), 0
-        self._decode = self._prefill = _BoundPass(self, 1)
+        self._in_place = any(value is other for value, other in zip(first, second, strict=True))
+        self._spoilt = False
+        self._one = self._several = _BoundPass(self, 1)
 
-    def _zeros(self, tensor: TensorSpec, sequence: int) -> ort.OrtValue:
-        zeros = np.zeros(tensor.sized(self.batch, sequence), tensor.dtype)
+    def _zeros(self, tensor: TensorSpec, positions: int) -> ort.OrtValue:
+        zeros = np.zeros(tensor.sized(self.batch, positions), tensor.dtype)
         return ort.OrtValue.ortvalue_from_numpy(zeros, self._device, 0)
 
-    def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-        inputs, lengths = checked_pass(self.manifest, self.batch, inputs, lengths)
-        sequence = inputs.shape[1]
-        if sequence == 1:
-            now = self._decode
-        elif self._prefill.sequence == sequence:
-            now = self._prefill
+    def _run(self, given: Pass) -> dict[str, np.ndarray]:
+        if given.positions == 1:
+            now = self._one
+        elif self._several.positions == given.positions:
+            now = self._several
         else:
-            now = self._prefill = _BoundPass(self, sequence)
-        now.inputs.update_inplace(inputs)
-        if now.lengths is not None:
-            now.lengths.update_inplace(lengths)
-        self._session.run_with_iobinding(now.turns[self._turn])
+            now = self._several = _BoundPass(self, given.positions)
+        self._require_states()
+        self._spoilt = self._in_place  # unless it goes well
+        outputs = now.run(self._session, given, self._turn)
+        self._spoilt = False
         self._turn = 1 - self._turn
-        return now.output.numpy().copy()
+        return outputs
 
-    def reset(self, row: int | None = None) -> None:
+    def _require_states(self) -> None:
+        if self._spoilt:
+            raise UserError(
+                ErrorKind.runtime,
+                "The states are lost: a pass failed while it updated them in place. Reset the session, or load a saved "
+                "state.",
+            )
+
+    def _reset(self, row: int | None) -> None:
+        if row is None:
+            self._write_states({s.input: np.zeros(s.sized(self.batch), np.float32) for s in self.manifest.states})
+            return
         states = self.read_states()
         for value in states.values():
-            value[slice(None) if row is None else row] = 0
-        self.write_states(states)
+            value[row] = 0
+        self._write_states(states)
 
     def read_states(self) -> dict[str, np.ndarray]:
+        self._require_states()
         current = self._buffers[self._turn]
         return {name: value.numpy().copy() for name, value in zip(self._names, current, strict=True)}
 
-    def write_states(self, states: Mapping[str, np.ndarray]) -> None:
+    def _write_states(self, states: dict[str, np.ndarray]) -> None:
         for name, value in zip(self._names, self._buffers[self._turn], strict=True):
-            value.update_inplace(np.ascontiguousarray(states[name], np.float32))
+            value.update_inplace(states[name])
+        self._spoilt = False
 
     def close(self) -> None:
-        del self._decode, self._prefill, self._session
+        del self._one, self._several, self._session
 
 
 class _BoundPass:
-    """Buffers of inputs and outputs for passes over so many positions, bound with the states either way round."""
+    """Buffers of inputs and outputs for passes over so many positions, bound with the states either way round.
 
-    def __init__(self, session: OnnxRuntimeSession, sequence: int):
+    An output whose size is known after the run only has none: ONNX Runtime allocates it, each time anew.
+    """
+
+    def __init__(self, session: OnnxRuntimeSession, positions: int):
         manifest, zeros = session.manifest, session._zeros
-        self.sequence = sequence
-        self.inputs, self.output = zeros(manifest.input, sequence), zeros(manifest.output, sequence)
-        self.lengths = None if manifest.lengths is None else zeros(manifest.lengths, sequence)
-        self.turns = [self._bind(session, turn) for turn in (0, 1)]
+        self.positions, self._device = positions, session._device
+        self._inputs = {tensor.name: zeros(tensor, positions) for tensor in manifest.inputs}
+        self._lengths = None if manifest.lengths is None else zeros(manifest.lengths, positions)
+        self._outputs = {t.name: None if None in t.shape else zeros(t, positions) for t in manifest.outputs}
+        self._unsized = [name for name, buffer in self._outputs.items() if buffer is None]
+        self._turns = [self._bind(session, turn) for turn in (0, 1)]
 
     def _bind(self, session: OnnxRuntimeSession, turn: int) -> ort.IOBinding:
         manifest, binding = session.manifest, session._session.io_binding()
-        binding.bind_ortvalue_input(manifest.input.name, self.inputs)
-        binding.bind_ortvalue_output(manifest.output.name, self.output)
+        for name, value in self._inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():  # the first outputs of the binding, in this order
+            if value is None:
+                binding.bind_output(name, self._device)
+            else:
+                binding.bind_ortvalue_output(name, value)
         if manifest.lengths is not None:
-            binding.bind_ortvalue_input(manifest.lengths.name, self.lengths)
+            binding.bind_ortvalue_input(manifest.lengths.name, self._lengths)
         before, after = session._buffers[turn], session._buffers[1 - turn]
         for state, value_in, value_out in zip(manifest.states, before, after, strict=True):
             binding.bind_ortvalue_input(state.input, value_in)
             binding.bind_ortvalue_output(state.output, value_out)
         return binding
+
+    def run(self, session: ort.InferenceSession, given: Pass, turn: int) -> dict[str, np.ndarray]:
+        """One pass from the states of that turn to those of the other."""
+        for name, value in self._inputs.items():
+            value.update_inplace(given.inputs[name])
+        if self._lengths is not None:
+            self._lengths.update_inplace(given.lengths)
+        binding = self._turns[turn]
+        for name in self._unsized:  # else what the last pass got would be its buffer, whatever the size now
+            binding.bind_output(name, self._device)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's own exception types share no base but this
+            where = f"in a pass over {self.positions} positions"
+            raise UserError(ErrorKind.runtime, f"ONNX Runtime failed {where}: {error}") from None
+        values = binding.get_outputs() if self._unsized else self._outputs.values()
+        return {name: value.numpy().copy() for name, value in zip(self._outputs, values, strict=False)}
 
 
 def _load(bundle: Bundle, custom_ops: Path | None, device: str) -> ort.InferenceSession:

@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX engines as sessions.
 
-The states live in device memory in two sets, which are input and output by turns: a pass copies the tokens in and
-the logits out, and nothing else.
+The states live in device memory in two sets, which are input and output by turns: a pass copies the inputs in and
+the outputs out, and nothing else.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from ..checksum import sha256
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import CudaDriver, DeviceMemory, Gpu
 from ..nvidia.flavours import import_flavour, installed_major_version, load_plugins, make_logger, start
-from .session import Session, checked_pass
+from .checks import Pass
+from .session import Session
 
 _ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
 _BYTES = {"float32": 4, "int32": 4, "int64": 8}
@@ -34,27 +35,36 @@ class _ProfilePass:
     Args:
         profile: its number in the engine, or None where that has one only.
         positions: the most of one pass.
+        states: the session's memory, on whose stream the profile is set.
     """
 
     def __init__(
-        self, manifest: Manifest, batch: int, positions: int, context: Any, profile: int | None, driver: CudaDriver
+        self,
+        manifest: Manifest,
+        batch: int,
+        positions: int,
+        context: Any,
+        profile: int | None,
+        driver: CudaDriver,
+        states: DeviceMemory,
     ):
         self.positions = positions
         self._manifest, self._batch, self._context = manifest, batch, context
-        tensors = [t for t in (manifest.input, manifest.lengths, manifest.output) if t is not None]
-        offsets, total = _lay_out([_nbytes(t.sized(batch, positions), t.dtype) for t in tensors])
-        self._at = {tensor.name: offset for tensor, offset in zip(tensors, offsets, strict=True)}
+        if profile is not None and not context.set_optimization_profile_async(profile, states.stream):
+            raise UserError(
+                ErrorKind.bundle,
+                f"the engine has no optimisation profile {profile}. Build it again from this bundle.",
+            )
+        states.synchronize()
+        inputs = [*manifest.inputs, *([manifest.lengths] if manifest.lengths else [])]
+        for tensor in (*(state.spec for state in manifest.states), *inputs):
+            self._set_shape(tensor, positions)
+        sizes = {tensor.name: _nbytes(tensor.sized(batch, positions), tensor.dtype) for tensor in inputs}
+        sizes |= {tensor.name: self._output_bytes(tensor) for tensor in manifest.outputs}
+        offsets, total = _lay_out(list(sizes.values()))
+        self._at = dict(zip(sizes, offsets, strict=True))
         self._memory = DeviceMemory(driver, total)
         try:
-            if profile is not None and not context.set_optimization_profile_async(profile, self._memory.stream):
-                raise UserError(
-                    ErrorKind.bundle,
-                    f"the engine has no optimisation profile {profile}. Build it again from this bundle.",
-                )
-            self._memory.synchronize()
-            inputs = [t for t in tensors if t is not manifest.output]
-            for tensor in (*(state.spec for state in manifest.states), *inputs):
-                self._set_shape(tensor, positions)
             for name, offset in self._at.items():
                 self._bind(name, self._memory.address + offset)
         except BaseException:
@@ -72,25 +82,53 @@ class _ProfilePass:
         if not self._context.set_tensor_address(name, address):
             raise UserError(ErrorKind.bundle, f"the engine has no tensor {name}. Build it again from this bundle.")
 
-    def run(self, inputs: np.ndarray, lengths: np.ndarray, before: list[int], after: list[int]) -> np.ndarray:
+    def _output_bytes(self, tensor: TensorSpec) -> int:
+        """Room for an output of any pass of the profile."""
+        if None not in tensor.shape:
+            return _nbytes(tensor.sized(self._batch, self.positions), tensor.dtype)
+        if (most := self._context.get_max_output_size(tensor.name)) < 1:
+            self._refuse_unsized(tensor.name)
+        return most
+
+    def _output_shape(self, tensor: TensorSpec, positions: int) -> tuple[int, ...]:
+        """Of the pass whose inputs have their shapes set."""
+        if None not in tensor.shape:
+            return tensor.sized(self._batch, positions)
+        shape = tuple(self._context.get_tensor_shape(tensor.name))
+        if min(shape) < 0:
+            self._refuse_unsized(tensor.name)
+        return shape
+
+    def _refuse_unsized(self, name: str) -> NoReturn:
+        raise UserError(
+            ErrorKind.runtime,
+            f"the size of the output {name} depends on the values of the inputs, which engines are not run with here. "
+            "Use --runtime onnxruntime.",
+        )
+
+    def run(self, given: Pass, before: list[int], after: list[int]) -> dict[str, np.ndarray]:
         """One pass from the states at the addresses `before` to those at `after`; returns the outputs."""
-        manifest, memory, sequence = self._manifest, self._memory, inputs.shape[1]
+        manifest, memory = self._manifest, self._memory
         if self.positions > 1:
-            self._set_shape(manifest.input, sequence)
+            for tensor in manifest.inputs:
+                if tensor.time_axis is not None:
+                    self._set_shape(tensor, given.positions)
         for state, address_in, address_out in zip(manifest.states, before, after, strict=True):
             self._bind(state.input, address_in)
             self._bind(state.output, address_out)
-        output = np.empty(manifest.output.sized(self._batch, sequence), manifest.output.dtype)
-        memory.upload(self._at[manifest.input.name], inputs)
-        if manifest.lengths is not None:
-            memory.upload(self._at[manifest.lengths.name], lengths)
+        outputs = {t.name: np.empty(self._output_shape(t, given.positions), t.dtype) for t in manifest.outputs}
+        for name, array in given.inputs.items():
+            memory.upload(self._at[name], array)
+        if manifest.lengths is not None and given.lengths is not None:
+            memory.upload(self._at[manifest.lengths.name], given.lengths)
         if not self._context.execute_async_v3(memory.stream):
             raise UserError(
                 ErrorKind.runtime, "TensorRT could not run the pass; the device may have failed or run out of memory."
             )
-        memory.download(self._at[manifest.output.name], output)
+        for name, array in outputs.items():
+            memory.download(self._at[name], array)
         memory.synchronize()
-        return output
+        return outputs
 
     def close(self) -> None:
         self._memory.synchronize()
@@ -103,7 +141,8 @@ class DeviceSession(Session):
     Args:
         bundle, batch: what to run, on how many sequences.
         open_context: makes an `IExecutionContext`, or what has its `set_input_shape`, `set_tensor_address`,
-            `set_optimization_profile_async` and `execute_async_v3`. One for each profile, when first needed.
+            `set_optimization_profile_async` and `execute_async_v3`, and where an output's size is not known before,
+            `get_max_output_size` and `get_tensor_shape`. One for each profile, when first needed.
         driver: of the device that the contexts are on.
         profiles, max_chunk: of the engine's record.
     """
@@ -120,40 +159,44 @@ class DeviceSession(Session):
         super().__init__(bundle, batch, max_chunk)
         self._open_context, self._driver, self._profiles = open_context, driver, profiles
         offsets, total = _lay_out([_nbytes(s.sized(batch), s.dtype) for s in bundle.manifest.states])
-        self._memory = DeviceMemory(driver, 2 * total)
+        self._memory = DeviceMemory(driver, max(2 * total, _ALIGNMENT))  # no states at all is no allocation either
         self._state_sets, self._turn = (offsets, [total + offset for offset in offsets]), 0
         self._passes: dict[ProfileName, _ProfilePass] = {}
         try:
-            self._memory.zero(0, 2 * total)
+            self._memory.zero(0, self._memory.size)
             self._memory.synchronize()
             self._pass_of(1)
         except BaseException:
             self._memory.close()
             raise
 
-    def _pass_of(self, sequence: int) -> _ProfilePass:
-        profile: ProfileName = "decode" if sequence == 1 and "decode" in self._profiles else "prefill"
+    def _pass_of(self, positions: int) -> _ProfilePass:
+        profile = self._profiles[0]  # in order: single steps first, where there are profiles for both
+        if positions > 1:
+            profile = self._profiles[-1]
         if profile not in self._passes:
             index = self._profiles.index(profile) if len(self._profiles) > 1 else None
-            positions = 1 if profile == "decode" else self.max_chunk or 1
+            most = 1 if profile == "decode" else self.max_chunk or 1
             context = self._open_context()
-            self._passes[profile] = _ProfilePass(self.manifest, self.batch, positions, context, index, self._driver)
+            self._passes[profile] = _ProfilePass(
+                self.manifest, self.batch, most, context, index, self._driver, self._memory
+            )
         return self._passes[profile]
 
-    def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-        inputs, lengths = checked_pass(self.manifest, self.batch, inputs, lengths)
-        sequence = inputs.shape[1]
-        if sequence > (self.max_chunk or 1):
-            raise ValueError(f"{sequence} positions in one pass; the engine was built for {self.max_chunk or 1}")
+    def _run(self, given: Pass) -> dict[str, np.ndarray]:
+        if given.positions > (most := self.max_chunk or 1):
+            raise UserError(
+                ErrorKind.argument,
+                f"{given.positions} positions in one pass; the engine was built for {most}. "
+                "Feed fewer, or build one with a larger --max-chunk.",
+            )
         turns = (self._turn, 1 - self._turn)
         before, after = ([self._memory.address + offset for offset in self._state_sets[turn]] for turn in turns)
-        output = self._pass_of(sequence).run(inputs, lengths, before, after)
+        outputs = self._pass_of(given.positions).run(given, before, after)
         self._turn = 1 - self._turn
-        return output
+        return outputs
 
-    def reset(self, row: int | None = None) -> None:
-        if row is not None and not 0 <= row < self.batch:
-            raise IndexError(f"row {row} of a batch of {self.batch}")
+    def _reset(self, row: int | None) -> None:
         for state, offset in zip(self.manifest.states, self._state_sets[self._turn], strict=True):
             size = _nbytes(state.sized(self.batch), state.dtype)
             row_size = size // self.batch
@@ -167,14 +210,9 @@ class DeviceSession(Session):
         self._memory.synchronize()
         return arrays
 
-    def write_states(self, states: Mapping[str, np.ndarray]) -> None:
-        kept = []  # until they are copied
-        for state, offset in zip(self.manifest.states, self._state_sets[self._turn], strict=True):
-            array = np.ascontiguousarray(states[state.input], state.dtype)
-            if array.shape != state.sized(self.batch):
-                raise ValueError(f"{state.input} has shape {array.shape}, expected {state.sized(self.batch)}")
+    def _write_states(self, states: dict[str, np.ndarray]) -> None:
+        for array, offset in zip(states.values(), self._state_sets[self._turn], strict=True):
             self._memory.upload(offset, array)
-            kept.append(array)
         self._memory.synchronize()
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ def run_forecasts(
     for rollout, what in ((1, "forecasts, a window for each patch"), (PATCHES, "forecasts, all patches of one window")):
         expected, moved = (_forecast(model, context, horizon, rollout) for model in (reference, nudged))
         actual = forecaster.forecast(rows, horizon, rollout)
-        recorder = Recorder(1, False)
+        recorder = Recorder(1, "quantiles")
         for point in range(horizon):
             recorder.outputs(point, expected[:, point], moved[:, point], actual[:, point])
         name = "forecast" if rollout == 1 else "rollout"

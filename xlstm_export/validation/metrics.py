@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -68,3 +68,21 @@ def state_errors(reference: Mapping[str, np.ndarray], actual: Mapping[str, np.nd
 def finite_or_inf(values: np.ndarray) -> np.ndarray:
     """The same, with an infinite error where there is NaN."""
     return np.where(np.isnan(values), np.inf, values)
+
+
+def overall_scale(references: Sequence[np.ndarray]) -> float:
+    """max - min of all values of an output; where it is constant, its size, or 1 where it is zero.
+
+    An output may have one value only at a position, so that the spread of one position means nothing.
+    """
+    low, high = min(float(r.min()) for r in references), max(float(r.max()) for r in references)
+    return high - low or abs(high) or 1.0
+
+
+def largest_difference(reference: np.ndarray, actual: np.ndarray) -> float:
+    """The largest absolute difference; infinite where the shapes differ, or one value is NaN where the other is not."""
+    if reference.shape != actual.shape:
+        return float("inf")
+    difference = np.abs(actual.astype(np.float64) - reference)
+    same = (np.isnan(actual) & np.isnan(reference)) | (actual == reference)
+    return float(finite_or_inf(np.where(same, 0.0, difference)).max(initial=0.0))

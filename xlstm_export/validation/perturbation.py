@@ -13,17 +13,22 @@ from .tolerance import unit_roundoff
 
 
 def perturbed(model: UpstreamModel, dtype: torch.dtype, seed: int) -> UpstreamModel:
-    """A copy in which each weight w is w (1 + u x), with u the unit roundoff of `dtype` and x uniform in [-1, 1].
-
-    Only weights that a bundle of that dtype stores in it; rounding moves them by as much. It still computes in float32.
-    """
+    """A copy of an upstream model with `perturb` done to it."""
     model = copy.deepcopy(model)
+    perturb(model.module, dtype, seed)
+    return model
+
+
+def perturb(network: nn.Module, dtype: torch.dtype, seed: int) -> None:
+    """Make each weight w into w (1 + u x), with u the unit roundoff of `dtype` and x uniform in [-1, 1].
+
+    Only weights that a bundle of that dtype stores in it; rounding moves them by as much. It then computes in float32.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for module in model.module.modules():
+    for module in network.modules():
         for parameter in _stored_in(dtype, module):
             noise = 2 * torch.rand(parameter.shape, generator=generator, dtype=torch.float64) - 1
             parameter.data = (parameter.data * (1 + unit_roundoff(dtype) * noise)).float()
-    return model
 
 
 def _stored_in(dtype: torch.dtype, module: nn.Module) -> list[nn.Parameter]:

@@ -45,7 +45,7 @@ def run_prompts(
     machines.reset()
     whole = inputs[:prompt].swapaxes(0, 1)
     reference_forward, nudged_forward = machines.reference.forward(whole), machines.nudged.forward(whole)
-    stepped, forward = Recorder(1, machines.give_logits), Recorder(1, machines.give_logits)
+    stepped, forward = Recorder(1, machines.output_name), Recorder(1, machines.output_name)
     at = 0
     for size in [*pieces, *[1] * (steps - prompt)]:
         for position in range(at, at + size):

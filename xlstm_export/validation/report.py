@@ -16,7 +16,7 @@ from ..errors import ErrorKind, UserError
 from ..whole_file import write_whole
 from .scenarios import ForecastScore, Scenario
 from .tolerance import Tolerance
-from .verdict import OUTPUTS, Fault, Verdict
+from .verdict import Fault, Verdict
 
 REPORT_FILE, PLOT_FILE = "report.json", "drift.png"
 _REMEDY = "Name another --report."
@@ -28,7 +28,9 @@ class ValidationReport:
 
     bundle: str
     checkpoint: str
-    checkpoint_sha256: str
+    """What the bundle is compared with: a checkpoint, or the user's own module."""
+    checkpoint_sha256: str | None
+    """Over its weights; None: the bundle does not say of which weights it is."""
     family: str
     dtype: str
     runtime: str
@@ -39,6 +41,10 @@ class ValidationReport:
     runs: tuple[Scenario, ...]
     verdicts: tuple[Verdict, ...]
     fault: Fault | None
+    reference: str = "upstream"
+    """What ran beside the bundle, in words."""
+    notes: tuple[str, ...] = ()
+    """What whoever reads the report must know of the comparison."""
 
     @property
     def passed(self) -> bool:
@@ -88,7 +94,12 @@ def write_report(report: ValidationReport, folder: Path) -> list[Path]:
 
 def render(report: ValidationReport) -> RenderableType:
     """The report as tables for a terminal."""
-    parts: list[RenderableType] = [_run_table(report), _block_table(report)]
+    parts: list[RenderableType] = [_run_table(report)]
+    if report.runs[0].states:
+        parts.append(_block_table(report))
+    elif len(report.runs[0].outputs) > 1:
+        parts.append(_output_table(report))
+    parts += [Text(f"Note: {note}") for note in report.notes]
     parts += [line for run in report.runs if (line := _text_line(run))]
     parts += [_forecast_table(run.forecast) for run in report.runs if run.forecast]
     parts.append(Text(f"Tolerance: {report.tolerance.describe()}", style="dim"))
@@ -97,11 +108,12 @@ def render(report: ValidationReport) -> RenderableType:
 
 
 def _run_table(report: ValidationReport) -> Table:
-    kind = "logits" if report.runs[0].kl else "outputs"
+    outputs = list(report.runs[0].outputs)
+    kind = outputs[0] if len(outputs) == 1 else "outputs"
     ours, theirs = f"{report.bundle} ({report.dtype}, {report.runtime})", f"{report.checkpoint} ({report.family})"
-    table = Table(title=f"{ours} against upstream on {theirs}", title_justify="left", caption_justify="left")
+    table = Table(title=f"{ours} against {report.reference} on {theirs}", title_justify="left", caption_justify="left")
     table.caption = (
-        "Error (what is allowed). Logits: relative to their spread, max - min. "
+        "Error (what is allowed). Outputs: relative to their spread, max - min. "
         "States: relative to the largest value of their row and head."
     )
     table.add_column("run")
@@ -113,9 +125,9 @@ def _run_table(report: ValidationReport) -> Table:
     table.add_column("")
     for run in report.runs:
         own = [v for v in report.verdicts if v.run == run.name]
-        outputs = [v for v in own if v.quantity == OUTPUTS]
-        typical = max((v for v in outputs if v.limit.kind != "worst"), key=lambda v: v.share)
-        worst = next(v for v in outputs if v.limit.kind == "worst")
+        of_outputs = [v for v in own if v.is_output]
+        typical = max((v for v in of_outputs if v.limit.kind != "worst"), key=lambda v: v.share)
+        worst = max((v for v in of_outputs if v.limit.kind == "worst"), key=lambda v: v.share)
         table.add_row(
             run.what,
             f"{run.rows} x {run.steps}",
@@ -162,6 +174,19 @@ def _block_table(report: ValidationReport) -> Table:
     return table
 
 
+def _output_table(report: ValidationReport) -> Table:
+    """By output and run: the limit that it comes closest to."""
+    table = Table(title="Error by output: the limit that it is closest to", title_justify="left")
+    table.add_column("output")
+    for run in report.runs:
+        table.add_column(run.name, justify="right")
+    for output in report.runs[0].outputs:
+        own = [v for v in report.verdicts if v.is_output and v.quantity == output]
+        cells = [max((v for v in own if v.run == run.name), key=lambda v: v.share) for run in report.runs]
+        table.add_row(output, *map(_error, cells))
+    return table
+
+
 def _text_line(run: Scenario) -> Text | None:
     if run.text is None:
         return None
@@ -188,8 +213,9 @@ def _forecast_table(score: ForecastScore) -> Table:
 
 
 def _verdict_line(report: ValidationReport) -> Text:
+    whose = report.reference.partition(" in ")[0]
     if report.passed:
-        return Text(f"Passed in {report.seconds:.0f} s: the bundle computes the upstream model.", style="bold green")
+        return Text(f"Passed in {report.seconds:.0f} s: the bundle computes what {whose} does.", style="bold green")
     failed = sum(not verdict.passed for verdict in report.verdicts)
     text = Text(f"FAILED: {failed} of {len(report.verdicts)} checks. ", style="bold red")
     fault = report.fault

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..bundle.manifest import LOGITS
 from ..runtime.session import Session
 from . import metrics
 from .tolerance import Series
@@ -73,8 +74,9 @@ class Scenario:
     """Each step starts from the reference's states, so that nothing accumulates."""
     rows: int
     steps: int
-    outputs: Series
-    """`metrics.relative_error` of logits, or of vectors where the model has no head."""
+    outputs: dict[str, Series]
+    """By output: `metrics.relative_error` of logits, or of vectors where the model has no head; of a network's outputs
+    the error relative to their spread over the run."""
     kl: list[float]
     """Per step, mean over the rows, nats; empty where the model has no head."""
     disagreements: list[Disagreement]
@@ -86,7 +88,8 @@ class Scenario:
     @property
     def top_one_agreement(self) -> float:
         """Share of tokens at which both put the same token first."""
-        return 1 - len(self.disagreements) / (self.rows * len(self.outputs.steps))
+        positions = max(len(series.steps) for series in self.outputs.values())
+        return 1 - len(self.disagreements) / (self.rows * positions)
 
 
 class Stepper(Protocol):
@@ -113,9 +116,9 @@ class Machines:
     bundle: Session
 
     @property
-    def give_logits(self) -> bool:
-        """Whether the outputs are logits; else they are vectors."""
-        return self.bundle.manifest.gives_logits
+    def output_name(self) -> str:
+        """Of the bundle's one output: `logits`, or what vectors are called."""
+        return self.bundle.manifest.output.name
 
     def write_states(self, states: Mapping[str, np.ndarray]) -> None:
         for stepper in self._all:
@@ -156,7 +159,7 @@ def run_scenario(
     """
     steps, rows = inputs.shape[:2]
     machines.reset() if start is None else machines.write_states(start)
-    recorder = Recorder(_stride(machines.reference.read_states(), steps), machines.give_logits)
+    recorder = Recorder(_stride(machines.reference.read_states(), steps), machines.output_name)
     nats = np.zeros(2)
     for step in range(steps):
         if resets and step in resets:
@@ -184,7 +187,7 @@ def _stride(states: Mapping[str, np.ndarray], steps: int) -> int:
 
 
 @dataclass
-class _Open:
+class OpenSeries:
     """A series in the making."""
 
     steps: list[int] = field(default_factory=list)
@@ -201,12 +204,12 @@ class _Open:
 
 
 class Recorder:
-    """Collects the errors of one run. `stride`: how often states are compared; `logits`: whether outputs are logits."""
+    """Collects the errors of one run. `stride`: how often states are compared; `output`: what it compares."""
 
-    def __init__(self, stride: int, logits: bool):
-        self._stride, self._logits = stride, logits
-        self.output_series = _Open()
-        self.state_series: dict[str, _Open] = {}
+    def __init__(self, stride: int, output: str):
+        self._stride, self._output = stride, output
+        self.output_series = OpenSeries()
+        self.state_series: dict[str, OpenSeries] = {}
         self.kl: list[float] = []
         self.disagreements: list[Disagreement] = []
 
@@ -216,7 +219,7 @@ class Recorder:
     def outputs(self, step: int, reference: np.ndarray, nudged: np.ndarray, actual: np.ndarray) -> None:
         error = metrics.relative_error(reference, actual).max()
         self.output_series.add(step, error, metrics.relative_error(reference, nudged).max())
-        if self._logits:
+        if self._output == LOGITS:
             self.kl.append(float(metrics.kl_divergence(reference, actual).mean()))
             gaps = metrics.top_one_gap(reference, actual)
             self.disagreements += [Disagreement(step, int(row), float(gaps[row])) for row in np.flatnonzero(gaps)]
@@ -226,7 +229,7 @@ class Recorder:
         errors = metrics.state_errors(reference, machines.bundle.read_states())
         sensitivities = metrics.state_errors(reference, machines.nudged.read_states())
         for name, error in errors.items():
-            self.state_series.setdefault(name, _Open()).add(step, error, sensitivities[name])
+            self.state_series.setdefault(name, OpenSeries()).add(step, error, sensitivities[name])
 
     def scenario(
         self,
@@ -245,7 +248,7 @@ class Recorder:
             locked,
             rows,
             steps,
-            self.output_series.freeze(),
+            {self._output: self.output_series.freeze()},
             self.kl,
             self.disagreements,
             {state: series.freeze() for state, series in self.state_series.items()},

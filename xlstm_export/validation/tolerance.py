@@ -20,10 +20,14 @@ of eighteen random models in the three dtypes, all of them ill-conditioned in pl
 times the larger of 32 u and the median sensitivity, and the largest error, the end of a heavy tail, at most 9.4 times
 the larger of floor and largest sensitivity. A wrong weight or gate is not of the size of a roundoff: it does not hide.
 
+**Networks**. The reference of a user's own network is the module in float64; its sensitivity is the error of the module
+in float32 with its weights moved, so that it holds what float32 itself does to that module. The limits are the same.
+
 The limits, for each error of a run over its steps:
   typical   median(error) <= max(32 u + 3 u32, 8 median(sensitivity))
   worst     max(error)    <= max(floor, 32 max(sensitivity))
   contract  median(error) <= floor after 512 steps, for the outputs: where every rounding is magnified, nothing passes.
+Where an error was taken fewer than four times (what a whole sequence ends with), nothing is typical: `worst` decides.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ CHAIN = 32  # roundings to T that one step adds up to
 ROUNDINGS_PER_STEP = 3  # of a state value, in float32
 MEMORY = 512  # steps that count
 TYPICAL, WORST = 8, 32  # times the sensitivity: over three times what correct bundles need
+FEW = 4  # errors have a median that means something
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Series:
     steps: Sequence[int]
     error: Sequence[float]
     sensitivity: Sequence[float]
-    """The same error, of upstream with its weights moved by up to one unit roundoff."""
+    """The same error, of the reference (in float32) with its weights moved by up to one unit roundoff."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,18 @@ class Tolerance:
             outputs: it is the error of the logits, not of a state.
         """
         sensitivity, floor = np.asarray(series.sensitivity), self.floor(recurrence)
-        limits = [
-            Limit("typical", max(self.floor(1), TYPICAL * float(np.median(sensitivity)))),
-            Limit("worst", max(floor, WORST * float(sensitivity.max()))),
-        ]
+        limits = [Limit("worst", max(floor, WORST * float(sensitivity.max())))]
+        if len(sensitivity) >= FEW:
+            limits.insert(0, Limit("typical", max(self.floor(1), TYPICAL * float(np.median(sensitivity)))))
         return [*limits, Limit("contract", self.floor(MEMORY))] if outputs else limits
 
     def describe(self) -> str:
         """In two sentences, with the numbers."""
         return (
             f"{self.dtype}, unit roundoff {self.unit_roundoff:.1e}. Half of the steps must keep within "
-            f"{self.floor(1):.1e} or {TYPICAL} times what moving each of upstream's own weights by up to one roundoff "
-            f"does; every step within {self.floor(MEMORY):.1e} ({self.floor(1):.1e} when locked) or {WORST} times that."
+            f"{self.floor(1):.1e} or {TYPICAL} times what moving each of the reference's own weights by up to one "
+            f"roundoff does; every step within {self.floor(MEMORY):.1e} ({self.floor(1):.1e} when locked) or {WORST} "
+            "times that."
         )
 
 

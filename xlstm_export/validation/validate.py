@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..bundle import Bundle, Manifest
+from ..bundle.manifest import NETWORK
 from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
 from ..forecasting import Forecaster
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, open_session
-from ..version import __version__
 from .forecasts import run_forecasts
 from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
-from .references import UpstreamModel
 from .report import ValidationReport
 from .scenarios import Machines, Scenario, run_scenario
+from .surroundings import threads_for, versions
 from .texts import TextTokens, read_text
 from .tolerance import Tolerance
 from .upstream import UpstreamSession, load_upstream
@@ -34,7 +31,6 @@ from .verdict import first_fault, judge
 ZERO_STEPS, WARM_STEPS, RESET_STEPS = 128, 64, 96
 DRIFT_STEPS = 2000
 ROWS = 4  # of a bundle with a dynamic batch
-_ONE_THREAD = 30_000_000  # parameters: a smaller model's operators are too short to be shared between threads
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,11 @@ class ValidationOptions:
             raise UserError(ErrorKind.argument, f"--steps is {self.steps}; give 1 or more.")
 
 
+USUAL = ValidationOptions()
+
+
 def validate(
-    bundle: Bundle, source: Checkpoint, options: ValidationOptions = ValidationOptions(), stage: Stage = no_progress
+    bundle: Bundle, source: Checkpoint, options: ValidationOptions = USUAL, stage: Stage = no_progress
 ) -> ValidationReport:
     """Drive the upstream PyTorch model and a bundle side by side and judge how far they part.
 
@@ -78,6 +77,12 @@ def validate(
     manifest, seed = bundle.manifest, options.seed
     rows = options.batch or manifest.batch or ROWS
     tokens = read_text(options.text, bundle, rows, options.steps) if options.text is not None else None
+    if manifest.family == NETWORK:
+        raise UserError(
+            ErrorKind.argument,
+            f"{bundle.path} is a network of your own, which no checkpoint describes alone: name the module that it was "
+            "made from with --module package.module:factory --weights CKPT.",
+        )
     tick = stage("Checking that bundle and checkpoint belong together", None)
     digest = check_pair(bundle, source)
     tick(1)
@@ -86,7 +91,7 @@ def validate(
     nudged = perturbed(model, getattr(torch, manifest.dtype), seed)
     tick(1)
     shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
-    with open_session(bundle, options.runtime, rows, options.custom_ops) as session, _threads(model):
+    with open_session(bundle, options.runtime, rows, options.custom_ops) as session, threads_for(model.module):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
         runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
         if manifest.forecast is not None:
@@ -104,7 +109,7 @@ def validate(
         dtype=manifest.dtype,
         runtime=options.runtime,
         seed=seed,
-        versions=_versions(),
+        versions=versions(),
         seconds=time.monotonic() - started,
         tolerance=tolerance,
         runs=runs,
@@ -215,27 +220,3 @@ def _differences(a: object, b: object, at: str = "") -> Iterator[tuple[str, obje
     elif a != b:
         sizes = [f"{len(value)} entries" if isinstance(value, list) else value for value in (a, b)]
         yield at, sizes[0], sizes[1]
-
-
-@contextmanager
-def _threads(model: UpstreamModel) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if sum(p.numel() for p in model.module.parameters()) < _ONE_THREAD:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-_PACKAGES = "torch xlstm mlstm_kernels tirex-ts transformers onnxruntime onnxruntime-gpu tensorrt-rtx tensorrt".split()
-
-
-def _versions() -> dict[str, str]:
-    found = {"xlstm-export": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .scenarios import Scenario
 from .tolerance import Limit, Series, Tolerance
-
-OUTPUTS = "outputs"
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,8 @@ class Verdict:
 
     run: str
     quantity: str
-    """`outputs`, or the name of a state."""
+    """The name of an output or of a state."""
+    is_output: bool
     limit: Limit
     measured: float
     passed: bool
@@ -54,11 +53,13 @@ def judge(runs: Iterable[Scenario], tolerance: Tolerance) -> list[Verdict]:
     verdicts = []
     for run in runs:
         recurrence = 1 if run.locked else run.steps
-        for quantity, series in {**run.states, OUTPUTS: run.outputs}.items():
-            for limit in tolerance.limits(series, recurrence, quantity == OUTPUTS):
+        measured = [(name, series, False) for name, series in run.states.items()]
+        measured += [(name, series, True) for name, series in run.outputs.items()]
+        for quantity, series, is_output in measured:
+            for limit in tolerance.limits(series, recurrence, is_output):
                 passed = limit.passed(series)
                 first = None if passed else _first_beyond(series, limit)
-                verdicts.append(Verdict(run.name, quantity, limit, limit.measure(series), passed, first))
+                verdicts.append(Verdict(run.name, quantity, is_output, limit, limit.measure(series), passed, first))
     return verdicts
 
 
@@ -76,11 +77,13 @@ def first_fault(runs: Sequence[Scenario], verdicts: Sequence[Verdict]) -> Fault 
         failed = [v for v in verdicts if v.run == run.name and not v.passed]
         if not failed:
             continue
-        first = failed[0].quantity
-        block = None if first == OUTPUTS else block_of(first)
-        own = {v.quantity for v in failed if v.quantity != OUTPUTS and block_of(v.quantity) == block} or {OUTPUTS}
-        step = min(v.first_step for v in failed if v.quantity in own and v.first_step is not None)
-        return Fault(run.name, step, first, block, _explain(first, own, run.states))
+        first = failed[0]
+        block = None if first.is_output else block_of(first.quantity)
+        same = [v for v in failed if v.is_output == first.is_output and (v.is_output or block_of(v.quantity) == block)]
+        wrong = {v.quantity for v in same}
+        step = min(v.first_step for v in same if v.first_step is not None)
+        explain = _explain_outputs(wrong, run) if first.is_output else _explain_state(first.quantity, wrong, run.states)
+        return Fault(run.name, step, first.quantity, block, explain)
     return None
 
 
@@ -89,13 +92,18 @@ def block_of(state: str) -> int:
     return int(state.split(".")[1])
 
 
-def _explain(first: str, wrong: set[str], states: Collection[str]) -> str:
-    """Where to look: a state is the work of its own block up to the cell, and of every block before."""
-    if first == OUTPUTS:
-        if not states:
-            return "only outputs are compared in this run; those before it passed with their states"
-        last = max(map(block_of, states))
+def _explain_outputs(wrong: set[str], run: Scenario) -> str:
+    """Where to look when no state is wrong, or none was compared."""
+    if run.states:
+        last = max(map(block_of, run.states))
         return f"every state is right, so the fault lies behind the cell of blocks.{last}, in the last norm or the head"
+    right = [name for name in run.outputs if name not in wrong]
+    beside = f", while {', '.join(right)} {'is' if len(right) == 1 else 'are'} right" if right else ""
+    return f"the bundle gives something else than the module does, {run.what}{beside}"
+
+
+def _explain_state(first: str, wrong: set[str], states: Iterable[str]) -> str:
+    """Where to look: a state is the work of its own block up to the cell, and of every block before."""
     block = block_of(first)
     window = f"{first.rsplit('.', 1)[0]}.conv"
     if window in states and window not in wrong:

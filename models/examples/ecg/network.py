@@ -19,7 +19,7 @@ def _stack(dim: int) -> xLSTMBlockStack:
 
 
 class RhythmClassifier(nn.Module):
-    """Signals (B, S, 2) at 125 Hz to logits (B, 5). A quarter of the positions goes through the blocks."""
+    """Signals (B, S, 2) at 125 Hz to logits (B, 5). An eighth of the positions goes through the blocks."""
 
     def __init__(self, leads: int = 2, dim: int = 32, classes: int = 5):
         super().__init__()
@@ -28,6 +28,9 @@ class RhythmClassifier(nn.Module):
             nn.BatchNorm1d(16),
             nn.GELU(),
             nn.Conv1d(16, dim, 5, stride=2, padding=2),
+            nn.BatchNorm1d(dim),
+            nn.GELU(),
+            nn.Conv1d(dim, dim, 5, stride=2, padding=2),
             nn.BatchNorm1d(dim),
             nn.GELU(),
         )

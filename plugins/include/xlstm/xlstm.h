@@ -132,7 +132,7 @@ XLSTM_C_API xlstm_status xlstm_session_prefill_vectors(xlstm_session* session, c
 /* One pass of any model: each of its inputs once, in any order. How many positions there are follows from the counts.
  * `lengths`, (batch): how many positions of each row are there, the rest being padding; NULL: all. *outputs: as many as
  * the model has and in their order, owned by the session, valid until it is fed again. A pass with as many positions as
- * one before, and every pass of one position, allocates nothing. */
+ * those before, and every pass of one position, allocates nothing. */
 XLSTM_C_API xlstm_status xlstm_session_run(xlstm_session* session, const xlstm_input* inputs, size_t count,
                                            const int32_t* lengths, const xlstm_output** outputs);
 /* Zero the states of one row, or of all for -1. */

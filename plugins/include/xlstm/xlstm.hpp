@@ -285,11 +285,11 @@ class XLSTM_API Session {
   /// One pass of any model: feed each of ModelInfo::inputs once, in any order, and advance the states. How many
   /// positions there are follows from the sizes; an input without a time axis is one value for all of them, and int64
   /// tokens are from 0 to the vocabulary - 1, also in the padding. All positions go through at once: memory grows with
-  /// them, and is kept. A pass with as many positions as one before, and every pass of one position, allocates nothing.
-  /// `lengths`, (batch): how many positions of each row are there, from 0 on; the rest is padding, and a row of length
-  /// 0 keeps its states. Empty: all. An output without a time axis is that of each row's last position. Mode `step` has
-  /// one position a pass; mode `window` keeps nothing, and both take no padding.
-  /// Errors: argument (names, types, sizes, lengths, tokens; more positions than an engine takes), runtime.
+  /// them, and is kept. A pass with as many positions as those before, and every pass of one position, allocates
+  /// nothing. `lengths`, (batch): how many positions of each row are there, from 0 on; the rest is padding, and a row
+  /// of length 0 keeps its states. Empty: all. An output without a time axis is that of each row's last position. Mode
+  /// `step` has one position a pass; mode `window` keeps nothing, and both take no padding. Errors: argument (names,
+  /// types, sizes, lengths, tokens; more positions than an engine takes), runtime.
   Outputs run(std::initializer_list<Input> inputs, Span<const std::int32_t> lengths = {}) {
     return run(Span<const Input>(inputs.begin(), inputs.size()), lengths);
   }

@@ -1,5 +1,5 @@
 // Networks of any inputs and outputs, fed by name.   test_networks behaviour | refusals | c_api
-// XLSTM_TEST_NETWORKS: the folder of the bundles that tests/support/networks.py writes.
+// XLSTM_TEST_NETWORKS: the folder of the bundles that tests/support/hand_written_bundles.py writes.
 #include <xlstm/xlstm.h>
 
 #include <algorithm>
@@ -19,7 +19,8 @@ constexpr std::size_t kBatch = 2;
 std::string network(const char* name) {
   const char* folder = std::getenv("XLSTM_TEST_NETWORKS");
   if (!folder || !std::getenv("XLSTM_ONNXRUNTIME")) {
-    std::puts("skipped: set XLSTM_TEST_NETWORKS to the folder of support/networks.py, and XLSTM_ONNXRUNTIME");
+    std::puts(
+        "skipped: set XLSTM_TEST_NETWORKS to the folder of support/hand_written_bundles.py, and XLSTM_ONNXRUNTIME");
     std::exit(77);
   }
   return folder + std::string("/") + name;

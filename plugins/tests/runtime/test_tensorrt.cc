@@ -29,20 +29,27 @@ std::string hash_line(const char* key, const std::string& name, const std::strin
          xlstm::internal::to_hex(hash.digest()) + "\"}, ";
 }
 
-// A bundle with an engine of the stand-in's model; `profiles` as in the engine's record.
-void write_bundle(const fs::path& folder, const std::string& mode, const std::string& profiles, bool all_positions) {
-  const bool steps = mode == "step";
+// A bundle with an engine of the stand-in's model; `profiles` as in the engine's record. `network`: it has no
+// vocabulary, and one input and output more. Mode `window` is a network's.
+void write_bundle(const fs::path& folder, const std::string& mode, const std::string& profiles, bool all_positions,
+                  bool network = false) {
+  const bool steps = mode == "step", window = mode == "window";
   const std::string sequence = steps ? "1" : "\"sequence\"";
+  const std::string state = R"({"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]})";
   const std::string manifest =
       R"({"format": "xlstm-bundle", "format_version": 3, "family": "xlstm", "dtype": "float32", "batch": null, "mode": ")" +
-      mode + R"(", "inputs": [{"name": "tokens", "dtype": "int64", "shape": ["batch", )" + sequence +
-      R"(]}], "lengths": )" + (steps ? "null" : R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})") +
+      mode + R"(", "inputs": [)" + (network ? R"({"name": "gain", "dtype": "float32", "shape": ["batch", 2]}, )" : "") +
+      R"({"name": "tokens", "dtype": "int64", "shape": ["batch", )" + sequence + R"(]}], "lengths": )" +
+      (steps || window ? "null" : R"({"name": "lengths", "dtype": "int32", "shape": ["batch"]})") +
       R"(, "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", )" + (all_positions ? sequence : "1") +
-      R"(, 5]}], "states": [{"input": "s", "output": "s.next", "dtype": "float32", "shape": ["batch", 3]}],
-      "tokenizer": null, "vocab_size": 5, "architecture": {}, "source": {"path": "x", "sha256": null},
-      "weight_files": [], "producer": {}})";
-  std::string engine = steps ? "" : "lengths ";
+      ", 5]}" + (network ? R"(, {"name": "energy", "dtype": "float32", "shape": ["batch"]})" : "") +
+      R"(], "states": [)" + (window ? "" : state) + R"(], "tokenizer": null, "vocab_size": )" +
+      (network ? "null" : "5") +
+      R"(, "architecture": {}, "source": {"path": "x", "sha256": null}, "weight_files": [], "producer": {}})";
+  std::string engine = steps || window ? "" : "lengths ";
   if (all_positions) engine += "all_positions ";
+  if (network) engine += "network ";
+  if (window) engine += "window ";
   for (const char* name : {"decode", "prefill"}) {
     if (profiles.find(name) != std::string::npos) engine += std::string(name) + " ";
   }
@@ -54,7 +61,7 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
       "seconds": 0, "producer": {}, )" +
       hash_line("model", "model.onnx", "graph") + hash_line("manifest", "manifest.json", manifest) +
       "\"engine_bytes\": " + std::to_string(engine.size()) + ", \"profiles\": " + profiles +
-      ", \"max_chunk\": " + (steps ? "null" : "16") + "}";
+      ", \"max_chunk\": " + (profiles.find("prefill") == std::string::npos ? "null" : "16") + "}";
   const auto write = [&](const fs::path& name, const std::string& text) { std::ofstream(folder / name) << text; };
   fs::create_directories(folder / "engines");
   write("model.onnx", "graph");
@@ -136,6 +143,47 @@ void errors(const xlstm::Model& model) {
   CHECK(session.save() == good.save());
 }
 
+// Networks are fed by name: steps from CUDA graphs, passes of any length with padding, and windows.
+void networks(const xlstm::Model& model) {
+  const bool window = model.info().mode == "window", steps = model.info().mode == "step";
+  CHECK(model.info().inputs[0].name == "gain" && model.info().outputs[1].name == "energy");
+  std::mt19937 random(2);
+  auto session = model.session(kBatch);
+  Expected expected;
+  float state[kBatch] = {};
+  for (int round = 0; round < 60; ++round) {
+    const std::size_t positions = steps || round % 3 == 0 ? 1 : 1 + random() % 16;
+    Tokens tokens(kBatch * positions);
+    for (auto& token : tokens) token = random() % 4;
+    const std::vector<float> gain{1, 0, static_cast<float>(random() % 8), 0, -2, 0};
+    std::vector<std::int32_t> lengths;
+    for (int row = 0; row < kBatch && !steps && !window && round % 2; ++row) {
+      lengths.push_back(static_cast<std::int32_t>(random() % (positions + 1)));
+    }
+    const auto outputs = session.run({{"tokens", tokens}, {"gain", gain}}, lengths);
+    CHECK(outputs["logits"].shape[1] == static_cast<std::int64_t>(positions) && outputs["energy"].size() == kBatch);
+    for (std::size_t row = 0; row < kBatch; ++row) {
+      if (window) expected.reset(row), state[row] = 0;
+      const std::size_t length = lengths.empty() ? positions : static_cast<std::size_t>(lengths[row]);
+      for (std::size_t t = 0; t < length; ++t) {
+        expected.feed(row, tokens[row * positions + t]);
+        state[row] = state[row] / 2 + static_cast<float>(tokens[row * positions + t]);
+        expected.check({outputs["logits"].data + (row * positions + t) * kVocabulary, kVocabulary}, row);
+      }
+      if (length) CHECK(outputs["energy"].data[row] == state[row] * gain[2 * row]);
+    }
+    if (round % 7 == 0) session = session.fork();
+  }
+  const std::vector<float> gain(kBatch * 2);
+  if (steps) {
+    check_error(ErrorCode::argument, "expected int64 (3, 1): 3 values",
+                [&] { session.run({{"tokens", Tokens(kBatch * 2)}, {"gain", gain}}); });
+  } else {
+    check_error(ErrorCode::argument, "The engine's prefill profile takes tokens of 1x1 to 3x16, not 3x17",
+                [&] { session.run({{"tokens", Tokens(kBatch * 17)}, {"gain", gain}}); });
+  }
+}
+
 // Two batches that share a stream work in turn: no call of one falls into a call of the other, nor into its making and
 // unmaking.
 void turns() {
@@ -210,6 +258,19 @@ int main(int argc, char** argv) {
     CHECK(load(graph, 0).info().chunk == 0);
     mixed_use(load(graph, 0), false);
   }
+  for (const bool graph : {true, false}) {
+    for (const char* mode : {"both", "prefill", "step", "window"}) {
+      const std::string name = mode;
+      const char* const profiles = name == "both"   ? R"(["decode", "prefill"])"
+                                   : name == "step" ? R"(["decode"])"
+                                                    : R"(["prefill"])";
+      write_bundle(bundle, mode, profiles, true, true);
+      networks(load(graph, 0));
+    }
+  }
+  write_bundle(bundle, "both", R"(["decode"])", true, true);
+  check_error(ErrorCode::argument, "The engine takes one position a pass, not 2: it has no prefill profile.",
+              [&] { load(true, 0).session().run({{"tokens", Tokens(2)}, {"gain", std::vector<float>(2)}}); });
   write_bundle(bundle, "prefill", R"(["prefill"])", false);
   check_error(ErrorCode::argument, "The engine's prefill profile takes s of 1x3 to 3x3, not 4x3",
               [&] { load(true, 0).session(4); });

@@ -16,7 +16,7 @@ class LeftPadded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv1d(4, 12, 5), nn.Conv1d(12, 16, 3, groups=4)
-        self.stack, self.head = stack(16, [1]), nn.Linear(16, 2)
+        self.stack, self.head = stack(16, [0], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.gelu(self.first(F.pad(x.transpose(1, 2), (4, 0))))
@@ -30,7 +30,7 @@ class CutAtTheEnd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.bn = nn.Conv1d(4, 16, 4, padding=3), nn.BatchNorm1d(16)
-        self.stack, self.head = stack(16, [0]), nn.Linear(16, 2)
+        self.stack, self.head = stack(16, [], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(x.transpose(1, 2))[..., : x.shape[1]]
@@ -45,7 +45,7 @@ class UpstreamsConvolution(nn.Module):
         self.embed = nn.Linear(4, 16)
         self.depthwise = CausalConv1d(CausalConv1dConfig(feature_dim=16, kernel_size=4))
         self.mixing = CausalConv1d(CausalConv1dConfig(feature_dim=16, kernel_size=3, channel_mixing=True))
-        self.stack, self.head = stack(16, [1]), nn.Linear(16, 2)
+        self.stack, self.head = stack(16, [0], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.silu(self.depthwise(self.embed(x)))
@@ -88,7 +88,7 @@ class Dilated(nn.Module):
         super().__init__()
         self.embed = nn.Conv1d(4, 16, 1)
         self.tcn = nn.Sequential(*(TemporalBlock(16, 2**i) for i in range(3)))
-        self.stack, self.head = stack(16, [1]), nn.Linear(16, 2)
+        self.stack, self.head = stack(16, [0], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.tcn(self.embed(x.transpose(1, 2)))
@@ -100,7 +100,7 @@ class CentredLookahead(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.stack, self.head = nn.Conv1d(4, 16, 3, padding=1), stack(16, [0]), nn.Linear(16, 2)
+        self.conv, self.stack, self.head = nn.Conv1d(4, 16, 3, padding=1), stack(16, [], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stack(self.conv(x.transpose(1, 2)).transpose(1, 2)))

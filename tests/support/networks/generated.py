@@ -236,7 +236,7 @@ class Planted(nn.Module):
         for place in PLACES:
             setattr(self, place, plan.operator() if place == plan.place else nn.Identity())
         self.place = plan.place
-        self.first = [lambda: stack(DIM, [1]), lambda: slstm_block(DIM), lambda: mlstm_block(DIM)][seed % 3]()
+        self.first = [lambda: stack(DIM, [], blocks=1), lambda: slstm_block(DIM), lambda: mlstm_block(DIM)][seed % 3]()
         self.second = [lambda: mlstm_block(DIM), lambda: stack(DIM, [0], blocks=1)][seed % 2]()
         self.head = nn.Linear(DIM, 3)
 

@@ -19,7 +19,7 @@ class WeightNorm(nn.Module):
         super().__init__()
         self.hooked = nn.utils.weight_norm(nn.Conv1d(4, 16, 3))
         self.parametrised = nn.utils.parametrizations.weight_norm(nn.Conv1d(16, 16, 3, dilation=2))
-        self.stack, self.head = stack(16, [1]), nn.utils.parametrizations.weight_norm(nn.Linear(16, 2))
+        self.stack, self.head = stack(16, [0], blocks=1), nn.utils.parametrizations.weight_norm(nn.Linear(16, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.hooked(F.pad(x.transpose(1, 2), (2, 0))))
@@ -71,7 +71,7 @@ class RunningMean(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [1]), nn.Linear(16, 2)
+        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [0], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stack(self.embed(x))
@@ -83,7 +83,7 @@ class Differences(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack, self.head = nn.Linear(8, 16), stack(16, [0]), nn.Linear(16, 2)
+        self.embed, self.stack, self.head = nn.Linear(8, 16), stack(16, [], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
@@ -140,7 +140,11 @@ class SamePadding(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.stack, self.head = nn.Conv1d(4, 16, 5, padding="same"), stack(16, [1]), nn.Linear(16, 2)
+        self.conv, self.stack, self.head = (
+            nn.Conv1d(4, 16, 5, padding="same"),
+            stack(16, [0], blocks=1),
+            nn.Linear(16, 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stack(self.conv(x.transpose(1, 2)).transpose(1, 2)))
@@ -151,7 +155,7 @@ class MaskedMean(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [1]), nn.Linear(16, 3)
+        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [0], blocks=1), nn.Linear(16, 3)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h, weight = self.stack(self.embed(x)), torch.sigmoid(mask).unsqueeze(-1)

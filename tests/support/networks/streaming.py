@@ -17,7 +17,7 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.embed = nn.Linear(5, 16)
         self.bn = nn.BatchNorm1d(16)
-        self.encoder, self.decoder = stack(16, [1]), stack(16, [0])
+        self.encoder, self.decoder = stack(16, [1]), stack(16, [0], blocks=1)
         self.out = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ class SpeechEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.project = nn.Sequential(nn.LayerNorm(20), nn.Linear(20, 64), nn.GELU())
-        self.blocks = large_stack(64)
+        self.blocks = large_stack(64, blocks=1)
         self.head = nn.Linear(64, 11)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class TransformersEncoder(nn.Module):
         self.backbone = xLSTMModel(
             xLSTMConfig(
                 hidden_size=128,
-                num_hidden_layers=2,
+                num_hidden_layers=1,
                 num_heads=2,
                 vocab_size=8,
                 chunkwise_kernel="chunkwise--native_autograd",
@@ -107,7 +107,7 @@ class TiedTwice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [0]), nn.Linear(16, 2)
+        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.embed(x)
@@ -121,7 +121,11 @@ class OnlySLSTM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [0, 1], conv=0, act="swish"), nn.Linear(16, 2)
+        self.embed, self.stack, self.head = (
+            nn.Linear(4, 16),
+            stack(16, [0], blocks=1, conv=0, act="swish"),
+            nn.Linear(16, 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stack(self.embed(x)))
@@ -134,7 +138,7 @@ class WithGRU(nn.Module):
         super().__init__()
         self.gru, self.stack, self.head = (
             nn.GRU(4, 16, num_layers=2, batch_first=True),
-            stack(16, [1]),
+            stack(16, [0], blocks=1),
             nn.Linear(16, 2),
         )
 
@@ -148,7 +152,7 @@ class WithLSTM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack = nn.Linear(4, 16), stack(16, [0])
+        self.embed, self.stack = nn.Linear(4, 16), stack(16, [], blocks=1)
         self.lstm, self.head = nn.LSTM(16, 12), nn.Linear(12, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +212,7 @@ class LastPosition(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [1]), nn.Linear(16, 3)
+        self.embed, self.stack, self.head = nn.Linear(4, 16), stack(16, [0], blocks=1), nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stack(self.embed(x))
@@ -221,7 +225,7 @@ class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.norm, self.drop = nn.Embedding(23, 16), nn.LayerNorm(16), nn.Dropout(0.3)
-        self.stack = stack(16, [0], dropout=0.2)
+        self.stack = stack(16, [], blocks=1, dropout=0.2)
 
     def forward(self, tokens: Tensor) -> Tensor:
         h = self.drop(self.norm(self.embed(tokens)))
@@ -234,7 +238,7 @@ class ChannelFirst(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.mix, self.bn = nn.Conv1d(6, 16, 1), nn.BatchNorm1d(16)
-        self.stack, self.head = stack(16, [1]), nn.Conv1d(16, 2, 1)
+        self.stack, self.head = stack(16, [0], blocks=1), nn.Conv1d(16, 2, 1)
 
     def forward(self, signal: Tensor) -> Tensor:
         h = F.relu(self.bn(self.mix(signal)))
@@ -247,7 +251,7 @@ class StaticRow(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.static, self.embed = nn.Linear(4, 16), nn.Linear(3, 16)
-        self.stack, self.head = stack(16, [0]), nn.Linear(16, 1)
+        self.stack, self.head = stack(16, [], blocks=1), nn.Linear(16, 1)
 
     def forward(self, forcing: Tensor, attributes: Tensor) -> Tensor:
         h = self.embed(forcing) * torch.sigmoid(self.static(attributes)).unsqueeze(1)

@@ -30,7 +30,7 @@ class Vendored(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         package = importlib.import_module(f"{NAME}.xlstm_copy")
-        self.embed, self.stack = nn.Linear(4, 16), stack(16, [1], package=package)
+        self.embed, self.stack = nn.Linear(4, 16), stack(16, [0], blocks=1, package=package)
         self.head = nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:

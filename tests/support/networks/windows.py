@@ -34,7 +34,7 @@ class Forecaster(nn.Module):
         self.average = nn.AvgPool1d(9, stride=1)
         self.seasonal, self.trend = nn.Linear(window, dim), nn.Linear(window, dim)
         self.bn = nn.BatchNorm1d(channels)
-        self.stack = stack(dim, [0])
+        self.stack = stack(dim, [], blocks=1)
         self.out = nn.Linear(dim, horizon)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class AnomalyForecaster(nn.Module):
     def __init__(self, horizon: int = 6):
         super().__init__()
         self.horizon = horizon
-        self.embed, self.encoder, self.decoder = nn.Linear(5, 16), stack(16, [1]), stack(16, [0])
+        self.embed, self.encoder, self.decoder = nn.Linear(5, 16), stack(16, [0], blocks=1), stack(16, [], blocks=1)
         self.out = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack = nn.Linear(4, 16), stack(16, [1])
+        self.embed, self.stack = nn.Linear(4, 16), stack(16, [0], blocks=1)
         self.score, self.head = nn.Linear(16, 1), nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ class BidirectionalGRU(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gru = nn.GRU(4, 8, batch_first=True, bidirectional=True)
-        self.stack, self.head = stack(16, [0]), nn.Linear(16, 2)
+        self.stack, self.head = stack(16, [], blocks=1), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stack(self.gru(x)[0]))
@@ -144,7 +144,7 @@ class Transformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.stack = nn.Linear(4, 16), stack(16, [1])
+        self.embed, self.stack = nn.Linear(4, 16), stack(16, [0], blocks=1)
         self.attention, self.norm = nn.MultiheadAttention(16, 2, batch_first=True), nn.LayerNorm(16)
         self.head = nn.Linear(16, 2)
 

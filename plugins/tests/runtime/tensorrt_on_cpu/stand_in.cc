@@ -2,9 +2,11 @@
 // queued, or, while a stream is captured, when the graph is launched. It ends the process where it is used wrongly.
 //
 // An engine's bytes are the names of its profiles (`decode`, `prefill`) and of what else it has (`lengths`,
-// `all_positions`). Its model has a state s (batch, 3) that starts at zero. Each token t makes it s/2 + t, and the
-// logits (1, 2, 3, 4, 5) times its first value; those of a row without tokens, and of padding, are NaN. A pass over
-// more than one position fails where it meets the token 4.
+// `all_positions`, `network`: an input gain (batch, 2) and an output energy (batch), the logits' and the gain's first
+// values one by the other after the last position; `window`: the states are zeros, and neither fed nor given). Its
+// model has a state s (batch, 3) that starts at zero. Each token t makes it s/2 + t, and the logits (1, 2, 3, 4, 5)
+// times its first value; those of a row without tokens, and of padding, are NaN. A pass over more than one position
+// fails where it meets the token 4.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -58,12 +60,15 @@ constexpr std::int64_t kVocabulary = 5, kWidth = 3;
 
 struct Engine : ICudaEngine {
   std::vector<std::string> profiles;
-  bool lengths = false, all_positions = false;
+  bool lengths = false, all_positions = false, network = false, window = false;
 
   TensorIOMode getTensorIOMode(const char* name) const noexcept override {
     const std::string tensor = name;
-    if (tensor == "tokens" || tensor == "s" || (tensor == "lengths" && lengths)) return TensorIOMode::kINPUT;
-    return tensor == "logits" || tensor == "s.next" ? TensorIOMode::kOUTPUT : TensorIOMode::kNONE;
+    if (tensor == "tokens" || (tensor == "s" && !window) || (tensor == "lengths" && lengths))
+      return TensorIOMode::kINPUT;
+    if (tensor == "gain" && network) return TensorIOMode::kINPUT;
+    const bool output = tensor == "logits" || (tensor == "s.next" && !window) || (tensor == "energy" && network);
+    return output ? TensorIOMode::kOUTPUT : TensorIOMode::kNONE;
   }
   DataType getTensorDataType(const char* name) const noexcept override {
     const std::string tensor = name;
@@ -79,6 +84,7 @@ struct Engine : ICudaEngine {
     const std::string tensor = name;
     if (tensor == "tokens") return {2, {batch, positions}};
     if (tensor == "lengths") return {1, {batch}};
+    if (tensor == "gain") return {2, {batch, 2}};
     return {2, {batch, kWidth}};
   }
   IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy) noexcept override;
@@ -113,20 +119,26 @@ struct Context : IExecutionContext {
   }
   bool enqueueV3(CUstream_st*) noexcept override {
     const std::int64_t batch = shapes.at("tokens").d[0], positions = shapes.at("tokens").d[1];
-    REQUIRE(shapes.at("s").d[0] == batch && (!engine.lengths || shapes.at("lengths").d[0] == batch));
+    REQUIRE(engine.window || shapes.at("s").d[0] == batch);
+    REQUIRE(!engine.lengths || shapes.at("lengths").d[0] == batch);
+    REQUIRE(!engine.network || (shapes.at("gain").d[0] == batch && shapes.at("gain").d[1] == 2));
     const auto* tokens = static_cast<const std::int64_t*>(addresses.at("tokens"));
     const auto* lengths = engine.lengths ? static_cast<const std::int32_t*>(addresses.at("lengths")) : nullptr;
-    const auto* before = static_cast<const float*>(addresses.at("s"));
-    auto* after = static_cast<float*>(addresses.at("s.next"));
+    const auto* before = engine.window ? nullptr : static_cast<const float*>(addresses.at("s"));
+    auto* after = engine.window ? nullptr : static_cast<float*>(addresses.at("s.next"));
+    const auto* gain = engine.network ? static_cast<const float*>(addresses.at("gain")) : nullptr;
+    auto* energy = engine.network ? static_cast<float*>(addresses.at("energy")) : nullptr;
     auto* logits = static_cast<float*>(addresses.at("logits"));
-    REQUIRE(before != after);
+    REQUIRE(engine.window || before != after);
     for (std::int64_t i = 0; positions > 1 && i < batch * positions; ++i)
       if (tokens[i] == 4) return false;
     submit([=, all = engine.all_positions] {
       std::fill_n(logits, batch * (all ? positions : 1) * kVocabulary, std::numeric_limits<float>::quiet_NaN());
-      std::memcpy(after, before, sizeof(float) * static_cast<std::size_t>(batch * kWidth));
+      std::vector<float> zeros(static_cast<std::size_t>(batch * kWidth));
+      float* const states = after ? after : zeros.data();
+      if (before) std::memcpy(states, before, sizeof(float) * zeros.size());
       for (std::int64_t row = 0; row < batch; ++row) {
-        float* const state = after + row * kWidth;
+        float* const state = states + row * kWidth;
         const std::int64_t length = lengths ? lengths[row] : positions;
         REQUIRE(length >= 0 && length <= positions);
         for (std::int64_t t = 0; t < length; ++t) {
@@ -134,6 +146,7 @@ struct Context : IExecutionContext {
           float* const out = logits + (all ? row * positions + t : row) * kVocabulary;
           for (int i = 0; i < kVocabulary; ++i) out[i] = state[0] * static_cast<float>(i + 1);
         }
+        if (energy) energy[row] = state[0] * gain[2 * row];
       }
     });
     return true;
@@ -155,6 +168,10 @@ struct Runtime : IRuntime {
         engine->lengths = true;
       else if (word == "all_positions")
         engine->all_positions = true;
+      else if (word == "network")
+        engine->network = true;
+      else if (word == "window")
+        engine->window = true;
       else
         engine->profiles.push_back(word);
     }

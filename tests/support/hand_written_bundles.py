@@ -1,8 +1,12 @@
-"""Small networks as bundles, put together by hand: what any exporter could write that follows FORMAT.md."""
+"""Small networks as bundles, put together by hand: what any exporter could write that follows FORMAT.md.
+
+    python -m support.hand_written_bundles FOLDER      # writes them all
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -163,6 +167,21 @@ def write_step_network(folder: Path) -> Path:
     return write_network(folder, g, "step", inputs, [("force", "float32", ["batch", 1])], cell_states(""))
 
 
+def write_regulator(folder: Path) -> Path:
+    """Mode `step`: keeps the pole of `models/examples/pole` up, by the differences from the last observation.
+
+    The gains [N] are for the cart's position and the pole's angle and, after them, for what they changed in 1 ms.
+    """
+    g = Graph(4)
+    changed = g("Sub", "observation", "last")
+    both = g("Concat", "observation", changed, axis=1)
+    force = g("MatMul", both, g.constant([[4.4], [38.6], [5200.0], [5200.0]], "float32"))
+    g("Mul", g("Tanh", g("Div", force, g.constant(10, "float32"))), g.constant(10, "float32"), names=["force"])
+    g("Identity", "observation", names=["last.next"])
+    inputs: list[Spec] = [("observation", "float32", ["batch", 2])]
+    return write_network(folder, g, "step", inputs, [("force", "float32", ["batch", 1])], {"last": ["batch", 2]})
+
+
 def write_window_network(folder: Path) -> Path:
     """Mode `window`: a convolution over time, which comes last; one output's length is known after the run only."""
     g = Graph(2)
@@ -186,6 +205,7 @@ WRITERS = {
     "step": write_step_network,
     "window": write_window_network,
     "fixed": write_fixed_network,
+    "regulator": write_regulator,
 }
 
 
@@ -228,3 +248,8 @@ def random_inputs(bundle: Path, batch: int, positions: int, random: np.random.Ge
             spec.dtype
         )
     return inputs
+
+
+if __name__ == "__main__":
+    for name, write in WRITERS.items():
+        write(Path(sys.argv[1]) / name)
