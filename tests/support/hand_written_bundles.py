@@ -1,6 +1,6 @@
 """Small networks as bundles, put together by hand: what any exporter could write that follows FORMAT.md.
 
-    python -m support.hand_written_bundles FOLDER      # writes them all
+python -m support.hand_written_bundles FOLDER      # writes them all
 """
 
 from __future__ import annotations
