@@ -67,7 +67,9 @@ void require(const Pointers*... pointers) {
 xlstm::Input to_input(const xlstm_input& input) {
   require(input.name);
   if (input.count) require(input.values);
-  switch (input.dtype) {
+  int dtype = 0;  // C's enumerations may hold any number
+  std::memcpy(&dtype, &input.dtype, sizeof dtype);
+  switch (dtype) {
     case XLSTM_FLOAT32:
       return {input.name, xlstm::Span<const float>(static_cast<const float*>(input.values), input.count)};
     case XLSTM_INT64:
@@ -75,7 +77,8 @@ xlstm::Input to_input(const xlstm_input& input) {
     case XLSTM_INT32:
       return {input.name, xlstm::Span<const int32_t>(static_cast<const int32_t*>(input.values), input.count)};
   }
-  throw xlstm::Error(xlstm::ErrorCode::argument, std::string("Input ") + input.name + " is of no xlstm_dtype.");
+  throw xlstm::Error(xlstm::ErrorCode::argument, std::string("Input ") + input.name + " has the dtype " +
+                                                     std::to_string(dtype) + ", which is no xlstm_dtype.");
 }
 
 const char* or_empty(const char* path) { return path ? path : ""; }

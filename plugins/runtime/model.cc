@@ -355,7 +355,7 @@ void load_state(Session::Impl& session, Span<const std::uint8_t> bytes, const st
   const Span<const std::uint8_t> payload =
       internal::decode_state(session.manifest(), session.model->model_hash(), session.batch->size(), bytes, where);
   std::vector<float> aligned(payload.size() / sizeof(float));
-  std::memcpy(aligned.data(), payload.data(), payload.size());
+  if (!aligned.empty()) std::memcpy(aligned.data(), payload.data(), payload.size());
   session.batch->write_states(aligned.data());
 }
 

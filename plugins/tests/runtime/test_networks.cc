@@ -190,8 +190,10 @@ void c_api() {
   CHECK(xlstm_session_run(session, inputs, 3, nullptr, &outputs) == XLSTM_ERROR_ARGUMENT);
   CHECK(std::strstr(xlstm_last_error(), "Input speaker is missing."));
   xlstm_input wrong[] = {inputs[0], inputs[1], inputs[2], inputs[3]};
-  wrong[3].dtype = static_cast<xlstm_dtype>(7);
+  const int seven = 7;
+  std::memcpy(&wrong[3].dtype, &seven, sizeof seven);
   CHECK(xlstm_session_run(session, wrong, 4, nullptr, &outputs) == XLSTM_ERROR_ARGUMENT);
+  CHECK(std::strstr(xlstm_last_error(), "Input speaker has the dtype 7, which is no xlstm_dtype."));
   wrong[3] = {nullptr, XLSTM_INT64, fed.speaker.data(), 2};
   CHECK(xlstm_session_run(session, wrong, 4, nullptr, &outputs) == XLSTM_ERROR_ARGUMENT);
   CHECK(xlstm_session_run(session, nullptr, 4, nullptr, &outputs) == XLSTM_ERROR_ARGUMENT);
