@@ -76,9 +76,10 @@ xlstm::Input to_input(const xlstm_input& input) {
       return {input.name, xlstm::Span<const int64_t>(static_cast<const int64_t*>(input.values), input.count)};
     case XLSTM_INT32:
       return {input.name, xlstm::Span<const int32_t>(static_cast<const int32_t*>(input.values), input.count)};
+    default:
+      throw xlstm::Error(xlstm::ErrorCode::argument, std::string("Input ") + input.name + " has the dtype " +
+                                                         std::to_string(dtype) + ", which is no xlstm_dtype.");
   }
-  throw xlstm::Error(xlstm::ErrorCode::argument, std::string("Input ") + input.name + " has the dtype " +
-                                                     std::to_string(dtype) + ", which is no xlstm_dtype.");
 }
 
 const char* or_empty(const char* path) { return path ? path : ""; }
