@@ -111,3 +111,16 @@ def test_columns_are_read_with_any_delimiter_and_sign_of_absence(tmp_path):
     np.testing.assert_array_equal(values, [1.5, np.nan, -2000, np.nan])
     with pytest.raises(UserError, match="line 2: rest is 'a'"):
         read_columns(tmp_path / "in.csv", ["rest"])
+
+
+def test_bench_times_forecasts_of_a_forecaster_and_what_a_patch_costs(run, bundle):
+    code, output, errors = run("bench", bundle, "--steps", "2", "--prompt", "3", "--batch", "2", "--json")
+    assert code == 0, errors
+    timing = json.loads(output)
+    forecasts = timing["forecasts"]
+    assert forecasts["batch"] == 2 and forecasts["context"] == 128 and forecasts["horizon"] == 64
+    assert timing["forecasts_per_second"] == pytest.approx(2 / forecasts["window_seconds"])
+    # Eight windows, one window with seven steps behind it, and one step.
+    assert forecasts["window_seconds"] > forecasts["rollout_seconds"] > forecasts["patch_seconds"] > 0
+    code, output, _ = run("bench", bundle, "--steps", "2", "--prompt", "0")
+    assert code == 0 and "forecasts of 64 points from 128" in " ".join(output.split()) and "streamed patch" in output
