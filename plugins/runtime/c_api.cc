@@ -27,9 +27,11 @@ struct xlstm_model {
   }
 };
 struct xlstm_session {
+  explicit xlstm_session(xlstm::Session made) : session(std::move(made)) {}
+
   xlstm::Session session;
-  std::vector<xlstm::Input> inputs = {};  // of a run, used again by the next
-  std::vector<xlstm_output> outputs = {};
+  std::vector<xlstm::Input> inputs;  // of a run, used again by the next
+  std::vector<xlstm_output> outputs;
 };
 struct xlstm_sampler {
   xlstm::Sampler sampler;
@@ -217,6 +219,7 @@ xlstm_status xlstm_session_run(xlstm_session* session, const xlstm_input* inputs
     const xlstm::Outputs results = session->session.run(session->inputs, {lengths, rows});
     session->outputs.clear();
     for (const xlstm::Output& one : results) {
+      // NOLINTNEXTLINE(bugprone-suspicious-stringview-data-usage): the manifest's own std::string, which ends in a NUL
       session->outputs.push_back({one.name.data(), one.data, one.size(), one.shape.data(), one.shape.size()});
     }
     *outputs = session->outputs.data();

@@ -103,8 +103,7 @@ def trace_network(
 
     found: list[Outputs] = []
     wrapper = _Pass(network, plan, found.append).eval()
-    sequence = torch.export.Dim("sequence", min=1)
-    program = _export(wrapper, (tuple(inputs), tuple(states)), lengths, dynamic(sequence), has_time)
+    program = _export(wrapper, (tuple(inputs), tuple(states)), lengths, dynamic, plan is None, has_time)
     names = [one.name for one in network.inputs] + [spec.name for spec in specs] + [*lengths]
     outputs = [f"{n}.out" if n in names else n for n in found[-1].names]
     graph = make_graph(program, (), {}, None, names, [*outputs, *(spec.next_name for spec in specs)])
@@ -142,25 +141,35 @@ def _renamed(dimension: int | ir.SymbolicDim, names: Mapping[str, str]) -> int |
 
 
 def _export(
-    wrapper: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Tensor], dynamic: Any, has_time: bool
+    wrapper: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Tensor],
+    dynamic: Callable[[Any], dict[str, Any]],
+    window: bool,
+    has_time: bool,
 ) -> torch.export.ExportedProgram:
-    dynamic = {name: shape for name, shape in dynamic.items() if name != "lengths" or kwargs}
+    def export(sequence: Any, deferred: bool) -> torch.export.ExportedProgram:
+        shapes = {name: shape for name, shape in dynamic(sequence).items() if name != "lengths" or kwargs}
+        return torch.export.export(
+            wrapper,
+            args,
+            kwargs,
+            dynamic_shapes=shapes,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=deferred,
+        )
+
     try:
         with silenced("torch"), torch.no_grad():
             try:
-                return torch.export.export(wrapper, args, kwargs, dynamic_shapes=dynamic, strict=False)
+                return export(torch.export.Dim("sequence", min=1), False)
             except torch._dynamo.exc.UserError as error:
                 if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
                     raise
-                # Conditions on strides, which hold for all lengths although torch cannot show it.
-                return torch.export.export(
-                    wrapper,
-                    args,
-                    kwargs,
-                    dynamic_shapes=dynamic,
-                    strict=False,
-                    prefer_deferred_runtime_asserts_over_guards=True,
-                )
+                # Conditions on strides, which hold for all lengths although torch cannot show it; or, of a window, a
+                # least length, which strided convolutions have.
+                least = re.search(r"sequence = Dim\('sequence', min=(\d+)", str(error)) if window else None
+                return export(torch.export.Dim("sequence", min=int(least[1]) if least else 1), True)
     except UserError:
         raise
     except Exception as error:  # torch raises many kinds, and wraps those of the user's code
