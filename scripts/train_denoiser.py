@@ -1,6 +1,6 @@
 """Train the example denoiser (`models/examples/denoiser`) on generated sounds.
 
-python scripts/train_denoiser.py                 # about ten minutes on one core
+python scripts/train_denoiser.py                 # about five minutes on one core
 python scripts/train_denoiser.py --only-measure
 """
 
@@ -45,7 +45,7 @@ def train(model: nn.Module, steps: int, rows: int, frames: int, lr: float) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "ckpt.pt")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--frames", type=int, default=125, help="frames of 4 ms a row")
     parser.add_argument("--lr", type=float, default=4e-3)
