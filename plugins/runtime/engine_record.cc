@@ -29,14 +29,14 @@ void check_tensor(const Fields& entries) {
 void read_profiles(const Fields& entries, EngineRecord& record) {
   using Names = std::vector<std::string>;
   const Names names = entries.texts("profiles");
-  if (names != Names{"decode"} && names != Names{"prefill"} && names != Names{"decode", "prefill"}) {
-    entries.fail(R"(profiles is not ["decode"], ["prefill"] or ["decode", "prefill"])");
+  record.window = names == Names{"window"};
+  if (!record.window && names != Names{"decode"} && names != Names{"prefill"} && names != Names{"decode", "prefill"}) {
+    entries.fail(R"(profiles is not ["decode"], ["prefill"], ["decode", "prefill"] or ["window"])");
   }
-  const bool prefill = names.back() == "prefill";
-  if (entries.is_null("max_chunk") == prefill) entries.fail("max_chunk and the profile prefill go together");
-  if (!prefill) return;
-  record.prefill_profile = static_cast<int>(names.size()) - 1;
-  record.max_chunk = entries.count("max_chunk");
+  const bool prefill = names.back() == "prefill", bounded = !entries.is_null("max_chunk");
+  if (bounded != prefill && !record.window) entries.fail("max_chunk and the profile prefill go together");
+  if (prefill || record.window) record.prefill_profile = static_cast<int>(names.size()) - 1;
+  if (bounded) record.max_chunk = entries.count("max_chunk");
 }
 
 }  // namespace

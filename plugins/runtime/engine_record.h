@@ -25,7 +25,8 @@ struct EngineRecord {
   // Optimisation profiles, by their index. An engine with a prefill profile alone decodes through that one.
   int decode_profile = 0;
   int prefill_profile = -1;  // -1: it has none
-  int max_chunk = 0;         // most positions of a pass on the prefill profile
+  bool window = false;       // that is the profile of whole sequences, and there is no other
+  int max_chunk = 0;         // most positions of a pass on it; 0: without it, and for windows of one length
   FileHash model, manifest;  // what it was built from
   std::string plugins;       // name of the plugin library that it needs, beside the engine; empty: none
 

@@ -156,7 +156,10 @@ class Context {
  private:
   using Allocation = nvinfer1::ExecutionContextAllocationStrategy;
 
-  std::string name() const { return profile_ == shared_.file.record.prefill_profile ? "prefill" : "decode"; }
+  std::string name() const {
+    const EngineRecord& record = shared_.file.record;
+    return record.window ? "window" : profile_ == record.prefill_profile ? "prefill" : "decode";
+  }
 
   void set_shape(const std::string& tensor, const std::vector<std::int64_t>& shape) {
     const nvinfer1::Dims dims = dims_of(shape);
@@ -209,9 +212,7 @@ class TensorRTRunner : public Runner {
   }
 
   void prepare() override {
-    const EngineRecord& record = shared_.file.record;
-    const bool window = shared_.manifest.is_window();
-    const int profile = window && record.prefill_profile < 0 ? record.decode_profile : record.prefill_profile;
+    const int profile = shared_.file.record.prefill_profile;
     if (profile < 0) {
       throw Error(ErrorCode::argument,
                   "The engine takes one position a pass, not " + std::to_string(buffers_.pass.positions()) +
@@ -302,10 +303,12 @@ class TensorRTBundle : public LoadedBundle {
     for (const TensorSpec& t : manifest.outputs) check_tensor(t.name, t.dtype, nvinfer1::TensorIOMode::kOUTPUT);
     if (!manifest.lengths.empty()) check_tensor(manifest.lengths, "int32", nvinfer1::TensorIOMode::kINPUT);
     if (const int profiles = shared_.engine->getNbOptimizationProfiles();
-        std::max(file.record.decode_profile, file.record.prefill_profile) >= profiles) {
-      throw Error(ErrorCode::bundle, file.path.string() + " has " + std::to_string(profiles) +
-                                         " optimisation profiles, not those that the file beside it names. Build the "
-                                         "engine again from this bundle.");
+        std::max(file.record.decode_profile, file.record.prefill_profile) >= profiles ||
+        file.record.window != manifest.is_window()) {
+      throw Error(ErrorCode::bundle,
+                  file.path.string() + " has " + std::to_string(profiles) +
+                      " optimisation profiles, and not those that the bundle and the file beside it name. Build the "
+                      "engine again from this bundle.");
     }
     for (const StateTensor& state : manifest.states) {
       check_tensor(state.input, state.dtype, nvinfer1::TensorIOMode::kINPUT);
@@ -323,7 +326,7 @@ class TensorRTBundle : public LoadedBundle {
 
   std::string device() const override { return "cuda:" + std::to_string(index_); }
   bool cuda_graph() const override { return graphs_; }
-  int max_chunk() const override { return shared_.file.record.max_chunk; }
+  int max_chunk() const override { return shared_.file.record.window ? 0 : shared_.file.record.max_chunk; }
 
  private:
   static SharedLibrary open_library(const Options& options) {

@@ -49,8 +49,8 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
   std::string engine = steps || window ? "" : "lengths ";
   if (all_positions) engine += "all_positions ";
   if (network) engine += "network ";
-  if (window) engine += "window ";
-  for (const char* name : {"decode", "prefill"}) {
+  if (window) engine += "stateless ";
+  for (const char* name : {"decode", "prefill", "window"}) {
     if (profiles.find(name) != std::string::npos) engine += std::string(name) + " ";
   }
   const std::string record =
@@ -61,7 +61,7 @@ void write_bundle(const fs::path& folder, const std::string& mode, const std::st
       "seconds": 0, "producer": {}, )" +
       hash_line("model", "model.onnx", "graph") + hash_line("manifest", "manifest.json", manifest) +
       "\"engine_bytes\": " + std::to_string(engine.size()) + ", \"profiles\": " + profiles +
-      ", \"max_chunk\": " + (profiles.find("prefill") == std::string::npos ? "null" : "16") + "}";
+      ", \"max_chunk\": " + (steps || profiles == R"(["decode"])" ? "null" : "16") + "}";
   const auto write = [&](const fs::path& name, const std::string& text) { std::ofstream(folder / name) << text; };
   fs::create_directories(folder / "engines");
   write("model.onnx", "graph");
@@ -179,7 +179,8 @@ void networks(const xlstm::Model& model) {
     check_error(ErrorCode::argument, "expected int64 (3, 1): 3 values",
                 [&] { session.run({{"tokens", Tokens(kBatch * 2)}, {"gain", gain}}); });
   } else {
-    check_error(ErrorCode::argument, "The engine's prefill profile takes tokens of 1x1 to 3x16, not 3x17",
+    const std::string profile = window ? "window" : "prefill";
+    check_error(ErrorCode::argument, "The engine's " + profile + " profile takes tokens of 1x1 to 3x16, not 3x17",
                 [&] { session.run({{"tokens", Tokens(kBatch * 17)}, {"gain", gain}}); });
   }
 }
@@ -261,13 +262,15 @@ int main(int argc, char** argv) {
   for (const bool graph : {true, false}) {
     for (const char* mode : {"both", "prefill", "step", "window"}) {
       const std::string name = mode;
-      const char* const profiles = name == "both"   ? R"(["decode", "prefill"])"
+      const std::string profiles = name == "both"   ? R"(["decode", "prefill"])"
                                    : name == "step" ? R"(["decode"])"
-                                                    : R"(["prefill"])";
+                                                    : "[\"" + name + "\"]";
       write_bundle(bundle, mode, profiles, true, true);
       networks(load(graph, 0));
     }
   }
+  write_bundle(bundle, "prefill", R"(["window"])", true, true);
+  check_error(ErrorCode::bundle, "not those that the bundle and the file beside it name", [&] { load(true, 0); });
   write_bundle(bundle, "both", R"(["decode"])", true, true);
   check_error(ErrorCode::argument, "The engine takes one position a pass, not 2: it has no prefill profile.",
               [&] { load(true, 0).session().run({{"tokens", Tokens(2)}, {"gain", std::vector<float>(2)}}); });

@@ -1,9 +1,9 @@
 // The CUDA driver and TensorRT in one library, on the CPU: device memory is the host's, and work runs when it is
 // queued, or, while a stream is captured, when the graph is launched. It ends the process where it is used wrongly.
 //
-// An engine's bytes are the names of its profiles (`decode`, `prefill`) and of what else it has (`lengths`,
+// An engine's bytes are the names of its profiles (`decode`, `prefill`, `window`) and of what else it has (`lengths`,
 // `all_positions`, `network`: an input gain (batch, 2) and an output energy (batch), the logits' and the gain's first
-// values one by the other after the last position; `window`: the states are zeros, and neither fed nor given). Its
+// values one by the other after the last position; `stateless`: the states are zeros, and neither fed nor given). Its
 // model has a state s (batch, 3) that starts at zero. Each token t makes it s/2 + t, and the logits (1, 2, 3, 4, 5)
 // times its first value; those of a row without tokens, and of padding, are NaN. A pass over more than one position
 // fails where it meets the token 4.
@@ -60,14 +60,14 @@ constexpr std::int64_t kVocabulary = 5, kWidth = 3;
 
 struct Engine : ICudaEngine {
   std::vector<std::string> profiles;
-  bool lengths = false, all_positions = false, network = false, window = false;
+  bool lengths = false, all_positions = false, network = false, stateless = false;
 
   TensorIOMode getTensorIOMode(const char* name) const noexcept override {
     const std::string tensor = name;
-    if (tensor == "tokens" || (tensor == "s" && !window) || (tensor == "lengths" && lengths))
+    if (tensor == "tokens" || (tensor == "s" && !stateless) || (tensor == "lengths" && lengths))
       return TensorIOMode::kINPUT;
     if (tensor == "gain" && network) return TensorIOMode::kINPUT;
-    const bool output = tensor == "logits" || (tensor == "s.next" && !window) || (tensor == "energy" && network);
+    const bool output = tensor == "logits" || (tensor == "s.next" && !stateless) || (tensor == "energy" && network);
     return output ? TensorIOMode::kOUTPUT : TensorIOMode::kNONE;
   }
   DataType getTensorDataType(const char* name) const noexcept override {
@@ -78,7 +78,7 @@ struct Engine : ICudaEngine {
   std::int32_t getNbOptimizationProfiles() const noexcept override { return static_cast<int>(profiles.size()); }
   // Steps for a batch of up to 4, prompts for one of up to 3 and 16 positions.
   Dims getProfileShape(const char* name, std::int32_t profile, OptProfileSelector bound) const noexcept override {
-    const bool prefill = profiles.at(static_cast<std::size_t>(profile)) == "prefill";
+    const bool prefill = profiles.at(static_cast<std::size_t>(profile)) != "decode";
     const bool most = bound == OptProfileSelector::kMAX;
     const std::int64_t batch = !most ? 1 : prefill ? 3 : 4, positions = most && prefill ? 16 : 1;
     const std::string tensor = name;
@@ -119,17 +119,17 @@ struct Context : IExecutionContext {
   }
   bool enqueueV3(CUstream_st*) noexcept override {
     const std::int64_t batch = shapes.at("tokens").d[0], positions = shapes.at("tokens").d[1];
-    REQUIRE(engine.window || shapes.at("s").d[0] == batch);
+    REQUIRE(engine.stateless || shapes.at("s").d[0] == batch);
     REQUIRE(!engine.lengths || shapes.at("lengths").d[0] == batch);
     REQUIRE(!engine.network || (shapes.at("gain").d[0] == batch && shapes.at("gain").d[1] == 2));
     const auto* tokens = static_cast<const std::int64_t*>(addresses.at("tokens"));
     const auto* lengths = engine.lengths ? static_cast<const std::int32_t*>(addresses.at("lengths")) : nullptr;
-    const auto* before = engine.window ? nullptr : static_cast<const float*>(addresses.at("s"));
-    auto* after = engine.window ? nullptr : static_cast<float*>(addresses.at("s.next"));
+    const auto* before = engine.stateless ? nullptr : static_cast<const float*>(addresses.at("s"));
+    auto* after = engine.stateless ? nullptr : static_cast<float*>(addresses.at("s.next"));
     const auto* gain = engine.network ? static_cast<const float*>(addresses.at("gain")) : nullptr;
     auto* energy = engine.network ? static_cast<float*>(addresses.at("energy")) : nullptr;
     auto* logits = static_cast<float*>(addresses.at("logits"));
-    REQUIRE(engine.window || before != after);
+    REQUIRE(engine.stateless || before != after);
     for (std::int64_t i = 0; positions > 1 && i < batch * positions; ++i)
       if (tokens[i] == 4) return false;
     submit([=, all = engine.all_positions] {
@@ -170,8 +170,8 @@ struct Runtime : IRuntime {
         engine->all_positions = true;
       else if (word == "network")
         engine->network = true;
-      else if (word == "window")
-        engine->window = true;
+      else if (word == "stateless")
+        engine->stateless = true;
       else
         engine->profiles.push_back(word);
     }
