@@ -9,11 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.native import onnxruntime_operators
 from support.networks import GENERATED, NETWORKS, Network, vendor
 from support.networks.passes import errors, fed, row, run_cut
 
 import xlstm_export
 from xlstm_export.bundle import Bundle
+from xlstm_export.engines import EngineRequest, build_engine
 from xlstm_export.errors import UserError
 from xlstm_export.networks.inputs import parse_inputs
 from xlstm_export.networks.streaming import decide
@@ -100,6 +102,29 @@ def test_rows_of_different_lengths_get_what_they_get_alone(name, exported):
     for r in range(3):
         axes = [axis or 0 for axis in network.time_axes]
         assert close([np.concatenate(part, axis) for part, axis in zip(got[r], axes, strict=True)], expected[r]), r
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_our_kernels_give_what_the_network_gives(name, exported):
+    network, module, bundle = exported(name)
+    inputs = network.example(batch=2, sequence=STEPS, seed=1)
+    with open_session(bundle, batch=2, custom_ops=onnxruntime_operators()) as session:
+        assert close(run_cut(session, network, inputs, CUTS), network.reference(module, inputs))
+
+
+@pytest.mark.parametrize("name", ["two-branches", "with-gru", "conv-dilated", "policy-block", "heart-beats"])
+def test_engine_builds_ahead_of_time_from_a_network(name, exported):
+    pytest.importorskip("tensorrt_rtx")
+    _, _, bundle = exported(name)
+    window = bundle.manifest.mode == "window"
+    engine = build_engine(bundle, EngineRequest("tensorrt-rtx", ("sm89",), max_chunk=64 if window else None))
+    assert (
+        engine.record.profiles
+        == {"both": ("decode", "prefill"), "step": ("decode",), "window": ("window",)}[bundle.manifest.mode]
+    )
+    assert [t.name for t in engine.record.tensors if t.mode == "output"][: len(bundle.manifest.outputs)] == [
+        t.name for t in bundle.manifest.outputs
+    ]
 
 
 def positions(network: Network, inputs, r: int, steps: list[int]):
