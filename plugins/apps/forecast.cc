@@ -63,8 +63,9 @@ class Lines {
     for (const std::string& column : columns) {
       const auto found = std::find(names.begin(), names.end(), column);
       if (found == names.end() || std::count(names.begin(), names.end(), column) > 1) {
-        apps::fail("Standard input has " + std::string(found == names.end() ? "no column " : "several columns ") +
-                   column + ". Its first line is: " + line);
+        std::string message = "Standard input has ";
+        message.append(found == names.end() ? "no column " : "several columns ").append(column);
+        apps::fail(message.append(". Its first line is: ").append(line));
       }
       places_.push_back(static_cast<std::size_t>(found - names.begin()));
     }

@@ -59,11 +59,12 @@ def test_denoiser_gives_frame_by_frame_what_it_gives_in_pytorch(exported):
 
 
 def test_rhythm_classifier_names_the_same_rhythms_as_in_pytorch(exported):
-    rhythms = load(EXAMPLES / "ecg" / "rhythms.py")
+    rhythms, bundle = load(EXAMPLES / "ecg" / "rhythms.py"), exported("ecg")
+    assert bundle.manifest.mode == "window"
     for rows, seconds in ((20, 8.0), (3, 5.5)):
         signal, _ = rhythms.windows(rows, seconds, seed=10**6 + 2)
         with torch.no_grad():
             expected = trained("ecg")(torch.from_numpy(signal)).numpy()
-        with open_session(exported("ecg"), batch=rows) as session:
+        with open_session(bundle, batch=rows) as session:
             (given,) = session.run({"signal": signal}).values()
         assert np.abs(given - expected).max() < 1e-4 * np.ptp(expected)

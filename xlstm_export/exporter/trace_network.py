@@ -173,6 +173,13 @@ def _export(
     except UserError:
         raise
     except Exception as error:  # torch raises many kinds, and wraps those of the user's code
+        if (fixed := re.search(r"guard (\d+) <= .* <= (\d+)$", str(error), re.MULTILINE)) and fixed[1] == fixed[2]:
+            raise UserError(
+                ErrorKind.argument,
+                "torch cannot trace the network for any number of positions: its code takes their number for a "
+                "constant, as a loop over positions does. Call the block on the whole sequence in place of `step` in a "
+                "loop; or feed one position a call, without S; or write a number in place of S.",
+            ) from error
         line = line_of(error)
         hint = (
             " Where a length must be known beforehand, write the number in place of S: the network then takes windows "

@@ -179,7 +179,7 @@ WINDOWS = [
         HeartBeats,
         {"ecg": "B,3,S:float32"},
         streams=False,
-        culprits=("in patches", "time is resampled before"),
+        culprits=("in patches", "time is resampled"),
         time_axes=(None,),
         lengths=(64, 40, 43),
     ),
