@@ -55,6 +55,12 @@ def _targets(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
+def _refuse(options: dict[str, object], what: str) -> None:
+    """Options that say nothing about what is exported."""
+    if given := [name for name, value in options.items() if value]:
+        raise UserError(ErrorKind.argument, f"{', '.join(given)}: not for {what}. Leave it out.")
+
+
 def _is_factory(path: Path) -> bool:
     """Whether it is `package.module:build` or `file.py:build`, and no path."""
     return path.name.rpartition(":")[2].isidentifier() and ":" in path.name and not path.exists()
@@ -127,10 +133,18 @@ def onnx(
 
     batch_size = _batch(batch)
     check_destination(output, overwrite)
-    if weights is not None or input_ or _is_factory(checkpoint):
-        return _export_network(
-            str(checkpoint), weights, select, input_ or [], output, dtype, batch_size, mode, overwrite
-        )
+    if _is_factory(checkpoint):
+        others: dict[str, object] = {
+            "--config": config,
+            "--set": settings,
+            "--tokenizer": tokenizer,
+            "--random-init": random_init,
+        }
+        others |= {"--link-weights": link_weights, "--logits": logits != "last"}
+        _refuse(others, "a network of your own")
+        how = (dtype, batch_size, mode, overwrite)
+        return _export_network(str(checkpoint), weights, select, input_ or [], output, *how)
+    _refuse({"--weights": weights, "--input": input_}, "a checkpoint; name MODULE:FACTORY for a network of your own")
     with err.status("Reading the checkpoint"):
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle

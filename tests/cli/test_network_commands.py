@@ -96,6 +96,11 @@ INPUT = ("--input", "x=B,S,3")
     ("arguments", "expected"),
     [
         (("mine.py:build",), "at least one input"),
+        (
+            ("mine.py:build", *INPUT, "--set", "a=1", "--logits", "all"),
+            "--set, --logits: not for a network of your own",
+        ),
+        (("ck.pt", "--weights", "ck.pt", *INPUT), "--weights, --input: not for a checkpoint; name MODULE:FACTORY"),
         (("mine.py:build", "--input", "x=12"), "its axes begin with B"),
         (("mine.py:build", "--input", "x=S,B,3"), "its axes begin with B"),
         (("mine.py:build", "--input", "x=B,S,three"), "expected NAME=AXES:DTYPE"),
