@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +56,7 @@ def _targets(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def _refuse(options: dict[str, object], what: str) -> None:
+def _refuse(options: Mapping[str, object], what: str) -> None:
     """Options that say nothing about what is exported."""
     if given := [name for name, value in options.items() if value]:
         raise UserError(ErrorKind.argument, f"{', '.join(given)}: not for {what}. Leave it out.")
@@ -134,14 +135,8 @@ def onnx(
     batch_size = _batch(batch)
     check_destination(output, overwrite)
     if _is_factory(checkpoint):
-        others: dict[str, object] = {
-            "--config": config,
-            "--set": settings,
-            "--tokenizer": tokenizer,
-            "--random-init": random_init,
-        }
-        others |= {"--link-weights": link_weights, "--logits": logits != "last"}
-        _refuse(others, "a network of your own")
+        others = {"--config": config, "--set": settings, "--tokenizer": tokenizer, "--random-init": random_init}
+        _refuse({**others, "--link-weights": link_weights, "--logits": logits != "last"}, "a network of your own")
         how = (dtype, batch_size, mode, overwrite)
         return _export_network(str(checkpoint), weights, select, input_ or [], output, *how)
     _refuse({"--weights": weights, "--input": input_}, "a checkpoint; name MODULE:FACTORY for a network of your own")
