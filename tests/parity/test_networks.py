@@ -112,7 +112,7 @@ def test_our_kernels_give_what_the_network_gives(name, exported):
         assert close(run_cut(session, network, inputs, CUTS), network.reference(module, inputs))
 
 
-@pytest.mark.parametrize("name", ["two-branches", "channel-first", "conv-dilated", "policy-block", "heart-beats"])
+@pytest.mark.parametrize("name", ["two-branches", "with-gru", "with-lstm", "policy-block", "heart-beats"])
 def test_engine_builds_ahead_of_time_from_a_network(name, exported):
     pytest.importorskip("tensorrt_rtx")
     _, _, bundle = exported(name)

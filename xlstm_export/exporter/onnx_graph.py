@@ -50,50 +50,38 @@ def _slstm_cell(x, R, b, y, c, n, m, forget_clamp, lengths=None):  # type: ignor
     )
 
 
-def _lstm_layer(x, w, r, b, h, c, lengths=None):  # type: ignore[no-untyped-def]
-    """ONNX's own LSTM; a row of length 0 keeps its states, of which that operator says nothing."""
+def _lstm_layer(x, w, r, b, h, c):  # type: ignore[no-untyped-def]
+    """ONNX's own LSTM."""
     y, h_next, c_next = op.LSTM(
         op.Transpose(x, perm=[1, 0, 2]),
         *_first_axis(w, r, op.Reshape(b, [-1])),
-        lengths,
+        None,
         *_first_axis(h, c),
-        hidden_size=_hidden(r),
+        hidden_size=int(r.shape[1]),
     )
-    return _batch_first(y), _kept(lengths, h_next, h), _kept(lengths, c_next, c)
+    return _batch_first(y), op.Squeeze(h_next, [0]), op.Squeeze(c_next, [0])
 
 
-def _gru_layer(x, w, r, b, h, lengths=None):  # type: ignore[no-untyped-def]
+def _gru_layer(x, w, r, b, h):  # type: ignore[no-untyped-def]
     """ONNX's own GRU, with the reset gate behind the product as torch has it."""
     y, h_next = op.GRU(
         op.Transpose(x, perm=[1, 0, 2]),
         *_first_axis(w, r, op.Reshape(b, [-1])),
-        lengths,
+        None,
         *_first_axis(h),
-        hidden_size=_hidden(r),
+        hidden_size=int(r.shape[1]),
         linear_before_reset=1,
     )
-    return _batch_first(y), _kept(lengths, h_next, h)
+    return _batch_first(y), op.Squeeze(h_next, [0])
 
 
 def _first_axis(*values: Any) -> list[Any]:
     return [op.Unsqueeze(value, [0]) for value in values]
 
 
-def _hidden(r: Any) -> int:
-    return int(r.shape[1])
-
-
 def _batch_first(y: Any) -> Any:
     """From (S, 1, B, H) to (B, S, H)."""
     return op.Transpose(op.Squeeze(y, [1]), perm=[1, 0, 2])
-
-
-def _kept(lengths: Any, after: Any, before: Any) -> Any:
-    after = op.Squeeze(after, [0])
-    if lengths is None:
-        return after
-    advances = op.Unsqueeze(op.Cast(lengths, to=ir.DataType.BOOL.value), [1])
-    return op.Where(advances, after, before)
 
 
 def _given(lengths: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """`nn.LSTM` and `nn.GRU`, which users put around xLSTM blocks: their states are lifted, too.
 
-A layer of them is one operator, written as ONNX's own `LSTM` or `GRU` (`exporter.onnx_graph`), which knows `lengths`.
-Gates come in ONNX's order here: input, output, forget, cell; update, reset, new.
+A layer of them is one operator, written as ONNX's own `LSTM` or `GRU` (`exporter.onnx_graph`). Gates come in ONNX's order
+here: input, output, forget, cell; update, reset, new.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ..errors import ErrorKind, UserError
 from ..modeling.layers import Chunk, Dtypes
 from .lifted import Lifted, States, TapeHolder, lifted
 
+_HELD = 1e4
+"""A pre-activation whose sigmoid is 1, and whose negative's is 0, to the last bit."""
+
 
 @torch.library.custom_op("xlstm::lstm_layer", mutates_args=())
-def lstm_layer(
-    x: Tensor, w: Tensor, r: Tensor, b: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def lstm_layer(x: Tensor, w: Tensor, r: Tensor, b: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """LSTM (Hochreiter and Schmidhuber 1997, as `torch.nn.LSTM`).
 
     Args:
         x: (B, S, I).
         w, r, b: (4 H, I), (4 H, H), (2, 4 H): of the input, the state, and the biases of both.
         h, c: (B, H).
-        lengths: (B) int32: row b advances by its first lengths[b] positions; None: all.
 
     Returns:
         y (B, S, H) and the next h and c.
@@ -35,29 +35,25 @@ def lstm_layer(
     outputs, h, c = [], h.clone(), c.clone()
     for t in range(x.shape[1]):
         i, o, f, g = (F.linear(x[:, t], w, b[0]) + F.linear(h, r, b[1])).chunk(4, -1)
-        c_next = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h_next = torch.sigmoid(o) * torch.tanh(c_next)
-        outputs.append(h_next)
-        h, c = _advance(lengths, t, h_next, h), _advance(lengths, t, c_next, c)
-    return torch.stack(outputs, 1), h, c
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        outputs.append(h)
+    return torch.stack(outputs, 1), h.clone(), c
 
 
 @lstm_layer.register_fake
-def _(x, w, r, b, h, c, lengths=None):  # type: ignore[no-untyped-def]
+def _(x, w, r, b, h, c):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape[0], x.shape[1], r.shape[1]), torch.empty_like(h), torch.empty_like(c)
 
 
 @torch.library.custom_op("xlstm::gru_layer", mutates_args=())
-def gru_layer(
-    x: Tensor, w: Tensor, r: Tensor, b: Tensor, h: Tensor, lengths: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def gru_layer(x: Tensor, w: Tensor, r: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     """GRU (Cho et al. 2014, as `torch.nn.GRU`).
 
     Args:
         x: (B, S, I).
         w, r, b: (3 H, I), (3 H, H), (2, 3 H): of the input, the state, and the biases of both.
         h: (B, H).
-        lengths: (B) int32: row b advances by its first lengths[b] positions; None: all.
 
     Returns:
         y (B, S, H) and the next h.
@@ -67,23 +63,22 @@ def gru_layer(
         xz, xr, xn = F.linear(x[:, t], w, b[0]).chunk(3, -1)
         hz, hr, hn = F.linear(h, r, b[1]).chunk(3, -1)
         z, n = torch.sigmoid(xz + hz), torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
-        h_next = (1 - z) * n + z * h
-        outputs.append(h_next)
-        h = _advance(lengths, t, h_next, h)
-    return torch.stack(outputs, 1), h
+        h = (1 - z) * n + z * h
+        outputs.append(h)
+    return torch.stack(outputs, 1), h.clone()
 
 
 @gru_layer.register_fake
-def _(x, w, r, b, h, lengths=None):  # type: ignore[no-untyped-def]
+def _(x, w, r, b, h):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape[0], x.shape[1], r.shape[1]), torch.empty_like(h)
 
 
-def _advance(lengths: Tensor | None, t: int, new: Tensor, old: Tensor) -> Tensor:
-    return new if lengths is None else torch.where((lengths > t)[:, None], new, old)
-
-
 class RecurrentLayers(nn.Module):
-    """All layers and directions of an `nn.LSTM` or `nn.GRU`: x (N, I) to y (N, D * H)."""
+    """All layers and directions of an `nn.LSTM` or `nn.GRU`: x (N, I) to y (N, D * H).
+
+    Padding holds the states by an input more, which is 1 there and shuts the gates: ONNX's own `sequence_lens` would do,
+    but says nothing of the states of empty rows, and TensorRT-RTX cannot compile it for single steps.
+    """
 
     def __init__(self, original: nn.LSTM | nn.GRU, dtype: torch.dtype):
         super().__init__()
@@ -126,11 +121,23 @@ class RecurrentLayers(nn.Module):
     def _layer(self, index: int, x: Tensor, states: States, chunk: Chunk, backward: bool) -> tuple[Tensor, States]:
         w, r, b = (self.get_parameter(f"{name}{index}") for name in "wrb")
         x = x.flip(1) if backward else x
-        if self.is_lstm:
-            y, *next_states = lstm_layer(x, w, r, b, *states[2 * index : 2 * index + 2], chunk.lengths)
-        else:
-            y, *next_states = gru_layer(x, w, r, b, states[index], chunk.lengths)
-        return (y.flip(1) if backward else y), tuple(next_states)
+        if chunk.lengths is not None:
+            padding = (torch.arange(chunk.sequence) >= chunk.lengths[:, None])[..., None]
+            x, w = torch.cat([x, padding.to(x.dtype)], -1), torch.cat([w, self._shut(w)], 1)
+        if not self.is_lstm:
+            y, h = gru_layer(x, w, r, b, states[index])
+            return (y.flip(1) if backward else y), (h,)
+        before, c = states[2 * index : 2 * index + 2]
+        y, h, c = lstm_layer(x, w, r, b, before, c)
+        if chunk.lengths is not None:  # the cell is held, but the output gate is what it is
+            at = chunk.lengths.long()[:, None, None].expand(-1, 1, self.hidden)
+            h = torch.gather(torch.cat([before[:, None], y], 1), 1, at)[:, 0]
+        return (y.flip(1) if backward else y), (h, c)
+
+    def _shut(self, w: Tensor) -> Tensor:
+        """The column of weights (gates * H, 1) for the padding: input gate 0 and forget gate 1; update gate 1."""
+        signs = (-1.0, 0.0, 1.0, 0.0) if self.is_lstm else (1.0, 0.0, 0.0)
+        return torch.tensor(signs, dtype=w.dtype).repeat_interleave(self.hidden)[:, None] * _HELD
 
 
 class LiftedRecurrent(Lifted):
