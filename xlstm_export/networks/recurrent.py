@@ -1,7 +1,7 @@
 """`nn.LSTM` and `nn.GRU`, which users put around xLSTM blocks: their states are lifted, too.
 
-A layer of them is one operator, written as ONNX's own `LSTM` or `GRU` (`exporter.onnx_graph`). Gates come in ONNX's order
-here: input, output, forget, cell; update, reset, new.
+A layer of them is one operator, written as ONNX's own `LSTM` or `GRU` (`exporter.onnx_graph`). Gates come in ONNX's
+order here: input, output, forget, cell; update, reset, new.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def _(x, w, r, b, h):  # type: ignore[no-untyped-def]
 class RecurrentLayers(nn.Module):
     """All layers and directions of an `nn.LSTM` or `nn.GRU`: x (N, I) to y (N, D * H).
 
-    Padding holds the states by an input more, which is 1 there and shuts the gates: ONNX's own `sequence_lens` would do,
-    but says nothing of the states of empty rows, and TensorRT-RTX cannot compile it for single steps.
+    Padding holds the states by one more input, which is 1 there and shuts the gates. ONNX's own `sequence_lens` says
+    nothing of the states of empty rows, and TensorRT-RTX cannot compile it for single steps.
     """
 
     def __init__(self, original: nn.LSTM | nn.GRU, dtype: torch.dtype):
@@ -119,7 +119,8 @@ class RecurrentLayers(nn.Module):
         return x.reshape(chunk.batch * chunk.sequence, x.shape[-1]), tuple(next_states)
 
     def _layer(self, index: int, x: Tensor, states: States, chunk: Chunk, backward: bool) -> tuple[Tensor, States]:
-        w, r, b = (self.get_parameter(f"{name}{index}") for name in "wrb")
+        w: Tensor = self.get_parameter(f"w{index}")
+        r, b = self.get_parameter(f"r{index}"), self.get_parameter(f"b{index}")
         x = x.flip(1) if backward else x
         if chunk.lengths is not None:
             padding = (torch.arange(chunk.sequence) >= chunk.lengths[:, None])[..., None]
