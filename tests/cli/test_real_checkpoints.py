@@ -107,8 +107,8 @@ def test_model_without_a_head_gives_hidden_states_and_no_text(tmp_path, capsys, 
     code, shown, error = call(capsys, monkeypatch, "onnx", path, "-o", bundle)
     assert code == 0 and "no head: hidden states" in shown, error
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["output"] == {"name": "hidden", "dtype": "float32", "shape": ["batch", 1, 128]}
-    assert manifest["vocab_size"] == 97 and manifest["input"]["name"] == "tokens"
+    assert manifest["outputs"] == [{"name": "hidden", "dtype": "float32", "shape": ["batch", 1, 128]}]
+    assert manifest["vocab_size"] == 97 and manifest["inputs"][0]["name"] == "tokens"
     code, _, error = call(capsys, monkeypatch, "generate", bundle)
     assert code == 2 and "gives vectors, not logits" in error
     code, _, error = call(capsys, monkeypatch, "validate", bundle, "--checkpoint", path, "--text", __file__)

@@ -70,9 +70,9 @@ options.log_severity_level = 4
 for path in library:
     options.register_custom_ops_library(path)
 session = ort.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
-width = manifest["input"]["shape"][2:]
+width = manifest["inputs"][0]["shape"][2:]
 feeds = {s["input"]: np.zeros([rows, *s["shape"][1:]], np.float32) for s in manifest["states"]}
-feeds[manifest["input"]["name"]] = np.zeros([rows, positions, *width], manifest["input"]["dtype"])
+feeds[manifest["inputs"][0]["name"]] = np.zeros([rows, positions, *width], manifest["inputs"][0]["dtype"])
 if manifest["lengths"]:
     feeds["lengths"] = np.zeros(rows, np.int32)
 try:
