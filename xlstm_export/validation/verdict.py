@@ -99,7 +99,8 @@ def _explain_outputs(wrong: set[str], run: Scenario) -> str:
         return f"every state is right, so the fault lies behind the cell of blocks.{last}, in the last norm or the head"
     right = [name for name in run.outputs if name not in wrong]
     beside = f", while {', '.join(right)} {'is' if len(right) == 1 else 'are'} right" if right else ""
-    return f"the bundle gives something else than the module does, {run.what}{beside}"
+    wrong_outputs = f"the bundle gives something else than the reference, {run.what}{beside}"
+    return f"only outputs are compared in this run: {wrong_outputs}"
 
 
 def _explain_state(first: str, wrong: set[str], states: Iterable[str]) -> str:
