@@ -40,10 +40,10 @@ class Scripted(Session):
     def prefill(self, prompts, chunk=None, progress=None):
         return self.feed(np.asarray(prompts))
 
-    def reset(self, row=None):
+    def _run(self, given):
         raise NotImplementedError
 
-    read_states = write_states = reset
+    read_states = _reset = _write_states = _run
 
     def close(self):
         self.closed = True
