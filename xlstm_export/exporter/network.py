@@ -19,6 +19,7 @@ from ..errors import ErrorKind, UserError
 from ..modeling.layers import Dtypes
 from ..networks import NetworkInput, Verdict, decide, digest
 from ..networks.copies import copy_network
+from ..networks.inputs import largest_integer
 from ..networks.plan import LiftedNetwork, Plan
 from ..progress import Stage, no_progress
 from ..version import __version__
@@ -77,7 +78,7 @@ def export_network(
         tick = stage("Tracing the network", None)
         source = digest(network)
         dtype = DTYPES[options.dtype]
-        largest = min((m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)), default=2)
+        largest = largest_integer(network)
         lifted = LiftedNetwork.of(network, inputs, Dtypes(weights=dtype))
         plan = None if mode == "window" else verdict.plan
         traced = trace_network(lifted, plan, options.batch, verdict.positions, mode == "step", largest)

@@ -66,17 +66,13 @@ class SLSTMCell(nn.Module):
 class LiftedMLSTMCell(Lifted):
     """`forward(q, k, v)` → h, and `step(q, k, v, mlstm_state)` → (h, state)."""
 
-    def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
-        super().__init__(path, original, holder)
-        self.module = step
-
     @lifted
     def forward(self, q: Tensor, k: Tensor, v: Tensor, **_: object) -> Tensor:
-        return self.run(self.module, torch.cat([q, k, v], -1))[0]
+        return self.run(torch.cat([q, k, v], -1))[0]
 
     @lifted
     def step(self, q: Tensor, k: Tensor, v: Tensor, mlstm_state: Any = None, **_: object) -> tuple[Tensor, States]:
-        h, states = self.run(self.module, torch.cat([q, k, v], -1), mlstm_start(mlstm_state))
+        h, states = self.run(torch.cat([q, k, v], -1), mlstm_start(mlstm_state))
         return h, self.give(states["C"], states["n"][..., None], states["m"][..., None, None])
 
 
@@ -84,14 +80,13 @@ class LiftedSLSTMCell(Lifted):
     """`forward(input, state)` → (output, state); layouts as the cell's configuration has them."""
 
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
-        super().__init__(path, original, holder)
-        self.module = step
+        super().__init__(path, original, holder, step)
         config: Any = original.config
         self.layouts = SimpleNamespace(input=config.input_shape, output=config.output_shape, heads=config.num_heads)
 
     @lifted
     def forward(self, input: Tensor, state: Tensor | None = None, lengths: object = None) -> tuple[Tensor, Tensor]:
-        y, states = self.run(self.module, self._gates(input), slstm_start(state, self.layouts.heads))
+        y, states = self.run(self._gates(input), slstm_start(state, self.layouts.heads))
         (cell,) = self.give(torch.stack([states[name].flatten(1) for name in "ycnm"]))
         return self._output(y), cell
 

@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from ..errors import ErrorKind, UserError, printable
-from .culprit import _OURS, _TORCH
+
+_OURS = str(Path(__file__).parents[1])
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def is_users(file_name: str) -> bool:
+    """Whether a line of a stack is neither torch's nor ours."""
+    return not file_name.startswith((_OURS, _TORCH, "<"))
 
 
 @contextmanager
@@ -32,7 +41,7 @@ def users_errors(what: str) -> Iterator[None]:
 def line_of(error: BaseException) -> str:
     """File, line and text of the innermost frame that is the user's."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith((_OURS, _TORCH, "<"))]
+    own = [f for f in frames if is_users(f.filename)]
     if not own:
         return ""
     return f"{Path(own[-1].filename).name}:{own[-1].lineno} ({own[-1].line})"

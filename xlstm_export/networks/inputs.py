@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ..errors import ErrorKind, UserError
 
@@ -54,6 +55,11 @@ class NetworkInput:
         if self.dtype == "float32":
             return torch.randn(shape, generator=generator)
         return torch.randint(largest, shape, generator=generator, dtype=DTYPES[self.dtype])
+
+
+def largest_integer(network: nn.Module) -> int:
+    """What random integers are drawn below: all of the network's tables have such a row."""
+    return min((m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)), default=2)
 
 
 def parse_input(text: str) -> NetworkInput:

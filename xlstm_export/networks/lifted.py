@@ -53,9 +53,10 @@ class TapeHolder:
 class Lifted(nn.Module):
     """Base of the modules that stand for others; `config` and other attributes are those of the original."""
 
-    def __init__(self, path: str, original: nn.Module, holder: TapeHolder):
+    def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: Any):
+        """`step`: a `StepModule`, with the original's weights."""
         super().__init__()
-        self.path = path
+        self.path, self.module = path, step
         self.kind = type(original).__name__
         """The class that it stands for."""
         # In no list of submodules, whose parameters would be its own.
@@ -67,21 +68,19 @@ class Lifted(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_original"], name)
 
-    def run(self, step: StepModule, x: Tensor, start: States | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def run(self, x: Tensor, start: States | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One call over x (B, S, D): y (B, S, D') in x's dtype, and the next states by name.
 
         `start` is what the user's code passed as states, in our layout; see `Tape.enter` for when it counts.
         """
         tape, (rows, positions, width) = self._holder.now, x.shape
+        step: StepModule = self.module
         shapes = step.state_shapes
-        name, states, chunk = tape.enter(self.path, rows, positions, shapes, self._compute(step, x), start)
+        compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+        name, states, chunk = tape.enter(self.path, rows, positions, shapes, compute, start)
         y, next_states = step(x.reshape(rows * positions, width), states, chunk)
         tape.leave(name, next_states)
         return y.reshape(rows, positions, y.shape[-1]).to(x.dtype), dict(zip(shapes, next_states, strict=True))
-
-    @staticmethod
-    def _compute(step: StepModule, x: Tensor) -> torch.dtype:
-        return torch.float64 if x.dtype == torch.float64 else torch.float32
 
     def give(self, *states: Tensor) -> States:
         """States in upstream's layout, for code that carries them by hand."""
@@ -111,27 +110,20 @@ class LiftedSmall(Lifted):
     tape.
     """
 
-    def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
-        super().__init__(path, original, holder)
-        self.module = step
-
     @lifted
     def forward(self, x: Tensor, **_: object) -> Tensor:
-        return self.run(self.module, x)[0]
+        return self.run(x)[0]
 
     @lifted
     def step(
         self, x: Tensor, mlstm_state: Any = None, slstm_state: Any = None, conv_state: Any = None, **_: object
     ) -> tuple[Tensor, dict[str, object]]:
-        heads = next(iter(self._state_shapes().values()))[0]
+        heads = next(iter(self.module.state_shapes.values()))[0]
         start = mlstm_start(mlstm_state) or slstm_start(slstm_state, heads)
         if start and conv_state is not None:
             start = (*start, conv_state[0][:, 1:])
-        y, states = self.run(self.module, x, start)
+        y, states = self.run(x, start)
         return y, self._upstream_states({name.rpartition(".")[2]: state for name, state in states.items()})
-
-    def _state_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return self.module.state_shapes  # type: ignore[return-value]
 
     def _upstream_states(self, states: Mapping[str, Tensor]) -> dict[str, object]:
         """As `mLSTMLayer.step` and `sLSTMLayer.step` give them (`xlstm/blocks/*/layer.py`)."""
@@ -148,12 +140,8 @@ class LiftedSmall(Lifted):
 class LiftedLarge(Lifted):
     """For the blocks and layers of xLSTM-7B: `forward(x, state)` → (y, state), also those of transformers."""
 
-    def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
-        super().__init__(path, original, holder)
-        self.module = step
-
     @lifted
     def forward(self, x: Tensor, state: Any = None, **_: object) -> tuple[Tensor, States]:
-        y, states = self.run(self.module, x, None if state is None else (*state[:2], state[2][..., 0]))
+        y, states = self.run(x, None if state is None else (*state[:2], state[2][..., 0]))
         C, n, m = states.values()
         return y, self.give(C, n, m[..., None])

@@ -145,8 +145,8 @@ class LiftedRecurrent(Lifted):
     """`forward(x, hx)` → (y, states), as `nn.LSTM` and `nn.GRU`. In a stream a state that is passed has no effect."""
 
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: RecurrentLayers):
-        super().__init__(path, original, holder)
-        self.module, self.batch_first = step, original.batch_first
+        super().__init__(path, original, holder, step)
+        self.batch_first = original.batch_first
 
     @lifted
     def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, object]:
@@ -154,7 +154,7 @@ class LiftedRecurrent(Lifted):
             raise UserError(
                 ErrorKind.argument, f"{self.path} is called on something else than (batch, time, features)."
             )
-        y, states = self.run(self.module, x if self.batch_first else x.transpose(0, 1), self._start(hx))
+        y, states = self.run(x if self.batch_first else x.transpose(0, 1), self._start(hx))
         kinds = ("h", "c") if self.module.is_lstm else ("h",)
         given = self.give(*(torch.stack([s for n, s in states.items() if n.endswith(kind)]) for kind in kinds))
         return (y if self.batch_first else y.transpose(0, 1)), given if len(given) > 1 else given[0]

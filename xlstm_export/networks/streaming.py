@@ -20,7 +20,7 @@ from .copies import copy_network
 from .culprit import Record, Recorder, first_mixing
 from .failures import line_of, users_errors
 from .functions import TimeFunctions
-from .inputs import NetworkInput, pieces_of
+from .inputs import NetworkInput, largest_integer, pieces_of
 from .outputs import flatten_outputs
 from .plan import CannotStream, LiftedNetwork, Plan, make_plan, require_known, sample
 
@@ -66,7 +66,7 @@ class _Trial:
         dtypes = FLOAT64 if dtype == torch.float64 else FLOAT32
         self.lifted = LiftedNetwork.of(copy_network(self.module), inputs, dtypes)
         self.generator = torch.Generator().manual_seed(seed)
-        self.largest = min((m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)), default=2)
+        self.largest = largest_integer(network)
         self.tolerance = 1e-5 if dtype == torch.float64 else 1e-2
 
     def values(self, batch: int, positions: int) -> list[Tensor]:

@@ -21,6 +21,7 @@ from ..bundle import Bundle, Manifest
 from ..bundle.manifest import NETWORK
 from ..errors import ErrorKind, UserError
 from ..networks import digest, load_module, parse_inputs
+from ..networks.inputs import largest_integer
 from ..progress import Advance, Stage, no_progress
 from ..runtime import Session, open_session
 from .network_reference import NetworkReference
@@ -129,7 +130,7 @@ def make_references(module: nn.Module, manifest: Manifest, seed: int) -> tuple[R
     Raises:
         UserError: it fails in both.
     """
-    integers = min((m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)), default=2)
+    integers = largest_integer(module)
     nudge = partial(perturb, dtype=getattr(torch, manifest.dtype), seed=seed)
     nudged = NetworkReference(module, manifest, torch.float32, nudge)
     axes = _input_axes(manifest)
