@@ -40,12 +40,12 @@ def split_chapters(text: str) -> tuple[str, str]:
     return train, "".join(chapters[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
 
 
-def build_model(context_length: int) -> tuple[xLSTMLMModel, xLSTMLMModelConfig]:
-    """Five mLSTM blocks and one sLSTM block, 256 byte tokens."""
+def build_model(context_length: int, dim: int, blocks: int) -> tuple[xLSTMLMModel, xLSTMLMModelConfig]:
+    """mLSTM blocks, but for the second, an sLSTM block; 256 byte tokens."""
     config = xLSTMLMModelConfig(
         vocab_size=256,
-        embedding_dim=192,
-        num_blocks=6,
+        embedding_dim=dim,
+        num_blocks=blocks,
         slstm_at=[1],
         context_length=context_length,
         mlstm_block=mLSTMBlockConfig(mlstm=mLSTMLayerConfig(conv1d_kernel_size=4, qkv_proj_blocksize=4, num_heads=4)),
@@ -93,6 +93,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90, help="wall-clock budget; the learning rate follows it")
     parser.add_argument("--context", type=int, default=256, help="bytes; the first three quarters train on half of it")
     parser.add_argument("--batch", type=int, default=16, help="rows of --context bytes, or twice as many of half")
+    parser.add_argument("--dim", type=int, default=192, help="width; 448 with 8 blocks has 10 million parameters")
+    parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init", type=Path, help="checkpoint to start from (its weights, not its optimiser)")
@@ -102,7 +104,7 @@ def main() -> None:
     train_text, heldout_text = split_chapters(args.text.read_text("ascii"))
     train = torch.frombuffer(bytearray(train_text, "ascii"), dtype=torch.uint8)
     heldout = torch.frombuffer(bytearray(heldout_text, "ascii"), dtype=torch.uint8)
-    model, config = build_model(args.context)
+    model, config = build_model(args.context, args.dim, args.blocks)
     if args.init:
         model.load_state_dict(torch.load(args.init, weights_only=True)["state_dict"])
     decay, no_decay = model.get_weight_decay_optim_groups()
