@@ -9,4 +9,5 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the tests' models are tiny: two 
 # The compiler from pip, also where the system has one: what is tested is a machine without CUDA.
 CUDACXX=$(python -c "import nvidia, pathlib; print(pathlib.Path(nvidia.__path__[0]) / 'cu13' / 'bin' / 'nvcc')")
 export CUDACXX
-python -m pytest --numprocesses 2 --dist loadfile "$@"
+# Files in their own order, which ends with small ones: by their number of tests, the longest test would begin last.
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
