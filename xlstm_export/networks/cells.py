@@ -47,11 +47,11 @@ class MLSTMCell(nn.Module):
 
 
 class SLSTMCell(nn.Module):
-    """`sLSTMCell` of the `xlstm` package (`xlstm/blocks/slstm/cell.py`)."""
+    """`sLSTMCell` of the `xlstm` package (`xlstm/blocks/slstm/cell.py`), and of TiRex."""
 
-    def __init__(self, dim: int, heads: int, dtypes: Dtypes):
+    def __init__(self, dim: int, heads: int, forget_clamp: float, dtypes: Dtypes):
         super().__init__()
-        self.heads, self.head_dim = heads, dim // heads
+        self.heads, self.head_dim, self.forget_clamp = heads, dim // heads, forget_clamp
         self.R = parameter(heads, 4, self.head_dim, self.head_dim, dtype=dtypes.weights)
         self.b = parameter(4, heads, self.head_dim, dtype=dtypes.compute)
         self.state_shapes = {name: (heads, self.head_dim) for name in "ycnm"}
@@ -59,7 +59,9 @@ class SLSTMCell(nn.Module):
     def forward(self, gates: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         """Gates (N, 4 * D), [gate, head, unit], to y (N, D)."""
         gates = gates.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
-        hidden, *states_ = slstm_cell(gates, self.R, self.b, *states, forget_clamp=0.0, lengths=chunk.lengths)
+        hidden, *states_ = slstm_cell(
+            gates, self.R, self.b, *states, forget_clamp=self.forget_clamp, lengths=chunk.lengths
+        )
         return hidden.reshape(-1, self.heads * self.head_dim), tuple(states_)
 
 
@@ -77,12 +79,13 @@ class LiftedMLSTMCell(Lifted):
 
 
 class LiftedSLSTMCell(Lifted):
-    """`forward(input, state)` → (output, state); layouts as the cell's configuration has them."""
+    """`forward(input, state)` → (output, state); layouts as the cell's configuration has them, or as TiRex' are."""
 
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
         super().__init__(path, original, holder, step)
         config: Any = original.config
-        self.layouts = SimpleNamespace(input=config.input_shape, output=config.output_shape, heads=config.num_heads)
+        layouts = getattr(config, "input_shape", "BSGNH"), getattr(config, "output_shape", "BNSH")
+        self.layouts = SimpleNamespace(input=layouts[0], output=layouts[1], heads=config.num_heads)
 
     @lifted
     def forward(self, input: Tensor, state: Tensor | None = None, lengths: object = None) -> tuple[Tensor, Tensor]:
