@@ -32,10 +32,8 @@ from .network_runs import Feeding, References, run_passes, run_windows
 from .perturbation import perturb
 from .report import ValidationReport
 from .scenarios import Scenario
-from .surroundings import threads_for, versions
-from .tolerance import Tolerance
-from .validate import ROWS, USUAL, ValidationOptions
-from .verdict import first_fault, judge
+from .surroundings import threads_for
+from .validate import ROWS, USUAL, ValidationOptions, conclude
 
 WHOLE, STEPS = 128, 64
 CHUNKS = (1, 1, 5, 20, 13, 2, 32, 7)
@@ -69,7 +67,7 @@ def validate_network(
             the runtime is not here.
     """
     started = time.monotonic()
-    manifest, seed = bundle.manifest, options.seed
+    manifest = bundle.manifest
     if manifest.family != NETWORK:
         raise UserError(
             ErrorKind.argument,
@@ -83,31 +81,14 @@ def validate_network(
     tick = stage("Checking that bundle and module belong together", None)
     digest, notes = check_module(bundle, module)
     tick(1)
-    references, more = make_references(module, manifest, seed)
+    references, more = make_references(module, manifest, options.seed)
     tick = stage("Running both", None)
     with threads_for(module):
         run = _windows if manifest.mode == "window" else _stream
         runs, limits = run(bundle, references, options, tick)
-    tolerance = Tolerance(manifest.dtype)
-    verdicts = tuple(judge(runs, tolerance))
-    dtype = str(references.module.dtype).removeprefix("torch.")
-    return ValidationReport(
-        bundle=bundle.path.resolve().name,
-        checkpoint=name or type(module).__name__,
-        checkpoint_sha256=digest,
-        family=manifest.family,
-        dtype=manifest.dtype,
-        runtime=options.runtime,
-        seed=seed,
-        versions=versions(),
-        seconds=time.monotonic() - started,
-        tolerance=tolerance,
-        runs=runs,
-        verdicts=verdicts,
-        fault=first_fault(runs, verdicts),
-        reference=f"the module itself in {dtype}",
-        notes=(*notes, *more, *limits),
-    )
+    reference = f"the module itself in {str(references.module.dtype).removeprefix('torch.')}"
+    notes = (*notes, *more, *limits)
+    return conclude(bundle, options, runs, started, name or type(module).__name__, digest, reference, notes)
 
 
 def check_module(bundle: Bundle, module: nn.Module) -> tuple[str | None, tuple[str, ...]]:
