@@ -12,6 +12,7 @@ from support.command_line import call
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.runtime import open_session
+from xlstm_export.runtime.onnxruntime import OnnxRuntimeSession
 
 NETWORK = """
 import torch
@@ -91,6 +92,21 @@ def test_network_is_validated_against_the_module_itself(made, bundle, tmp_path, 
     assert set(data["runs"][0]["outputs"]) == {"tags", "level"} and "float64" in data["reference"]
     worst = max(max(series["error"]) for run in data["runs"] for series in run["outputs"].values())
     assert worst < 1e-5
+    states = {f"block.slstm.{name}" for name in "ycnm"} | {"block.slstm.conv"}
+    assert all(run["states"].keys() == states for run in data["runs"])
+    assert max(max(series["error"]) for run in data["runs"] for series in run["states"].values()) < 1e-5
+    assert "State error by block" in text and "KL" not in text and "top-1" not in text
+
+
+def test_state_that_is_not_the_modules_is_a_fault_though_outputs_are_right(made, bundle, capsys, monkeypatch):
+    folder, factory = made
+    read = OnnxRuntimeSession.read_states
+    monkeypatch.setattr(
+        OnnxRuntimeSession, "read_states", lambda self: read(self) | {"block.slstm.n": 2 * read(self)["block.slstm.n"]}
+    )
+    arguments = ("--weights", folder / "ckpt.pt", "--steps", "8", "--batch", "1")
+    code, text, _ = call(capsys, monkeypatch, "validate", bundle, "--module", factory, *arguments)
+    assert code == 1 and "block.slstm.n" in text and "the fault lies in block.slstm" in " ".join(text.split())
 
 
 def test_other_weights_are_refused(made, bundle, tmp_path, capsys, monkeypatch):

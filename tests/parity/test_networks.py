@@ -1,7 +1,9 @@
 """Users' own networks with xLSTM blocks inside, exported, give what the network itself gives.
 
-Tolerance: 1e-4 of each output's spread, as for language models (`test_exported_bundles`): float32 throughout, so errors
-are some 2^-24 an operation, and the norms and recurrences forget them.
+Tolerances, as for language models (`test_exported_bundles`), of each output's spread:
+- float32: 1e-4. Errors are some 2^-24 an operation, and the norms and recurrences forget them.
+- float16 and bfloat16: sixteen roundoffs (2^-11, 2^-8). Only the projections inside xLSTM blocks round to them: inputs,
+  weights and outputs, once each, which adds up like a random walk.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from xlstm_export.networks.streaming import decide
 from xlstm_export.runtime import open_session
 
 TOLERANCE = 1e-4
+ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 CUTS = (1, 1, 5, 20, 13)
 STEPS = sum(CUTS)
 
@@ -125,6 +128,37 @@ def test_engine_builds_ahead_of_time_from_a_network(name, exported):
     assert [t.name for t in engine.record.tensors if t.mode == "output"][: len(bundle.manifest.outputs)] == [
         t.name for t in bundle.manifest.outputs
     ]
+
+
+HALF = [("with-gru", "bfloat16"), *((name, dtype) for name in ("tokens", "attention-pool") for dtype in ROUNDOFF)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), HALF)
+def test_half_precision_network_stays_within_sixteen_roundoffs_of_the_float32_module(name, dtype, tmp_path):
+    network = NETWORKS[name]
+    module = network.build(seed=3)
+    bundle = xlstm_export.export_network(module, network.inputs, tmp_path / "bundle", dtype=dtype)
+    inputs = network.example(batch=2, sequence=STEPS, seed=1)
+    with open_session(bundle, batch=2) as session:
+        got = run_cut(session, network, inputs, CUTS if network.streams else (STEPS,))
+        assert all(np.isfinite(state).all() for state in session.read_states().values())
+    worst = max(errors(got, network.reference(module, inputs)))
+    assert 2.0**-20 < worst <= 16 * ROUNDOFF[dtype], "float32 alone would stay below the first"
+
+
+@pytest.mark.parametrize("name", ["channel-first", "with-lstm"])
+def test_bundle_of_single_steps_gives_what_the_network_gives_for_whole_sequences(name, tmp_path):
+    network = NETWORKS[name]
+    module = network.build(seed=3)
+    bundle = xlstm_export.export_network(module, network.inputs, tmp_path / "bundle", mode="step")
+    assert bundle.manifest.mode == "step" and bundle.manifest.lengths is None
+    inputs = network.example(batch=2, sequence=STEPS, seed=1)
+    with open_session(bundle, batch=2) as session:
+        assert close(run_cut(session, network, inputs, (1,) * STEPS), network.reference(module, inputs))
+        session.reset()
+        assert close(run_cut(session, network, inputs, (1, 1)), network.reference(module, network.piece(inputs, 0, 2)))
+        with pytest.raises(UserError, match="1"):
+            session.run(fed(network, inputs, 0, 2))
 
 
 def positions(network: Network, inputs, r: int, steps: list[int]):

@@ -67,22 +67,7 @@ def step(model: nn.Module, patches: Tensor, states: dict[str, Tensor] | None) ->
 
 
 def compute_in_double(model: nn.Module) -> None:
-    """Take upstream's casts to float32 out of a model of float64 parameters: of its norms, and of its recurrence."""
+    """Take upstream's casts to float32 out of the norms of a model of float64 parameters."""
     for module in model.modules():
         if hasattr(module, "_rms_normalize"):
             module.forward = MethodType(lambda self, x: self._rms_normalize(x) * self.weight, module)
-        if hasattr(module, "_impl_forward_torch"):
-            module._impl_forward_torch = _recurrence
-
-
-def _recurrence(x: Tensor, states: Tensor, R: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """`sLSTMCellTorch.slstm_forward` around upstream's own pointwise step, in the dtype that it is given."""
-    from tirex.models.slstm.cell import sLSTMCellTorch
-
-    outputs, now = [], list(states)
-    for inputs in x:
-        heads = now[0].reshape(len(inputs), R.shape[0], 1, -1) @ R
-        Ry = heads.reshape(len(inputs), R.shape[0], 4, -1).transpose(1, 2).reshape(len(inputs), -1)
-        now = sLSTMCellTorch.slstm_forward_pointwise(inputs, Ry, b, now)
-        outputs.append(now[0])
-    return torch.stack(outputs), torch.stack(now)

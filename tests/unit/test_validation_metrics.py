@@ -88,6 +88,12 @@ def test_convolution_windows_have_one_scale_a_row():
     assert metrics.state_error("blocks.0.mlstm.conv", reference, actual) == pytest.approx(1 / 8)
 
 
+def test_states_of_lstm_layers_have_one_scale_a_row():
+    reference, actual = np.float32([[8, 1e-6], [1, 2]]), np.float32([[8, 1e-3], [1, 2]])
+    for name in ("lstm.l0.h", "lstm.l0.c"):
+        assert metrics.state_error(name, reference, actual) == pytest.approx(1e-3 / 8, rel=1e-2)
+
+
 def test_a_state_that_should_be_zero_and_is_not_is_an_error():
     zeros = np.zeros((1, 2, 3), np.float32)
     assert metrics.state_error("blocks.0.slstm.c", zeros, zeros) == 0

@@ -101,3 +101,13 @@ def test_right_states_and_wrong_outputs_mean_the_end_of_the_model():
     found = fault(run(outputs=series(0.1)))
     assert found.block is None
     assert "behind the cell of blocks.2, in the last norm or the head" in found.explanation
+
+
+def test_fault_in_a_network_is_put_down_to_the_path_of_its_block():
+    wrong, right = Series((19,), (0.1,), (QUIET,)), Series((19,), (QUIET,), (QUIET,))
+    states = {"encoder.blocks.0.mlstm.C": right, "decoder.slstm.y": wrong, "decoder.slstm.m": wrong}
+    found = fault(Scenario("whole", "whole", False, 2, STEPS, {"y": series()}, [], [], states))
+    assert (found.block, found.step) == ("decoder.slstm", 19)
+    assert found.explanation == "the fault lies in decoder.slstm, or in what feeds it"
+    found = fault(Scenario("whole", "whole", False, 2, STEPS, {"y": series(0.1)}, [], [], dict.fromkeys(states, right)))
+    assert found.block is None and "behind the cells" in found.explanation

@@ -26,6 +26,25 @@ from .layers import (
 States = tuple[Tensor, ...]
 
 
+def small_mlstm_cell(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, states: States, chunk: Chunk
+) -> tuple[Tensor, States]:
+    """The cell as the `xlstm` package has it (`xlstm/blocks/mlstm/backends.py`): q, k, v (N, D), gates (N, NH) → h."""
+    gates = (chunk.batch, chunk.sequence, i.shape[-1])
+    width = q.shape[-1] // i.shape[-1]
+    h, *next_states = mlstm_cell(
+        *(x.reshape(*gates, width) for x in (q, k, v)),
+        *(x.reshape(gates) for x in (i, f)),
+        *states,
+        q_scale=1.0,
+        k_scale=1 / math.sqrt(width),
+        gate_soft_cap=0.0,
+        eps=1e-6,
+        lengths=chunk.lengths,
+    )
+    return h, tuple(next_states)
+
+
 class MLSTMLayer(nn.Module):
     """mLSTM layer of the `xlstm` package (`xlstm/blocks/mlstm/layer.py`)."""
 
@@ -33,7 +52,7 @@ class MLSTMLayer(nn.Module):
         super().__init__()
         inner, heads = spec.inner_dim, spec.num_heads
         groups = inner // spec.qkv_block_size
-        self.heads, self.head_dim, self.compute = heads, inner // heads, dtypes.compute
+        head_dim, self.compute = inner // heads, dtypes.compute
         self.proj_up = Linear(dim, 2 * inner, spec.bias, dtypes)
         self.conv = CausalConv(inner, spec.conv_kernel, dtypes)
         self.q_proj = BlockDiagonalLinear(groups, spec.qkv_block_size, spec.bias, dtypes)
@@ -41,40 +60,24 @@ class MLSTMLayer(nn.Module):
         self.v_proj = BlockDiagonalLinear(groups, spec.qkv_block_size, spec.bias, dtypes)
         self.igate = Linear(3 * inner, heads, True, dtypes)
         self.fgate = Linear(3 * inner, heads, True, dtypes)
-        self.head_norm = HeadNorm(heads, self.head_dim, 1e-5, False, dtypes)
+        self.head_norm = HeadNorm(heads, head_dim, 1e-5, False, dtypes)
         self.skip = parameter(inner, dtype=dtypes.compute)
         self.proj_down = Linear(inner, dim, spec.bias, dtypes)
         self.state_shapes = {
-            "C": (heads, self.head_dim, self.head_dim),
-            "n": (heads, self.head_dim),
+            "C": (heads, head_dim, head_dim),
+            "n": (heads, head_dim),
             "m": (heads,),
             "conv": (spec.conv_kernel - 1, inner),
         }
 
     def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         C, n, m, window = states
-        heads = (chunk.batch, chunk.sequence, self.heads, self.head_dim)
         x_m, z = self.proj_up(x).to(self.compute).chunk(2, -1)
         x_conv, window = self.conv(x_m, window, chunk)
         x_conv = nn.functional.silu(x_conv)
         q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x_m)
         qkv = torch.cat([q, k, v], -1)
-        i, f = (gate(qkv).reshape(heads[:3]) for gate in (self.igate, self.fgate))
-        h, C, n, m = mlstm_cell(
-            q.reshape(heads),
-            k.reshape(heads),
-            v.reshape(heads),
-            i,
-            f,
-            C,
-            n,
-            m,
-            q_scale=1.0,
-            k_scale=1 / math.sqrt(self.head_dim),
-            gate_soft_cap=0.0,
-            eps=1e-6,
-            lengths=chunk.lengths,
-        )
+        h, (C, n, m) = small_mlstm_cell(q, k, v, self.igate(qkv), self.fgate(qkv), (C, n, m), chunk)
         y = (self.head_norm(h) + self.skip * x_conv) * nn.functional.silu(z)
         return self.proj_down(y), (C, n, m, window)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..modeling.blocks import small_mlstm_cell
 from ..modeling.layers import Chunk, Dtypes, HeadNorm, Linear, parameter
-from ..operators.eager import mlstm_cell, slstm_cell
+from ..operators.eager import slstm_cell
 from .lifted import Lifted, States, TapeHolder, lifted, mlstm_start, slstm_start
 
 
@@ -19,39 +19,25 @@ class MLSTMCell(nn.Module):
 
     def __init__(self, inner_dim: int, heads: int, dtypes: Dtypes):
         super().__init__()
-        self.heads, self.head_dim = heads, inner_dim // heads
+        head_dim = inner_dim // heads
         self.igate = Linear(3 * inner_dim, heads, True, dtypes)
         self.fgate = Linear(3 * inner_dim, heads, True, dtypes)
-        self.head_norm = HeadNorm(heads, self.head_dim, 1e-5, False, dtypes)
-        self.state_shapes = {"C": (heads, self.head_dim, self.head_dim), "n": (heads, self.head_dim), "m": (heads,)}
+        self.head_norm = HeadNorm(heads, head_dim, 1e-5, False, dtypes)
+        self.state_shapes = {"C": (heads, head_dim, head_dim), "n": (heads, head_dim), "m": (heads,)}
 
     def forward(self, qkv: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         """qkv (N, 3 * D) to h (N, D)."""
-        heads = (chunk.batch, chunk.sequence, self.heads)
-        q, k, v = (part.reshape(*heads, self.head_dim) for part in qkv.chunk(3, -1))
-        i, f = (gate(qkv).reshape(heads) for gate in (self.igate, self.fgate))
-        h, *states_ = mlstm_cell(
-            q,
-            k,
-            v,
-            i,
-            f,
-            *states,
-            q_scale=1.0,
-            k_scale=1 / math.sqrt(self.head_dim),
-            gate_soft_cap=0.0,
-            eps=1e-6,
-            lengths=chunk.lengths,
-        )
-        return self.head_norm(h), tuple(states_)
+        q, k, v = qkv.chunk(3, -1)
+        h, states = small_mlstm_cell(q, k, v, self.igate(qkv), self.fgate(qkv), states, chunk)
+        return self.head_norm(h), states
 
 
 class SLSTMCell(nn.Module):
-    """`sLSTMCell` of the `xlstm` package (`xlstm/blocks/slstm/cell.py`)."""
+    """`sLSTMCell` of the `xlstm` package (`xlstm/blocks/slstm/cell.py`), and of TiRex."""
 
-    def __init__(self, dim: int, heads: int, dtypes: Dtypes):
+    def __init__(self, dim: int, heads: int, forget_clamp: float, dtypes: Dtypes):
         super().__init__()
-        self.heads, self.head_dim = heads, dim // heads
+        self.heads, self.head_dim, self.forget_clamp = heads, dim // heads, forget_clamp
         self.R = parameter(heads, 4, self.head_dim, self.head_dim, dtype=dtypes.weights)
         self.b = parameter(4, heads, self.head_dim, dtype=dtypes.compute)
         self.state_shapes = {name: (heads, self.head_dim) for name in "ycnm"}
@@ -59,7 +45,9 @@ class SLSTMCell(nn.Module):
     def forward(self, gates: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         """Gates (N, 4 * D), [gate, head, unit], to y (N, D)."""
         gates = gates.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
-        hidden, *states_ = slstm_cell(gates, self.R, self.b, *states, forget_clamp=0.0, lengths=chunk.lengths)
+        hidden, *states_ = slstm_cell(
+            gates, self.R, self.b, *states, forget_clamp=self.forget_clamp, lengths=chunk.lengths
+        )
         return hidden.reshape(-1, self.heads * self.head_dim), tuple(states_)
 
 
@@ -77,12 +65,13 @@ class LiftedMLSTMCell(Lifted):
 
 
 class LiftedSLSTMCell(Lifted):
-    """`forward(input, state)` → (output, state); layouts as the cell's configuration has them."""
+    """`forward(input, state)` → (output, state); layouts as the cell's configuration has them, or as TiRex' are."""
 
     def __init__(self, path: str, original: nn.Module, holder: TapeHolder, step: nn.Module):
         super().__init__(path, original, holder, step)
         config: Any = original.config
-        self.layouts = SimpleNamespace(input=config.input_shape, output=config.output_shape, heads=config.num_heads)
+        layouts = getattr(config, "input_shape", "BSGNH"), getattr(config, "output_shape", "BNSH")
+        self.layouts = SimpleNamespace(input=layouts[0], output=layouts[1], heads=config.num_heads)
 
     @lifted
     def forward(self, input: Tensor, state: Tensor | None = None, lengths: object = None) -> tuple[Tensor, Tensor]:

@@ -145,3 +145,11 @@ class LiftedLarge(Lifted):
         y, states = self.run(x, None if state is None else (*state[:2], state[2][..., 0]))
         C, n, m = states.values()
         return y, self.give(C, n, m[..., None])
+
+
+class LiftedTiRex(Lifted):
+    """For the blocks and layers of TiRex: `forward(x)`, of a layer also `forward(x, slstm_state)`, → y."""
+
+    @lifted
+    def forward(self, x: Tensor, slstm_state: Tensor | None = None) -> Tensor:
+        return self.run(x, slstm_start(slstm_state, self.config.num_heads))[0]

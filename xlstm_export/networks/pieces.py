@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.families import mlstm_large as large
+from ..checkpoints.families import tirex
 from ..checkpoints.families import xlstm as small
 from ..checkpoints.families import xlstm_tensors as small_tensors
 from ..checkpoints.families.xlstm_settings import check_settings
@@ -23,11 +24,12 @@ from ..checkpoints.files.settings import Settings
 from ..checkpoints.files.tensors import LazyTensor
 from ..checkpoints.files.weights import Weights
 from ..errors import ErrorKind, UserError
-from ..modeling.blocks import ResidualBlock
+from ..modeling.blocks import ResidualBlock, SLSTMLayer
 from ..modeling.layers import Dtypes
 from .cells import LiftedMLSTMCell, LiftedSLSTMCell, MLSTMCell, SLSTMCell
-from .lifted import Lifted, LiftedLarge, LiftedSmall, TapeHolder
+from .lifted import Lifted, LiftedLarge, LiftedSmall, LiftedTiRex, TapeHolder
 from .recurrent import lift_recurrent
+from .unrounded import is_tirex_cell
 
 Tensors = dict[str, LazyTensor]
 Lift = Callable[[str, Any, TapeHolder, Dtypes], Lifted]
@@ -151,6 +153,21 @@ def _constants(config: object) -> dict[str, object]:
     return found if backend is None else found | {"eps": backend.eps}
 
 
+def _tirex_block(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
+    config = module.config
+    spec = tirex.block_of(config.num_heads, module.ffn.proj_up.out_features)
+    block = ResidualBlock(config.embedding_dim, spec, dtypes)
+    tensors = tirex.block_tensors(_tensors(module), config.num_heads, config.head_dim)
+    return LiftedTiRex(path, module, holder, _loaded(block, tensors))
+
+
+def _tirex_layer(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
+    config = module.config
+    layer = SLSTMLayer(config.embedding_dim, tirex.block_of(config.num_heads, 1), dtypes)
+    tensors = tirex.layer_tensors(_tensors(module), config.num_heads, config.head_dim)
+    return LiftedTiRex(path, module, holder, _loaded(layer, tensors))
+
+
 def _mlstm_cell(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
     tensors = _tensors(module)
     heads, width = tensors["igate.weight"].shape
@@ -162,20 +179,27 @@ def _mlstm_cell(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> L
 
 def _slstm_cell(path: str, module: Any, holder: TapeHolder, dtypes: Dtypes) -> Lifted:
     config = module.config
+    if is_tirex_cell(module):
+        step = SLSTMCell(config.embedding_dim, config.num_heads, tirex.FORGET_CLAMP, dtypes)
+        tensors = tirex.cell_tensors(_tensors(module), config.num_heads, config.head_dim)
+        return LiftedSLSTMCell(path, module, holder, _loaded(step, tensors))
     check_settings(Settings({"slstm_block": {"slstm": {"function": config.function}}}, path))
     at = {name: f"blocks.0.xlstm.slstm_cell.{name}" for name in ("_recurrent_kernel_", "_bias_")}
     weights = _weights(path, {at[name]: tensor for name, tensor in _tensors(module).items()})
     kernel, bias = (small_tensors.vanilla_layout(name, weights.tensors[name], weights) for name in at.values())
     heads, width = config.num_heads, config.hidden_size // config.num_heads
     named = {"R": kernel.reshape(heads, 4, width, width), "b": bias.reshape(4, heads, width)}
-    return LiftedSLSTMCell(path, module, holder, _loaded(SLSTMCell(config.hidden_size, heads, dtypes), named))
+    return LiftedSLSTMCell(path, module, holder, _loaded(SLSTMCell(config.hidden_size, heads, 0.0, dtypes), named))
 
 
+_SLSTM_LAYER = {"igate", "fgate", "zgate", "ogate", "slstm_cell", "group_norm"}
 _KINDS: tuple[tuple[frozenset[str], set[str], Lift], ...] = (
     (frozenset({"mLSTMBlock", "sLSTMBlock", "xLSTMBlock"}), {"xlstm_norm", "xlstm"}, _small_block),
     (frozenset({"mLSTMBlock", "xLSTMBlock"}), {"norm_mlstm", "mlstm_layer", "norm_ffn", "ffn"}, _large_block),
+    (frozenset({"sLSTMBlock"}), {"norm_slstm", "slstm_layer", "norm_ffn", "ffn"}, _tirex_block),
     (frozenset({"mLSTMLayer"}), {"proj_up", "conv1d", "mlstm_cell", "proj_down"}, _small_layer),
-    (frozenset({"sLSTMLayer"}), {"igate", "fgate", "zgate", "ogate", "slstm_cell", "group_norm"}, _small_layer),
+    (frozenset({"sLSTMLayer"}), {*_SLSTM_LAYER, "dropout"}, _small_layer),
+    (frozenset({"sLSTMLayer"}), _SLSTM_LAYER, _tirex_layer),
     (frozenset({"mLSTMLayer", "xLSTMLayer"}), {"multihead_norm", "out_proj", "mlstm_backend"}, _large_layer),
     (frozenset({"mLSTMCell"}), {"igate", "fgate", "outnorm"}, _mlstm_cell),
     (frozenset({"sLSTMCell", "sLSTMCell_vanilla", "sLSTMCell_cuda"}), set(), _slstm_cell),

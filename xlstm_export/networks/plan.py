@@ -151,5 +151,5 @@ def require_known(network: LiftedNetwork) -> None:
         raise UserError(
             ErrorKind.argument,
             "The network holds no block, layer or cell of xLSTM that is known (mLSTMBlock, sLSTMBlock, their layers "
-            "and cells, those of xLSTMLarge and of transformers). For networks without, torch.onnx.export does.",
+            "and cells, those of xLSTMLarge, transformers and TiRex). For networks without, torch.onnx.export does.",
         )

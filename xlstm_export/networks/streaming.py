@@ -23,6 +23,7 @@ from .functions import TimeFunctions
 from .inputs import NetworkInput, largest_integer, pieces_of
 from .outputs import flatten_outputs
 from .plan import CannotStream, LiftedNetwork, Plan, make_plan, require_known, sample
+from .unrounded import run_unrounded
 
 FLOAT64 = Dtypes(torch.float64, torch.float64)
 LENGTHS = ((17, 23), (61, 83), (241, 307))
@@ -61,6 +62,7 @@ class _Trial:
     ):
         self.inputs, self.dtype = inputs, dtype
         self.module = copy_network(network).to(dtype).eval()
+        run_unrounded(self.module)
         if moved:
             _move_weights(self.module, seed)
         dtypes = FLOAT64 if dtype == torch.float64 else FLOAT32

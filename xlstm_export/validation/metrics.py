@@ -49,12 +49,13 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarr
 def state_error(name: str, reference: np.ndarray, actual: np.ndarray) -> float:
     """Largest difference of a state, relative to its scale.
 
-    The scale is the largest reference value in the same row and head (a convolution window has no heads): every
-    head's output is normalised on its own, so a small head counts as much as a large one. Stabilisers (`m`) act as
-    exp(m): their scale is at least 1.
+    The scale is the largest reference value in the same row and head (windows of convolutions, and what LSTM and GRU
+    layers keep, have no heads): every head's output is normalised on its own, so a small head counts as much as a large
+    one. Stabilisers (`m`) act as exp(m): their scale is at least 1.
     """
     kind = name.rsplit(".", 1)[-1]
-    axes = tuple(range(1 if kind == "conv" else 2, reference.ndim))
+    has_heads = kind == "m" or kind in ("C", "n", "y", "c") and reference.ndim > 2
+    axes = tuple(range(2 if has_heads else 1, reference.ndim))
     scale = np.abs(reference).max(axes, keepdims=True) if axes else np.abs(reference)
     scale = np.maximum(scale, 1.0 if kind == "m" else _TINY)
     return float(finite_or_inf(np.abs(actual - reference) / scale).max(initial=0.0))

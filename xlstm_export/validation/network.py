@@ -1,7 +1,8 @@
 """A bundle of a user's own network against the network itself: whole sequences, steps, chunks, ragged rows, resets.
 
 Two things are compared at once: that the bundle computes what the module does, and that carrying its states from pass
-to pass is the same as seeing the whole sequence. Which of the two fails shows in the run that fails first.
+to pass is the same as seeing the whole sequence. Which of the two fails shows in the run that fails first. The states
+that a run ends with are held against those of the module's lifted form, which reads all in one pass.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from torch import nn
 from ..bundle import Bundle, Manifest
 from ..bundle.manifest import NETWORK
 from ..errors import ErrorKind, UserError
-from ..networks import digest, load_module, parse_inputs
+from ..networks import decide, digest, load_module, parse_inputs
+from ..networks.copies import copy_network
 from ..networks.inputs import largest_integer
+from ..networks.plan import Plan
 from ..progress import Advance, Stage, no_progress
 from ..runtime import Session, open_session
 from .network_reference import NetworkReference
@@ -29,10 +32,8 @@ from .network_runs import Feeding, References, run_passes, run_windows
 from .perturbation import perturb
 from .report import ValidationReport
 from .scenarios import Scenario
-from .surroundings import threads_for, versions
-from .tolerance import Tolerance
-from .validate import ROWS, USUAL, ValidationOptions
-from .verdict import first_fault, judge
+from .surroundings import threads_for
+from .validate import ROWS, USUAL, ValidationOptions, conclude
 
 WHOLE, STEPS = 128, 64
 CHUNKS = (1, 1, 5, 20, 13, 2, 32, 7)
@@ -41,6 +42,7 @@ LONG_CHUNK = 64
 WINDOWS = (5, 16, 33, 64, 100, 250)
 _PROBES = (17, 83, 307)
 """Lengths at which a module is tried first: some refuse short ones."""
+_UNROUNDED = "TiRex' sLSTM cells round to bfloat16 in the module as shipped; the reference computes them without that."
 
 
 def validate_network(
@@ -65,7 +67,7 @@ def validate_network(
             the runtime is not here.
     """
     started = time.monotonic()
-    manifest, seed = bundle.manifest, options.seed
+    manifest = bundle.manifest
     if manifest.family != NETWORK:
         raise UserError(
             ErrorKind.argument,
@@ -79,31 +81,14 @@ def validate_network(
     tick = stage("Checking that bundle and module belong together", None)
     digest, notes = check_module(bundle, module)
     tick(1)
-    references, more = make_references(module, manifest, seed)
+    references, more = make_references(module, manifest, options.seed)
     tick = stage("Running both", None)
     with threads_for(module):
         run = _windows if manifest.mode == "window" else _stream
         runs, limits = run(bundle, references, options, tick)
-    tolerance = Tolerance(manifest.dtype)
-    verdicts = tuple(judge(runs, tolerance))
-    dtype = str(references.module.dtype).removeprefix("torch.")
-    return ValidationReport(
-        bundle=bundle.path.resolve().name,
-        checkpoint=name or type(module).__name__,
-        checkpoint_sha256=digest,
-        family=manifest.family,
-        dtype=manifest.dtype,
-        runtime=options.runtime,
-        seed=seed,
-        versions=versions(),
-        seconds=time.monotonic() - started,
-        tolerance=tolerance,
-        runs=runs,
-        verdicts=verdicts,
-        fault=first_fault(runs, verdicts),
-        reference=f"the module itself in {dtype}",
-        notes=(*notes, *more, *limits),
-    )
+    reference = f"the module itself in {str(references.module.dtype).removeprefix('torch.')}"
+    notes = (*notes, *more, *limits)
+    return conclude(bundle, options, runs, started, name or type(module).__name__, digest, reference, notes)
 
 
 def check_module(bundle: Bundle, module: nn.Module) -> tuple[str | None, tuple[str, ...]]:
@@ -133,15 +118,23 @@ def make_references(module: nn.Module, manifest: Manifest, seed: int) -> tuple[R
     integers = largest_integer(module)
     nudge = partial(perturb, dtype=getattr(torch, manifest.dtype), seed=seed)
     nudged = NetworkReference(module, manifest, torch.float32, nudge)
-    axes = _input_axes(manifest)
-    wide = References(NetworkReference(module, manifest, torch.float64), nudged, integers, axes)
+    axes, plan = _input_axes(manifest), _plan(module, manifest)
+    notes = (_UNROUNDED,) if nudged.unrounded else ()
+    wide = References(NetworkReference(module, manifest, torch.float64), nudged, integers, axes, plan)
     try:
-        return _with_output_axes(wide, _probe(wide, _PROBES)), ()
+        return _with_output_axes(wide, _probe(wide, _PROBES)), notes
     except UserError as error:
         in_float64 = str(error)
-    narrow = References(NetworkReference(module, manifest, torch.float32), nudged, integers, axes)
+    narrow = References(NetworkReference(module, manifest, torch.float32), nudged, integers, axes, plan)
     note = f"The module ran in float32, since it fails in float64: {in_float64}"
-    return _with_output_axes(narrow, _probe(narrow, _PROBES)), (note,)
+    return _with_output_axes(narrow, _probe(narrow, _PROBES)), (*notes, note)
+
+
+def _plan(module: nn.Module, manifest: Manifest) -> Plan | None:
+    """Found out as it was for the export; None where a bundle has no states, or names no module that they are of."""
+    if not manifest.states or not manifest.architecture.get("cells"):
+        return None
+    return decide(copy_network(module).eval(), parse_inputs(manifest.architecture["inputs"])).plan
 
 
 def _input_axes(manifest: Manifest) -> dict[str, int | None]:

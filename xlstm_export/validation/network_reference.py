@@ -9,6 +9,7 @@ gives each row what it gets alone, as upstream's CUDA kernels do, and what it ge
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,14 @@ from torch import Tensor, nn
 
 from ..bundle import Manifest
 from ..errors import ErrorKind, UserError
+from ..modeling.layers import Dtypes
+from ..networks import parse_inputs
 from ..networks.copies import copy_network
 from ..networks.failures import users_errors
+from ..networks.functions import TimeFunctions
 from ..networks.outputs import flatten_outputs
+from ..networks.plan import LiftedNetwork, Plan
+from ..networks.unrounded import run_unrounded
 
 Row = Mapping[str, np.ndarray]
 """The inputs of one row by name, each with a batch of 1."""
@@ -44,6 +50,8 @@ class NetworkReference:
     ):
         self.manifest, self.dtype = manifest, dtype
         self._module = copy_network(module).eval().requires_grad_(False)
+        self.unrounded = run_unrounded(self._module)
+        """Whether it holds cells that round as they are shipped."""
         change(self._module)
         self._module.to(dtype)
         for part in self._module.modules():
@@ -85,14 +93,44 @@ class NetworkReference:
             outputs.append(self._named(returned, states))
         return outputs
 
-    def _call(self, module: nn.Module, row: Row, **more: Any) -> Any:
-        copies = self.manifest.batch or 1  # a module that was exported for one batch may take no other
+    @torch.inference_mode()
+    def states(self, plan: Plan, rows: Iterable[Row]) -> dict[str, np.ndarray]:
+        """States (1, ...) in float64, by name, that the module's lifted form is left with, started from zeros.
+
+        Args:
+            plan: how the module runs as a stream.
+            rows: the inputs of one pass after the other.
+        """
+        copies, lifted = self._copies, self._lifted
+        states = plan.zeros(copies, self.dtype)
+        for row in rows:
+            sizes = [row[one.name].shape[one.time_axis] for one in lifted.inputs if one.time_axis is not None]
+            lengths = torch.full((copies,), sizes[0], dtype=torch.int32) if sizes else None
+            tape = plan.tape(copies, sizes[0] if sizes else 1, lengths, states)
+            lifted.run([*self._given(row).values()], tape, TimeFunctions(tape, plan.functions))
+            states = tape.next_states
+        return {name: state[:1].double().numpy() for name, state in states.items()}
+
+    @cached_property
+    def _lifted(self) -> LiftedNetwork:
+        inputs = parse_inputs(self.manifest.architecture["inputs"])
+        return LiftedNetwork.of(copy_network(self._module), inputs, Dtypes(self.dtype, self.dtype))
+
+    @property
+    def _copies(self) -> int:
+        """Of a row in a batch: a module that was exported for one batch may take no other."""
+        return self.manifest.batch or 1
+
+    def _given(self, row: Row) -> dict[str, Tensor]:
         given = {}
         for spec in self.manifest.inputs:
-            tensor = torch.from_numpy(np.repeat(row[spec.name], copies, 0).astype(spec.dtype))
+            tensor = torch.from_numpy(np.repeat(row[spec.name], self._copies, 0).astype(spec.dtype))
             given[spec.name] = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        return given
+
+    def _call(self, module: nn.Module, row: Row, **more: Any) -> Any:
         with users_errors("The module fails"):
-            return module(**given, **more)
+            return module(**self._given(row), **more)
 
     def _named(self, returned: Any, states: frozenset[int]) -> dict[str, np.ndarray]:
         found = flatten_outputs(returned, states)

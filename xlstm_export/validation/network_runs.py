@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..bundle import Manifest, TensorSpec
+from ..networks.plan import Plan
 from ..runtime import Session
 from . import metrics
 from .network_reference import NetworkReference
 from .scenarios import OpenSeries, Scenario
+from .tolerance import Series
 
 _PREFIXES = 12
 """Positions of a run at which an output without positions is compared: each takes the module a forward of its own."""
@@ -29,6 +31,8 @@ class References:
     axes: Mapping[str, int | None]
     """The axis of time of each input and output, where the module has one. It may be longer there than in the bundle:
     one of mode `step` takes single positions of what the module takes whole."""
+    plan: Plan | None = None
+    """How the module runs as a stream, of which the states are compared; None: they are not."""
 
     @property
     def stepping(self) -> bool:
@@ -117,7 +121,7 @@ def run_passes(
                     values[output.name].add(at, own[at], sides[0][at], sides[1][at])
             tick(end - start)
     outputs = {output: own.series().freeze() for output, own in values.items()}
-    return Scenario(name, what, False, session.batch, max(map(len, run.fed)), outputs, [], [], {})
+    return Scenario(name, what, False, session.batch, max(map(len, run.fed)), outputs, [], [], run.states())
 
 
 class _Run:
@@ -168,7 +172,24 @@ class _Run:
                         found[tensor.name][row].update(enumerate(parts, at[row]))
                 at[row] += length
                 self.ends[row].append(at[row] - 1)
+        self._left = session.read_states()
         return found
+
+    def states(self) -> dict[str, Series]:
+        """After the last pass, by name: the worst row's error against the module's lifted form."""
+        if (plan := self._references.plan) is None:
+            return {}
+        worst: dict[str, tuple[float, float]] = {}
+        for row, starts in enumerate(self._starts):
+            passes = self._cut(row, starts[-1], len(self.fed[row]))
+            reference, nudged = (side.states(plan, passes) for side in self.sides)
+            actual = {name: value[row : row + 1] for name, value in self._left.items()}
+            errors, sensitivities = (metrics.state_errors(reference, values) for values in (actual, nudged))
+            for name in reference:
+                before = worst.get(name, (0.0, 0.0))
+                worst[name] = max(before[0], errors[name]), max(before[1], sensitivities[name])
+        last = max(map(len, self.fed)) - 1
+        return {name: Series((last,), (error,), (sensitivity,)) for name, (error, sensitivity) in worst.items()}
 
     def _block(self, at: Sequence[int], lengths: Sequence[int]) -> dict[str, np.ndarray]:
         """The inputs of one pass; padding is random as the rest is, so that taking it for positions shows."""
@@ -207,17 +228,25 @@ class _Run:
     def _run_module(self, side: NetworkReference, row: int, start: int, end: int) -> dict[str, np.ndarray]:
         key = (self.sides.index(side), row, start, end)
         if key not in self._whole:
+            passes = self._cut(row, start, end)
             if self._stepping:
-                steps = [{name: v[at, row : row + 1] for name, v in self._inputs.items()} for at in range(start, end)]
-                found = side.steps(steps)
+                found = side.steps(passes)
                 self._whole[key] = {name: np.stack([step[name][0] for step in found]) for name in found[0]}
             else:
-                cut = {}
-                for tensor in self._session.manifest.inputs:
-                    values, axis = self._inputs[tensor.name][row : row + 1], self._axes[tensor.name]
-                    cut[tensor.name] = values if axis is None else values.take(np.arange(start, end), axis)
-                self._whole[key] = side.sequence(cut)
+                self._whole[key] = side.sequence(passes[0])
         return self._whole[key]
+
+    def _cut(self, row: int, start: int, end: int) -> list[dict[str, np.ndarray]]:
+        """Positions of one row, as the module takes them: step by step, or all in one pass; none in no pass."""
+        if start == end:
+            return []
+        if self._stepping:
+            return [{name: v[at, row : row + 1] for name, v in self._inputs.items()} for at in range(start, end)]
+        cut = {}
+        for tensor in self._session.manifest.inputs:
+            values, axis = self._inputs[tensor.name][row : row + 1], self._axes[tensor.name]
+            cut[tensor.name] = values if axis is None else values.take(np.arange(start, end), axis)
+        return [cut]
 
 
 def _sampled(ends: Sequence[int]) -> Sequence[int]:

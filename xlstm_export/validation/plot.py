@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..bundle.manifest import NETWORK
 from .tolerance import Series
 from .verdict import block_of
 
@@ -25,10 +26,11 @@ def save_drift_plot(report: ValidationReport, path: Path) -> None:
     run = report.runs[-1]
     figure = Figure(figsize=(9, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2 if run.states else 1, 1, sharex=True, squeeze=False)[:, 0]
+    along = run.states and report.family != NETWORK  # those of a network are compared at the end alone
+    panels = figure.subplots(2 if along else 1, 1, sharex=True, squeeze=False)[:, 0]
     _draw_outputs(panels[0], report)
     panels[0].set_title(f"{report.bundle}: {report.dtype} on {report.runtime}, {run.rows} rows, {run.what}")
-    if run.states:
+    if along:
         _draw_states(panels[1], report)
     panels[-1].set_xlabel("step")
     for axes in panels:
@@ -84,9 +86,9 @@ def _shown(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(array) & (array > 0), array, np.nan)
 
 
-def _by_block(states: Mapping[str, Series]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def _by_block(states: Mapping[str, Series]) -> dict[int | str, tuple[np.ndarray, np.ndarray]]:
     """Steps, and the worst error of a block's states at each."""
-    blocks: dict[int, list[Series]] = {}
+    blocks: dict[int | str, list[Series]] = {}
     for name, series in states.items():
         blocks.setdefault(block_of(name), []).append(series)
     return {

@@ -97,7 +97,7 @@ def render(report: ValidationReport) -> RenderableType:
     parts: list[RenderableType] = [_run_table(report)]
     if report.runs[0].states:
         parts.append(_block_table(report))
-    elif len(report.runs[0].outputs) > 1:
+    if len(report.runs[0].outputs) > 1:
         parts.append(_output_table(report))
     parts += [Text(f"Note: {note}") for note in report.notes]
     parts += [line for run in report.runs if (line := _text_line(run))]
@@ -120,8 +120,10 @@ def _run_table(report: ValidationReport) -> Table:
     table.add_column("rows x steps", justify="right")
     table.add_column(f"{kind}, typical", justify="right")
     table.add_column(f"{kind}, worst", justify="right")
-    table.add_column("KL, nats", justify="right")
-    table.add_column("top-1", justify="right")
+    of_logits = any(run.kl for run in report.runs)
+    if of_logits:
+        table.add_column("KL, nats", justify="right")
+        table.add_column("top-1", justify="right")
     table.add_column("")
     for run in report.runs:
         own = [v for v in report.verdicts if v.run == run.name]
@@ -133,8 +135,7 @@ def _run_table(report: ValidationReport) -> Table:
             f"{run.rows} x {run.steps}",
             _error(typical),
             _error(worst),
-            f"{sum(run.kl) / len(run.kl):.1e}" if run.kl else "-",
-            _top_one(run),
+            *((f"{sum(run.kl) / len(run.kl):.1e}" if run.kl else "-", _top_one(run)) if of_logits else ()),
             _mark(all(v.passed for v in own)),
         )
     return table
@@ -170,7 +171,7 @@ def _block_table(report: ValidationReport) -> Table:
         for run in runs:
             own = [v for v in report.verdicts if v.run == run.name and v.quantity.startswith(f"{block}.")]
             cells.append(_error(max(own, key=lambda v: v.share)))
-        table.add_row(block.removeprefix("blocks.").replace(".", " "), *cells)
+        table.add_row(block.removeprefix("blocks.").replace(".", " ") if block.startswith("blocks.") else block, *cells)
     return table
 
 

@@ -81,7 +81,8 @@ class Scenario:
     """Per step, mean over the rows, nats; empty where the model has no head."""
     disagreements: list[Disagreement]
     states: dict[str, Series]
-    """`metrics.state_error` by state, every `stride`-th step and at the last; empty where only outputs are compared."""
+    """`metrics.state_error` by state, every `stride`-th step and at the last; of a network at the last alone. Empty
+    where only outputs are compared."""
     text: TextScore | None = None
     forecast: ForecastScore | None = None
 

@@ -99,22 +99,39 @@ def validate(
             *others, drift = runs
             runs = (*others, *run_forecasts(Forecaster(session), model, nudged, seed), drift)
             tick(1)
+    return conclude(bundle, options, runs, started, source.path.name, digest)
+
+
+def conclude(
+    bundle: Bundle,
+    options: ValidationOptions,
+    runs: tuple[Scenario, ...],
+    started: float,
+    checkpoint: str,
+    digest: str | None,
+    reference: str = "upstream",
+    notes: tuple[str, ...] = (),
+) -> ValidationReport:
+    """Judge the runs; arguments as the fields of the report, `started` on the monotonic clock."""
+    manifest = bundle.manifest
     tolerance = Tolerance(manifest.dtype)
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(
         bundle=bundle.path.resolve().name,
-        checkpoint=source.path.name,
+        checkpoint=checkpoint,
         checkpoint_sha256=digest,
-        family=source.family,
+        family=manifest.family,
         dtype=manifest.dtype,
         runtime=options.runtime,
-        seed=seed,
+        seed=options.seed,
         versions=versions(),
         seconds=time.monotonic() - started,
         tolerance=tolerance,
         runs=runs,
         verdicts=verdicts,
         fault=first_fault(runs, verdicts),
+        reference=reference,
+        notes=notes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ class Fault:
     run: str
     step: int
     quantity: str
-    block: int | None
-    """The first block whose state is wrong; None when only the outputs are."""
+    block: int | str | None
+    """The first block whose state is wrong, in a network by its path; None when only the outputs are."""
     explanation: str
 
 
@@ -87,15 +88,18 @@ def first_fault(runs: Sequence[Scenario], verdicts: Sequence[Verdict]) -> Fault 
     return None
 
 
-def block_of(state: str) -> int:
-    """`blocks.3.mlstm.C` → 3."""
-    return int(state.split(".")[1])
+def block_of(state: str) -> int | str:
+    """`blocks.3.mlstm.C` → 3; of a network `encoder.mlstm.C` → `encoder.mlstm`."""
+    block = re.fullmatch(r"blocks\.(\d+)\.\w+\.\w+", state)
+    return int(block[1]) if block else state.rpartition(".")[0]
 
 
 def _explain_outputs(wrong: set[str], run: Scenario) -> str:
     """Where to look when no state is wrong, or none was compared."""
     if run.states:
-        last = max(map(block_of, run.states))
+        last = block_of([*run.states][-1])
+        if isinstance(last, str):
+            return "every state is right at the end of the run, so the fault lies behind the cells"
         return f"every state is right, so the fault lies behind the cell of blocks.{last}, in the last norm or the head"
     right = [name for name in run.outputs if name not in wrong]
     beside = f", while {', '.join(right)} {'is' if len(right) == 1 else 'are'} right" if right else ""
@@ -106,6 +110,8 @@ def _explain_outputs(wrong: set[str], run: Scenario) -> str:
 def _explain_state(first: str, wrong: set[str], states: Iterable[str]) -> str:
     """Where to look: a state is the work of its own block up to the cell, and of every block before."""
     block = block_of(first)
+    if isinstance(block, str):
+        return f"the fault lies in {block}, or in what feeds it"
     window = f"{first.rsplit('.', 1)[0]}.conv"
     if window in states and window not in wrong:
         return f"its convolution window is right, so the fault lies in blocks.{block}, between that and the cell"

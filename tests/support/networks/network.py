@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from support.networks.randomise import randomise
+from xlstm_export.networks.copies import copy_network
+from xlstm_export.networks.unrounded import run_unrounded
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Network:
     @torch.no_grad()
     def reference(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What the network itself gives for a whole sequence, output by output; by hand step after step."""
+        module = copy_network(module)
+        run_unrounded(module)  # TiRex' cell as shipped rounds to bfloat16
         if not self.by_hand:
             return tensors_of(module(**inputs))
         (steps,) = {tensor.shape[1] for tensor in inputs.values()}

@@ -207,6 +207,28 @@ class BareCells(nn.Module):
         return self.head(y.transpose(1, 2).flatten(2) + h)
 
 
+class TiRexParts(nn.Module):
+    """TiRex' block, its layer and its bare cell, as `tirex-ts` ships them."""
+
+    def __init__(self) -> None:
+        from tirex.models.slstm.block import sLSTMBlock
+        from tirex.models.slstm.cell import sLSTMBlockConfig, sLSTMCell
+        from tirex.models.slstm.layer import sLSTMLayer
+
+        super().__init__()
+        config = sLSTMBlockConfig(embedding_dim=16, num_heads=2)
+        self.embed, self.gates, self.head = nn.Linear(4, 16), nn.Linear(16, 64), nn.Linear(16, 3)
+        self.block, self.layer = sLSTMBlock(config, "torch"), sLSTMLayer(config, "torch")
+        self.cell = sLSTMCell(config, "torch")
+        for cell in (self.block.slstm_layer.slstm_cell, self.layer.slstm_cell, self.cell):
+            nn.init.ones_(cell._bias_)  # upstream leaves it as memory was
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(self.block(self.embed(x)))
+        y, _ = self.cell(self.gates(h), None)  # (B, heads, S, head width)
+        return self.head(y.transpose(1, 2).flatten(2) + h)
+
+
 class LastPosition(nn.Module):
     """A classifier on the last position, which is a running one."""
 
@@ -275,6 +297,7 @@ STREAMING = [
     _same("single-mlstm-block", SingleBlock, "B,S,4:float32"),
     _same("single-slstm-layer", SingleLayer, "B,S,4:float32"),
     _same("bare-cells", BareCells, "B,S,6:float32"),
+    _same("tirex-parts", TiRexParts, "B,S,4:float32"),
     _same("last-position", LastPosition, "B,S,4:float32", time_axes=(None,)),
     Network("tokens", Tokens, {"tokens": "B,S:int64"}, tokens=23),
     Network("channel-first", ChannelFirst, {"signal": "B,6,S:float32"}, time_axes=(2,)),

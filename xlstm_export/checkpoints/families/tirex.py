@@ -157,42 +157,68 @@ def _canonical(upstream: Mapping[str, LazyTensor], sizes: _Sizes) -> dict[str, L
         for layer, kind in itertools.product(("hidden", "output", "residual"), ("weight", "bias")):
             tensors[f"{ours}.{layer}.{kind}"] = upstream[f"{theirs}.{layer}_layer.{kind}"]
     for index in range(sizes.blocks):
-        at, layer, cell = f"blocks.{index}.", f"blocks.{index}.slstm_layer.", f"blocks.{index}.slstm."
-        tensors |= {
-            f"{at}norm.weight": upstream[f"{at}norm_slstm.weight"],
-            f"{cell}igate.weight": upstream[f"{layer}fgate.weight"],  # slots i, f, z, o are fed by f, i, z, o
-            f"{cell}fgate.weight": upstream[f"{layer}igate.weight"],
-            f"{cell}zgate.weight": upstream[f"{layer}zgate.weight"],
-            f"{cell}ogate.weight": upstream[f"{layer}ogate.weight"],
-            # (H, in, 4 * out) to (H, 4, out, in), and [head, gate, unit] to [gate, head, unit].
-            f"{cell}R": upstream[f"{at}{_KERNEL}"].map(
-                lambda R: R.reshape(heads, width, 4, width).permute(0, 2, 3, 1).contiguous()
-            ),
-            f"{cell}b": upstream[f"{layer}slstm_cell._bias_"].map(
-                lambda b: b.reshape(heads, 4, width).transpose(0, 1).contiguous()
-            ),
-            # 1 + w, exactly: float64, whatever the dtype of w, to be rounded once where it is used.
-            f"{cell}head_norm.weight": upstream[f"{layer}group_norm.weight"].map(lambda w: 1.0 + w.double()),
-            f"{at}ffn_norm.weight": upstream[f"{at}norm_ffn.weight"],
-            f"{at}ffn.proj_gate.weight": upstream[f"{at}ffn.proj_up_gate.weight"],
-            f"{at}ffn.proj_up.weight": upstream[f"{at}ffn.proj_up.weight"],
-            f"{at}ffn.proj_down.weight": upstream[f"{at}ffn.proj_down.weight"],
-        }
+        at = f"blocks.{index}."
+        own = {name.removeprefix(at): tensor for name, tensor in upstream.items() if name.startswith(at)}
+        tensors |= {f"{at}{name}": tensor for name, tensor in block_tensors(own, heads, width).items()}
     return tensors
 
 
-def _architecture(sizes: _Sizes, patches: Patches) -> Architecture:
-    block = SLSTMBlock(
-        num_heads=sizes.heads,
+def block_tensors(upstream: Mapping[str, LazyTensor], heads: int, width: int) -> dict[str, LazyTensor]:
+    """Tensors of one block, of so many heads of this width, under the names and in the layouts of `ResidualBlock`."""
+    layer = "slstm_layer."
+    own = {name.removeprefix(layer): tensor for name, tensor in upstream.items() if name.startswith(layer)}
+    return {
+        "norm.weight": upstream["norm_slstm.weight"],
+        **{f"slstm.{name}": tensor for name, tensor in layer_tensors(own, heads, width).items()},
+        "ffn_norm.weight": upstream["norm_ffn.weight"],
+        "ffn.proj_gate.weight": upstream["ffn.proj_up_gate.weight"],
+        "ffn.proj_up.weight": upstream["ffn.proj_up.weight"],
+        "ffn.proj_down.weight": upstream["ffn.proj_down.weight"],
+    }
+
+
+def layer_tensors(upstream: Mapping[str, LazyTensor], heads: int, width: int) -> dict[str, LazyTensor]:
+    """The same of its sLSTM layer, for `SLSTMLayer`."""
+    cell = "slstm_cell."
+    own = {name.removeprefix(cell): tensor for name, tensor in upstream.items() if name.startswith(cell)}
+    return {
+        "igate.weight": upstream["fgate.weight"],  # slots i, f, z, o are fed by f, i, z, o
+        "fgate.weight": upstream["igate.weight"],
+        "zgate.weight": upstream["zgate.weight"],
+        "ogate.weight": upstream["ogate.weight"],
+        **cell_tensors(own, heads, width),
+        # 1 + w, exactly: float64, whatever the dtype of w, to be rounded once where it is used.
+        "head_norm.weight": upstream["group_norm.weight"].map(lambda w: 1.0 + w.double()),
+    }
+
+
+def cell_tensors(upstream: Mapping[str, LazyTensor], heads: int, width: int) -> dict[str, LazyTensor]:
+    """R and b of its cell."""
+    return {
+        # (H, in, 4 * out) to (H, 4, out, in), and [head, gate, unit] to [gate, head, unit].
+        "R": upstream["_recurrent_kernel_"].map(
+            lambda R: R.reshape(heads, width, 4, width).permute(0, 2, 3, 1).contiguous()
+        ),
+        "b": upstream["_bias_"].map(lambda b: b.reshape(heads, 4, width).transpose(0, 1).contiguous()),
+    }
+
+
+def block_of(heads: int, ffn_dim: int) -> SLSTMBlock:
+    """What a block is, of so many heads and a feed-forward network of this width."""
+    return SLSTMBlock(
+        num_heads=heads,
         conv_kernel=0,
-        feed_forward=FeedForward(sizes.ffn_dim, "swish"),
+        feed_forward=FeedForward(ffn_dim, "swish"),
         norm="rms_norm",
         norm_eps=1e-6,
         forget_clamp=FORGET_CLAMP,
     )
+
+
+def _architecture(sizes: _Sizes, patches: Patches) -> Architecture:
     return Architecture(
         embedding_dim=sizes.dim,
-        blocks=(block,) * sizes.blocks,
+        blocks=(block_of(sizes.heads, sizes.ffn_dim),) * sizes.blocks,
         vocab_size=None,
         tied_head=False,
         has_head=False,

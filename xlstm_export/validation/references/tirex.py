@@ -1,20 +1,19 @@
 """`tirex.models.tirex.TiRexZero`: its blocks step by step, its whole window, and its own forecasts.
 
-Upstream's PyTorch cell (`slstm/cell.py`, `_impl_torch`) rounds inputs, recurrent weights and all four states to
-bfloat16, whatever the model's dtype. The recurrence around that, `sLSTMCellTorch.slstm_forward`, computes in float32:
-here it is given what the cell is given, unrounded. `as_shipped` is the model with the rounding.
+Upstream's PyTorch cell rounds to bfloat16; here it does not (`networks.unrounded`). `as_shipped` is the model with the
+rounding.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...networks.unrounded import run_unrounded
 from . import States
 
 
@@ -25,9 +24,7 @@ class Reference:
         from tirex.models.tirex import TiRexZero
 
         self.module = TiRexZero(backend="torch", **config)
-        for block in self.module.blocks:
-            cell = block.slstm_layer.slstm_cell
-            cell._impl_torch = MethodType(_unrounded, cell)
+        run_unrounded(self.module)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.module._forward_model(inputs)
@@ -58,10 +55,3 @@ class Reference:
         for block in shipped.module.blocks:
             del block.slstm_layer.slstm_cell._impl_torch
         return shipped
-
-
-def _unrounded(cell: Any, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """`sLSTMCell._impl_torch` without its casts: inputs (S, N, 4, H, DH), state (4, N, H DH)."""
-    heads, gates, width = cell.config.num_heads, cell.config.num_gates, cell.config.head_dim
-    bias = cell._bias_.reshape(heads, gates, width).permute(1, 0, 2).reshape(-1)
-    return cell._impl_forward_torch(inputs.flatten(2), state, cell._recurrent_kernel_, bias)
