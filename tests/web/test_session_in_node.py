@@ -7,17 +7,22 @@ kernels add up in other orders (2^-24 an operation, some hundred of them between
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from random import Random
 
 import numpy as np
 import pytest
 from support.corpus import BAD, GOOD, KINDS, STATE_BATCH
+from support.paths import ROOT
 from support.series import random_series
 from support.upstream_models import random_inputs
 
+import xlstm_export
 from xlstm_export.bundle import Bundle
 from xlstm_export.forecasting import Forecaster
 from xlstm_export.runtime import open_session
+from xlstm_export.runtime.sampling import Sampling
 
 TOLERANCE = 1e-5
 PROMPTS = (7, 0, 3)
@@ -142,3 +147,17 @@ def test_forecasts_are_pythons(drive, export_variant):
         size = max(1.0, np.abs(reference).max()) if np.isnan(row).all() else np.ptp(reference)
         rounding = 2.0**-23 * np.abs(reference).max()  # of a series that is far from zero, when it is scaled back
         assert np.abs(np.float32(found) - reference).max() <= TOLERANCE * size + rounding
+
+
+def test_example_of_the_page_on_browsers_runs(packages, demo_bundle, tmp_path):
+    (example,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "browser.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "example.mjs").write_text(example)
+    (tmp_path / "session.js").symlink_to(ROOT / "xlstm_export" / "web" / "page" / "session.js")
+    (tmp_path / "node_modules").symlink_to(packages / "node_modules")
+    (tmp_path / "bundle").symlink_to(demo_bundle)
+    command = ["node", "--preserve-symlinks", "example.mjs"]
+    text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True).stdout
+    greedy = xlstm_export.generate(
+        xlstm_export.open_bundle(demo_bundle), "In the beginning ", 60, Sampling(temperature=0)
+    )
+    assert text == "".join(greedy)
