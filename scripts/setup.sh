@@ -12,8 +12,11 @@ if [ "${1:-}" != --tests ]; then
     exit
 fi
 install --editable ".[dev]"
-if ! command -v g++ >/dev/null; then
+missing=()
+command -v g++ >/dev/null || missing+=(g++)
+command -v chromium >/dev/null || missing+=(chromium)
+if [ ${#missing[@]} -gt 0 ]; then
     sudo=$([ "$(id -u)" = 0 ] || echo sudo)
     $sudo apt-get update -qq
-    $sudo apt-get install -y -qq g++
+    $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi

@@ -26,6 +26,7 @@ from .options import (
     chosen_custom_ops,
 )
 from .terminal import Commands, err, out, print_notes, print_result, progress
+from .web_command import web
 
 if TYPE_CHECKING:
     from .checkpoints import ReadOptions
@@ -341,6 +342,7 @@ def generate(
 
 
 app.command()(forecast)
+app.command()(web)
 
 
 @app.command()

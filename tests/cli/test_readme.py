@@ -63,6 +63,8 @@ def test_two_commands_exist_and_ci_runs_the_second():
 
 def available(command: list[str]) -> bool:
     """Whether this machine has what the command needs."""
+    if command[1] == "web":
+        return shutil.which("npm") is not None
     return "tensorrt-rtx" not in command or importlib.util.find_spec("tensorrt_rtx") is not None
 
 

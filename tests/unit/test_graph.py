@@ -135,7 +135,10 @@ CELLS = {
 }
 
 
-def run_definition(name, function, tensors, attributes):
+DEFINITIONS = [(name, "standard") for name in CELLS] + [("MLSTMCell", "linear-attention")]
+
+
+def run_definition(name, function, tensors, attributes, definitions="standard"):
     """The outputs of a cell's definition in plain ONNX Runtime, by name."""
     outputs = CELLS[name][2]
     node = onnx.helper.make_node(name, list(tensors), outputs, domain=names.DOMAIN, **attributes)
@@ -146,6 +149,7 @@ def run_definition(name, function, tensors, attributes):
     graph = onnx.helper.make_graph([node], "g", [value(n, t) for n, t in tensors.items()], values)
     opsets = [onnx.helper.make_opsetid("", names.OPSET), onnx.helper.make_opsetid(names.DOMAIN, 1)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
+    schemas.use_definitions(model, definitions)
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return dict(zip(outputs, session.run(None, {n: t.numpy() for n, t in tensors.items()}), strict=True))
@@ -154,7 +158,7 @@ def run_definition(name, function, tensors, attributes):
 TYPES = {torch.float32: onnx.TensorProto.FLOAT, torch.int32: onnx.TensorProto.INT32}
 
 
-def check_definition(name, seed, sequence):
+def check_definition(name, definitions, seed, sequence):
     """Against the eager operator in float64; gates and stabilisers far out, zero and other states."""
     draw, operator, _ = CELLS[name]
     tensors, attributes = draw(seed, sequence or 1)
@@ -168,7 +172,7 @@ def check_definition(name, seed, sequence):
     reference = operator(*exact, **attributes, lengths=lengths)
     # float32 rounds m and the gates by 2^-24 of their size, which the exponentials turn into a relative error
     far = max(float(tensors[n].abs().max()) for n in ("m", "i", "f", "x") if n in tensors)
-    results = run_definition(name, function, tensors, attributes)
+    results = run_definition(name, function, tensors, attributes, definitions)
     for (output, got), expected in zip(results.items(), reference, strict=True):
         assert np.isfinite(got).all(), (seed, output)
         scale = max(1.0, float(expected.abs().max()))
@@ -179,16 +183,16 @@ def check_definition(name, seed, sequence):
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("name", CELLS)
-def test_definition_of_a_step_equals_the_eager_operator_on_extreme_inputs(name, seed):
-    check_definition(name, seed, None)
+@pytest.mark.parametrize("name, definitions", DEFINITIONS)
+def test_definition_of_a_step_equals_the_eager_operator_on_extreme_inputs(name, definitions, seed):
+    check_definition(name, definitions, seed, None)
 
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("sequence", [1, 2, 7, 64, 200])
-@pytest.mark.parametrize("name", CELLS)
-def test_definition_of_a_sequence_equals_the_eager_operator_on_extreme_inputs(name, sequence, seed):
-    check_definition(name, seed, sequence)
+@pytest.mark.parametrize("name, definitions", DEFINITIONS)
+def test_definition_of_a_sequence_equals_the_eager_operator_on_extreme_inputs(name, definitions, sequence, seed):
+    check_definition(name, definitions, seed, sequence)
 
 
 def mlstm_conditioning(tensors, attributes, lengths):
@@ -205,23 +209,26 @@ def mlstm_conditioning(tensors, attributes, lengths):
     return worst
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_padding_leaves_what_is_before_it_alone(name):
+@pytest.mark.parametrize("name, definitions", DEFINITIONS)
+def test_padding_leaves_what_is_before_it_alone(name, definitions):
     """NaN beyond a row's length: outputs there are zero, states and the other outputs as without."""
     tensors, attributes = CELLS[name][0](2, 6)
     function = schemas.sequence_functions()[name]
     lengths = torch.arange(tensors["m"].shape[0]).remainder(6).int()
-    clean = run_definition(name, function, tensors | {"lengths": lengths}, attributes)
+    clean = run_definition(name, function, tensors | {"lengths": lengths}, attributes, definitions)
     for tensor in (tensors[n] for n in "qkvifx" if n in tensors):
         for row, length in enumerate(lengths):
             tensor[row, length:] = torch.nan
-    for output, value in run_definition(name, function, tensors | {"lengths": lengths}, attributes).items():
+    for output, value in run_definition(
+        name, function, tensors | {"lengths": lengths}, attributes, definitions
+    ).items():
         np.testing.assert_array_equal(value, clean[output], err_msg=output)
         if output in ("h", "hidden"):
             assert all((value[row, length:] == 0).all() for row, length in enumerate(lengths))
 
 
-def test_one_closed_forget_gate_costs_later_positions_no_precision():
+@pytest.mark.parametrize("definitions", ["standard", "linear-attention"])
+def test_one_closed_forget_gate_costs_later_positions_no_precision(definitions):
     """Differences of cumulative sums would: after lf = -1e4, sums have a spacing of 1e-3."""
     tensors, attributes = mlstm_inputs(4, 64)
     tensors["i"].clamp_(-1, 1), tensors["f"].clamp_(2, 4)
@@ -229,7 +236,7 @@ def test_one_closed_forget_gate_costs_later_positions_no_precision():
     lengths = torch.full(tensors["m"].shape[:1], 64, dtype=torch.int32)
     exact = eager.mlstm_cell(*(t.double() for t in tensors.values()), **attributes)
     function = schemas.sequence_functions()["MLSTMCell"]
-    got = run_definition("MLSTMCell", function, tensors | {"lengths": lengths}, attributes)
+    got = run_definition("MLSTMCell", function, tensors | {"lengths": lengths}, attributes, definitions)
     for name, expected in zip(("C_next", "n_next"), exact[1:], strict=False):
         np.testing.assert_allclose(got[name], expected, atol=2e-6 * float(expected.abs().max()), rtol=0)
 

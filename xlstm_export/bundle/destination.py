@@ -1,4 +1,4 @@
-"""Where a bundle is written: whole or not at all, and over nothing but another bundle."""
+"""Where a bundle, or another folder of ours, is written: whole or not at all, and over nothing but another such one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from ..errors import ErrorKind, UserError
 from .manifest import FILE_NAME
 
 
-def check_destination(out: Path, overwrite: bool) -> None:
-    """Refuse a destination that holds something else than what may be replaced."""
+def check_destination(out: Path, overwrite: bool, marker: str = FILE_NAME, what: str = "bundle") -> None:
+    """Refuse a destination that holds something else than what may be replaced.
+
+    Args:
+        marker: the file by which what may be replaced is known.
+        what: such a folder is called.
+    """
     if not out.exists() or out.is_dir() and not any(out.iterdir()):
         return
-    if not (out / FILE_NAME).is_file():
+    if not (out / marker).is_file():
         raise UserError(
-            ErrorKind.argument, f"{out} exists and is not a bundle: nothing was written. Choose another folder with -o."
+            ErrorKind.argument, f"{out} exists and is not a {what}: nothing was written. Choose another folder with -o."
         )
     if not overwrite:
         raise UserError(
-            ErrorKind.argument, f"{out} already holds a bundle. Choose another folder with -o, or pass --overwrite."
+            ErrorKind.argument, f"{out} already holds a {what}. Choose another folder with -o, or pass --overwrite."
         )
 
 

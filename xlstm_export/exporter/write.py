@@ -31,6 +31,8 @@ from ..checkpoints.files.text_tokens import TOKENIZER_FILE
 from ..errors import ErrorKind, UserError
 from ..modeling.architecture import Architecture
 from ..modeling.model import Model
+from ..operators.names import Definitions
+from ..operators.schemas import use_definitions
 from ..progress import Stage, no_progress
 from ..version import __version__
 from .in_place import mark_in_place
@@ -60,6 +62,8 @@ class ExportOptions:
     """Replace an existing bundle."""
     tokenizer: Path | None = None
     """A Hugging Face `tokenizer.json` to put into the bundle instead of the checkpoint's own."""
+    definitions: Definitions = "standard"
+    """Of the cells, for runtimes without our kernels."""
 
     def __post_init__(self) -> None:
         if self.mode == "window":
@@ -104,16 +108,17 @@ def export_bundle(
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
         tick(1)
         tick = stage("Checking the graph", None)
-        manifest = write_bundle(folder, model, manifest)
+        manifest = write_bundle(folder, model, manifest, options.definitions)
         tick(1)
     return Bundle(out, manifest)
 
 
-def write_bundle(folder: Path, model: ir.Model, manifest: Manifest) -> Manifest:
+def write_bundle(folder: Path, model: ir.Model, manifest: Manifest, definitions: Definitions = "standard") -> Manifest:
     """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest."""
     manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     proto = ir.to_proto(model)
+    use_definitions(proto, definitions)
     _drop_shapes_of_weights(proto.graph)
     _check(proto)
     (folder / MODEL_FILE).write_bytes(proto.SerializeToString())

@@ -5,6 +5,8 @@ its graph. Attributes that can be 0 for "none" are resolved with Where on consta
 cast to float, since tools that simplify graphs take a `value_float` for a double; other constants are tensors.
 """
 
+from collections.abc import Mapping
+
 _MLSTM_ATTRIBUTES = """
     q_factor_given = Constant <value_float: float = @q_scale> ()
     q_factor = Cast <to: int = 1> (q_factor_given)
@@ -58,8 +60,62 @@ def _slstm_gates(old: str, new: str) -> str:
 """
 
 
+# The stabiliser m at all positions. With lf = log f and g_t = m + sum_{u <= t} lf_u, the weight of position s in
+# position t is exp(span_ts + i_s - m_t), span_ts = sum_{s < u <= t} lf_u, and m_t the largest of these exponents and of
+# g_t. The spans are sums of what they span, a product with a triangle of ones: differences of cumulative sums would
+# cancel after one closed forget gate. Padding closes the input gate and opens the forget gate, so that it leaves every
+# state as it is.
+_MLSTM_POSITIONS = """
+    closed = Constant <value: tensor = float {-1e30}> ()
+    first = Constant <value_int: int = 0> ()
+    stride = Constant <value_int: int = 1> ()
+    last = Constant <value_ints: ints = [-1]> ()
+    rows = Constant <value_ints: ints = [-2]> ()
+    past = Constant <value_ints: ints = [9223372036854775807]> ()
+    two_last = Constant <value_ints: ints = [2, 3]> ()
+
+    size = Shape <start: int = 1, end: int = 2> (q)
+    count = Squeeze (size)
+    positions = Range (first, count, stride)
+    later = Unsqueeze (positions, last)
+    causal = GreaterOrEqual (later, positions)
+    triangle = Cast <to: int = 1> (causal)
+    beyond = Greater (later, positions)
+    strict_triangle = Cast <to: int = 1> (beyond)
+    index = Cast <to: int = 6> (positions)
+    length = Unsqueeze (lengths, last)
+    valid = Less (index, length)
+    valid_3 = Unsqueeze (valid, last)
+    valid_4 = Unsqueeze (valid, two_last)
+
+    ...soft cap of i...
+    i_valid = Where (valid_3, i_gate, closed)
+    i_bh = Transpose <perm: ints = [0, 2, 1]> (i_valid)
+    log_i = Unsqueeze (i_bh, rows)
+
+    ...soft cap of f...
+    f_negative = Neg (f_gate)
+    f_softplus = Softplus (f_negative)
+    f_log = Neg (f_softplus)
+    f_valid = Where (valid_3, f_log, zero)
+    f_bh = Transpose <perm: ints = [0, 2, 1]> (f_valid)
+    log_f = Unsqueeze (f_bh, last)
+
+    passed = Mul (log_f, strict_triangle)
+    span = MatMul (triangle, passed)
+    weight_log = Add (span, log_i)
+    weight_causal = Where (causal, weight_log, closed)
+    since = MatMul (triangle, log_f)
+    m_row = Unsqueeze (m, two_last)
+    carried = Add (since, m_row)
+    strongest = ReduceMax <keepdims: int = 1> (weight_causal, last)
+    m_new = Max (carried, strongest)
+"""
+
+
 _SHARED = {
     "...attributes of the mLSTM...": _MLSTM_ATTRIBUTES,
+    "...positions of the mLSTM...": _MLSTM_POSITIONS,
     "...soft cap of i...": _soft_cap("i"),
     "...soft cap of f...": _soft_cap("f"),
     "...gates of the sLSTM...": _slstm_gates("", "_next"),
@@ -67,14 +123,14 @@ _SHARED = {
 }
 
 
-def _whole(text: str) -> str:
-    """A definition with what is written `...so...` put in, which definitions share."""
-    for name, shared in _SHARED.items():
-        text = text.replace(name, shared)
+def whole(text: str, parts: Mapping[str, str] = {}) -> str:
+    """A definition with what is written `...so...` put in: `parts`, and what all definitions share."""
+    for name, part in (*parts.items(), *_SHARED.items()):
+        text = text.replace(name, part)
     return text
 
 
-MLSTM_STEP = _whole(
+MLSTM_STEP = whole(
     """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "mLSTM cell, one step (Beck et al. 2024, equations 19 to 27)">
 MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.0, eps: float = 1e-6>
@@ -139,7 +195,7 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
 """
 )
 
-SLSTM_STEP = _whole(
+SLSTM_STEP = whole(
     """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "sLSTM cell, one step (Beck et al. 2024, equations 8 to 18)">
 SLSTMCell <forget_clamp: float = 0.0>
@@ -175,13 +231,9 @@ SLSTMCell <forget_clamp: float = 0.0>
 """
 )
 
-# All positions at once (the chunkwise-parallel form, one chunk, the old state carried in). With lf = log f and
-# g_t = m + sum_{u <= t} lf_u, the weight of position s in position t is exp(span_ts + i_s - m_t), span_ts =
-# sum_{s < u <= t} lf_u, and m_t the largest of these exponents and of g_t. The spans are sums of what they span, a
-# product with a triangle of ones: differences of cumulative sums would cancel after one closed forget gate.
-# Padding closes the input gate and opens the forget gate, so that it leaves every state as it is.
+# All positions at once (the chunkwise-parallel form, one chunk, the old state carried in).
 
-MLSTM_SEQUENCE = _whole(
+MLSTM_SEQUENCE = whole(
     """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "mLSTM cell, S positions (Beck et al. 2024, eq. 19 to 27)">
 MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.0, eps: float = 1e-6>
@@ -189,51 +241,9 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
 {
     zero = Constant <value: tensor = float {0.0}> ()
     one = Constant <value: tensor = float {1.0}> ()
-    closed = Constant <value: tensor = float {-1e30}> ()
-    first = Constant <value_int: int = 0> ()
-    stride = Constant <value_int: int = 1> ()
-    last = Constant <value_ints: ints = [-1]> ()
-    rows = Constant <value_ints: ints = [-2]> ()
-    past = Constant <value_ints: ints = [9223372036854775807]> ()
-    two_last = Constant <value_ints: ints = [2, 3]> ()
     ...attributes of the mLSTM...
+    ...positions of the mLSTM...
 
-    size = Shape <start: int = 1, end: int = 2> (q)
-    count = Squeeze (size)
-    positions = Range (first, count, stride)
-    later = Unsqueeze (positions, last)
-    causal = GreaterOrEqual (later, positions)
-    triangle = Cast <to: int = 1> (causal)
-    beyond = Greater (later, positions)
-    strict_triangle = Cast <to: int = 1> (beyond)
-    index = Cast <to: int = 6> (positions)
-    length = Unsqueeze (lengths, last)
-    valid = Less (index, length)
-    valid_3 = Unsqueeze (valid, last)
-    valid_4 = Unsqueeze (valid, two_last)
-
-    ...soft cap of i...
-    i_valid = Where (valid_3, i_gate, closed)
-    i_bh = Transpose <perm: ints = [0, 2, 1]> (i_valid)
-    log_i = Unsqueeze (i_bh, rows)
-
-    ...soft cap of f...
-    f_negative = Neg (f_gate)
-    f_softplus = Softplus (f_negative)
-    f_log = Neg (f_softplus)
-    f_valid = Where (valid_3, f_log, zero)
-    f_bh = Transpose <perm: ints = [0, 2, 1]> (f_valid)
-    log_f = Unsqueeze (f_bh, last)
-
-    passed = Mul (log_f, strict_triangle)
-    span = MatMul (triangle, passed)
-    weight_log = Add (span, log_i)
-    weight_causal = Where (causal, weight_log, closed)
-    since = MatMul (triangle, log_f)
-    m_row = Unsqueeze (m, two_last)
-    carried = Add (since, m_row)
-    strongest = ReduceMax <keepdims: int = 1> (weight_causal, last)
-    m_new = Max (carried, strongest)
     decay_log = Sub (carried, m_new)
     decay = Exp (decay_log)
     gain_log = Sub (weight_causal, m_new)
@@ -290,7 +300,7 @@ MLSTMCell <q_scale: float = 1.0, k_scale: float = 1.0, gate_soft_cap: float = 0.
 # R y of all rows is one product and nothing is transposed within the loop. (TensorRT-RTX 1.7 cannot compile the loop
 # for S = 1 with states of four axes, which would save the axis that is put in here.)
 
-SLSTM_SEQUENCE = _whole(
+SLSTM_SEQUENCE = whole(
     """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "sLSTM cell, S positions (Beck et al. 2024, eq. 8 to 18)">
 SLSTMCell <forget_clamp: float = 0.0>

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 DOMAIN = "ai.xlstm"
 VERSION = 1
 MLSTM_CELL = "MLSTMCell"
@@ -10,3 +12,5 @@ OPSET = 21
 """Of standard ONNX, for graphs and definitions."""
 PLUGIN_ATTRIBUTES = {"plugin_version": str(VERSION), "plugin_namespace": DOMAIN}
 """On every node: TensorRT's parser finds the plugin by them."""
+Definitions = Literal["standard", "linear-attention"]
+"""`standard`: of ONNX operators alone. `linear-attention`: the mLSTM by an operator that only ONNX Runtime has."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import onnx
 from onnx.defs import OpSchema
 
-from . import definitions
-from .names import DOMAIN, MLSTM_CELL, PLUGIN_ATTRIBUTES, SLSTM_CELL, VERSION
+from . import definitions, linear_attention
+from .names import DOMAIN, MLSTM_CELL, PLUGIN_ATTRIBUTES, SLSTM_CELL, VERSION, Definitions
 
 _T = ("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "activations")
 _TR = ("TR", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "recurrent weights: T or float")
@@ -25,6 +25,17 @@ def step_functions() -> dict[str, onnx.FunctionProto]:
 def sequence_functions() -> dict[str, onnx.FunctionProto]:
     """The definitions for any number of positions with `lengths`, by operator name."""
     return _parse(definitions.MLSTM_SEQUENCE, definitions.SLSTM_SEQUENCE)
+
+
+def use_definitions(model: onnx.ModelProto, wanted: Definitions) -> None:
+    """Exchange the definitions in a file. The nodes stay as they are."""
+    texts = {"standard": definitions, "linear-attention": linear_attention}[wanted]
+    for function in model.functions:
+        if (function.domain, function.name) == (DOMAIN, MLSTM_CELL):
+            text = texts.MLSTM_SEQUENCE if "lengths" in function.input else texts.MLSTM_STEP
+            function.CopyFrom(onnx.parser.parse_function(text))
+            known = {opset.domain for opset in model.opset_import}
+            model.opset_import.extend(opset for opset in function.opset_import if opset.domain not in known)
 
 
 def _parse(*texts: str) -> dict[str, onnx.FunctionProto]:
