@@ -83,8 +83,8 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
     if not settings.given:
         raise UserError(
             ErrorKind.checkpoint,
-            f"{weights.path} has no configuration, and weights do not tell the window, the quantiles and the scaling of "
-            "TiRex-2. Put its config.json beside the weights, or pass it with --config.",
+            f"{weights.path} has no configuration, and weights do not tell window, quantiles and scaling of TiRex-2. "
+            "Put its config.json beside the weights, or pass it with --config.",
         )
     architecture, config = from_settings(settings)
     sizes = _sizes(settings)

@@ -32,8 +32,7 @@ class Reference:
         with torch.compiler.set_stance("force_eager"):  # upstream compiles its residual networks
             x = module.input_patch_embedding(inputs)
             groups, targets = torch.arange(1.0, 1 + rows), torch.ones(rows, dtype=torch.bool)
-            for x in module._forward_layerwise(x, groups, targets, ~targets):
-                pass
+            *_, x = module._forward_layerwise(x, groups, targets, ~targets)
             return module.output_patch_embedding(module.stack_out_norm(x))
 
     def step(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
