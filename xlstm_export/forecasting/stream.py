@@ -20,8 +20,9 @@ class ForecastStream:
     """B series that advance together, a point each at a time: one step of the model for every P points.
 
     It differs from `Forecaster` in three ways, which is why it is cheap. The scale is that of the window it began with,
-    and whether a series is fed as differences was settled there, from the newest W + 1 points. The states have seen all points since then, not the newest W alone. Patches end at every P-th point since then, and
-    a forecast is made where one ends: in between, it is that of the last one without the points that have arrived.
+    and whether a series is fed as differences was settled there, from the newest W + 1 points. The states have seen all
+    points since then, not the newest W alone. Patches end at every P-th point since then, and a forecast is made where
+    one ends: in between, it is that of the last one without the points that have arrived.
 
     It begins anew (`refresh`: a window is run, and all is as in a `Forecaster`) by this rule: where a patch ends, loc
     and scale of the newest W points are held against those in use. A refresh is due when for some row loc has moved by

@@ -1,7 +1,7 @@
 """Between series and patches: windows, their scale, the model's input. FORMAT.md's section on forecasts, in NumPy.
 
-The formulas are those of upstream's scalers (`tirex/models/patcher.py`, `tirex2/model/component/scaler.py`), which add up
-in float32.
+The formulas are those of upstream's scalers (`tirex/models/patcher.py`, `tirex2/model/component/scaler.py`), which add
+up in float32.
 """
 
 from __future__ import annotations

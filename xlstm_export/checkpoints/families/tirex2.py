@@ -109,6 +109,7 @@ def _without_aliases(weights: Weights) -> Weights:
         plain = name
         for other, first in _ALIASES.items():
             plain = plain.replace(other, first)
+        weights.require_readable(name)
         if plain in names and not same_values(weights.tensors[name], weights.tensors[names[plain]]):
             raise UserError(
                 ErrorKind.checkpoint,
@@ -289,9 +290,12 @@ def _block(template: Settings, dim: int) -> Block:
             raise section.error("embedding_dim", f"expected that of the model, {dim}")
     heads, feed_forward = mixer.integer("num_heads", 4), FeedForward(ffn_width(dim), "swish")
     if mixer.choice("model_type", "", _MIXERS) == "bi-slstm":
-        heads = mixer.integer("num_slstm_heads", heads) if mixer.values.get("num_slstm_heads") is not None else heads
+        told = mixer.values.get("num_slstm_heads")
+        heads = heads if told is None else mixer.integer("num_slstm_heads")
         if dim % heads:
-            raise mixer.error("num_heads", f"the embedding width {dim} is not a multiple of it")
+            raise mixer.error(
+                "num_heads" if told is None else "num_slstm_heads", f"the embedding width {dim} is not a multiple of it"
+            )
         return SLSTMBlock(
             num_heads=heads,
             conv_kernel=0,
@@ -300,7 +304,7 @@ def _block(template: Settings, dim: int) -> Block:
             norm_eps=_NORM_EPS,
             head_norm_eps=_NORM_EPS,
         )
-    if dim % heads or dim // 2 % heads:
+    if dim // 2 < heads or dim % heads or dim // 2 % heads:
         raise mixer.error("num_heads", f"keys of {dim // 2} and values of {dim} are not multiples of it")
     return MLSTMLargeBlock(
         num_heads=heads,
