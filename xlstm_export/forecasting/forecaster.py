@@ -41,8 +41,8 @@ def check_horizon(horizon: int, spec: ForecastSpec) -> None:
 class Forecaster:
     """Forecasts of any number of series, each from its newest `context` points.
 
-    Whether a series has a trend, where that matters (`ForecastSpec.differencing`), is asked of all its points. A window's
-    leading patches without a value lead to states that are the model's constants: they are computed once.
+    Whether a series has a trend, where that matters (`ForecastSpec.differencing`), is asked of all its points. The
+    leading patches of a window without a value lead to states that are the model's constants: they are computed once.
 
     Args:
         session: of a forecaster's bundle. Its states are overwritten.
