@@ -388,6 +388,11 @@ if sys.version_info >= (3, 11):  # as tirex-2 wants it
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
 
 
+def here(*names: str) -> list[str]:
+    """Those of these variants that this Python's packages can build."""
+    return [name for name in names if name in VARIANTS]
+
+
 def upstream_model_of(checkpoint: Any) -> nn.Module:
     """The upstream model of a checkpoint that was read, float32, in eval mode: what validation drives."""
     model = build_upstream(checkpoint.family, checkpoint.config)

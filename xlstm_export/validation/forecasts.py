@@ -58,14 +58,15 @@ def make_series(spec: ForecastSpec, horizon: int, seed: int) -> tuple[list[np.nd
 def run_forecasts(
     forecaster: Forecaster, reference: UpstreamModel, nudged: UpstreamModel, seed: int
 ) -> tuple[Scenario, ...]:
-    """Both kinds of rollout over some patches: a window for each patch, and all patches from one window.
+    """Both kinds of rollout over some patches: a window for each patch, where the model has that, and one for all.
 
     Errors are recorded by the point of the horizon, as others are by the step; the second run has a `ForecastScore`.
     """
     spec = forecaster.spec
-    horizon = PATCHES * spec.patch
+    patches = min(PATCHES, (spec.horizon or PATCHES * spec.patch) // spec.patch)
+    horizon = patches * spec.patch
     rows, futures = make_series(spec, horizon, seed)
-    ways = [(1, "forecasts, a window for each patch"), (PATCHES, "forecasts, all patches of one window")]
+    ways = [(1, "forecasts, a window for each patch"), (patches, "forecasts, all patches of one window")]
     scenarios = []
     for rollout, what in ways if spec.horizon is None else ways[1:]:
         expected, moved = (_forecast(model, rows, horizon, rollout) for model in (reference, nudged))
@@ -73,9 +74,9 @@ def run_forecasts(
         recorder = Recorder(1, "quantiles")
         for point in range(horizon):
             recorder.outputs(point, expected[:, point], moved[:, point], actual[:, point])
-        name = "forecast" if rollout == 1 else "rollout"
+        name = "rollout" if what == ways[1][1] else "forecast"
         score = None
-        if rollout > 1:
+        if name == "rollout":
             assert isinstance(reference, ForecastingModel)
             shipped = reference.as_shipped().forecast(rows, horizon, rollout)
             scale = Scaling.of(windows_of(rows, spec), spec.scaler).scale
@@ -97,11 +98,13 @@ def _score(
     actual: np.ndarray,
     shipped: np.ndarray,
 ) -> ForecastScore:
+    patches = expected.shape[1] // spec.patch
+
     def by_patch(values: np.ndarray) -> np.ndarray:
         """(N, H, Q) in units of the scale, a patch in a row."""
-        return (values / scale[..., None]).swapaxes(0, 1).reshape(PATCHES, -1)
+        return (values / scale[..., None]).swapaxes(0, 1).reshape(patches, -1)
 
     errors = [metrics.finite_or_inf(by_patch(np.abs(other - expected))).max(-1) for other in (actual, shipped)]
     losses = [by_patch(quantile_loss(values, spec.quantiles, futures)).mean(-1) for values in (actual, expected)]
-    horizons = tuple((1 + patch) * spec.patch for patch in range(PATCHES))
+    horizons = tuple((1 + patch) * spec.patch for patch in range(patches))
     return ForecastScore(horizons, *(tuple(map(float, values)) for values in (*errors, *losses)))
