@@ -1,7 +1,8 @@
 """Forecasts of TiRex-2 bundles against `tirex-2`'s own `predict`, on the same series, in every quantile.
 
 Errors are in units of a series: its standard deviation, and how far its forecast reaches from its middle, as sinh
-passes errors on in proportion to that. TOLERANCE and ROUNDOFFS are those of `test_forecasts.py`, for the reasons given there.
+passes errors on in proportion to that. TOLERANCE and ROUNDOFFS are those of `test_forecasts.py`, for the reasons
+given there.
 """
 
 from __future__ import annotations
