@@ -260,13 +260,13 @@ def _sizes(settings: Settings) -> _Sizes:
         hidden=settings.integer("input_ff_dim"),
         out_hidden=int(dim * settings.positive("h_expand", 1.0)),
         quantiles=len(quantile_levels(settings)),
-        blocks=tuple(_block(template, dim) for template in _templates(settings)),
+        blocks=tuple(_block(template, dim) for _, template in _recipe(settings)),
         normed=settings.values.get("stack_out_norm_config") is not None,
     )
 
 
-def _templates(settings: Settings) -> list[Settings]:
-    """The template of each block."""
+def _recipe(settings: Settings) -> list[tuple[str, Settings]]:
+    """The template of each block, with its name."""
     count, stack = settings.integer("num_blocks", maximum=MAX_BLOCKS), settings.below("stack_config")
     stack.only(frozenset({"templates", "recipe"}), "MultivariateStackConfig")
     recipe, templates = stack.values.get("recipe"), stack.below("templates")
@@ -274,7 +274,7 @@ def _templates(settings: Settings) -> list[Settings]:
         raise stack.error("recipe", f"expected the names of the templates of {count} blocks")
     if unknown := [name for name in recipe if not isinstance(name, str) or name not in templates]:
         raise stack.error("recipe", f"{unknown[0]!r} is none of the templates {', '.join(map(str, templates.values))}")
-    return [templates.below(name) for name in recipe]
+    return [(name, templates.below(name)) for name in recipe]
 
 
 def _block(template: Settings, dim: int) -> Block:
@@ -326,10 +326,10 @@ def _activation(settings: Settings) -> Activation:
 
 def _upstream_config(settings: Settings) -> dict[str, object]:
     """What `TiRex2` is made of, complete, on the CPU."""
-    scaler, stack, norm = (settings.below(key) for key in ("scaler_cfg", "stack_config", "stack_out_norm_config"))
-    patch = settings.integer("input_patch_size")
+    scaler, norm = settings.below("scaler_cfg"), settings.below("stack_out_norm_config")
+    patch, recipe = settings.integer("input_patch_size"), _recipe(settings)
     templates = {}
-    for name, template in zip(stack.values["recipe"], _templates(settings), strict=True):  # type: ignore[call-overload]
+    for name, template in recipe:
         mixer, variates = template.below("time_mixer"), template.below("variate_mixer")
         heads = mixer.integer("num_heads", 4)
         told = mixer.values.get("num_slstm_heads")
@@ -349,7 +349,7 @@ def _upstream_config(settings: Settings) -> dict[str, object]:
         }
     normed = settings.values.get("stack_out_norm_config") is not None
     return {
-        "stack_config": {"templates": templates, "recipe": list(stack.values["recipe"])},  # type: ignore[call-overload]
+        "stack_config": {"templates": templates, "recipe": [name for name, _ in recipe]},
         "num_blocks": settings.integer("num_blocks"),
         "embedding_dim": settings.integer("embedding_dim"),
         "input_patch_size": patch,
