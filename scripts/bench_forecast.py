@@ -1,48 +1,64 @@
-"""Forecasts a second on the CPU: a bundle of TiRex against upstream, and against whole windows in ONNX Runtime.
+"""Forecasts a second on the CPU: a bundle of TiRex or TiRex-2 against upstream, and whole windows in ONNX Runtime.
 
-    python scripts/bench_forecast.py [--custom-ops LIB] [--batch 1,32] [--threads 1] [--quick]
+    python scripts/bench_forecast.py [--model tirex2] [--custom-ops LIB] [--batch 1,32] [--threads 1] [--repeats 5]
 
-One model of TiRex's size with random weights (the time does not depend on them), horizon 64 from a context of 2,048
-points. Each line is the median of several runs; all in one process, by turns with nothing else. Compared are
-  upstream          `tirex-ts` with its PyTorch cells, as shipped
+One model of the published size with random weights (the time does not depend on them), horizon 64 from a context of
+2,048 points. Each line is the median of several runs; all in one process, by turns with nothing else. Compared are
+  upstream          `tirex-ts` with its PyTorch cells, or `tirex-2`, as shipped
   upstream compiled the same with `torch.compile` on its cells, as its `load_model(compile=True)` does
   full window       the bundle's graph with the cells' definitions in ONNX Runtime: every window whole, from zeros
   bundle            `xlstm_export.Forecaster`, with the custom operators where they are given
   streamed patch    `xlstm_export.ForecastStream`: the next 32 points, and the forecast of the 32 after them
+TiRex runs a window for each patch of the horizon unless told otherwise, TiRex-2 one for all. Beside the streamed patch
+stands the time of reading as many bytes as the weights have, once: the least that a step can take at batch 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from xlstm_export import export, open_bundle, open_session
+from xlstm_export.checkpoints import read_config
 from xlstm_export.forecasting import Forecaster, ForecastStream
-from xlstm_export.validation.references.tirex import Reference
+from xlstm_export.validation.references import build_upstream
 
-CONFIG = Path(__file__).parents[1] / "models" / "configs" / "tirex.yaml"
+CONFIGS = Path(__file__).parents[1] / "models" / "configs"
 HORIZON = 64
 
 
-def make_model(folder: Path) -> Reference:
-    """A random TiRex, saved as `model.ckpt`."""
+def make_model(name: str, folder: Path) -> Any:
+    """A random forecaster, saved as `model.ckpt`; a `ForecastingModel`."""
     torch.manual_seed(0)
-    config = yaml.safe_load(CONFIG.read_text("utf-8"))
-    reference = Reference(config)
+    family, _, config = read_config(CONFIGS / f"{name}.yaml")
+    reference: Any = build_upstream(family, config)
     with torch.no_grad():
         for name, parameter in reference.module.named_parameters():
-            if parameter.ndim == 3 or name.endswith("_bias_"):
-                parameter.normal_(0, parameter.shape[-1] ** -0.5 if parameter.ndim == 3 else 1.0)
+            if parameter.ndim > 2 or name.endswith("_bias_"):
+                parameter.normal_(0, 128**-0.5 if parameter.ndim > 2 and "kernel" in name else 0.1)
+    reference.module.eval()
     torch.save({"state_dict": reference.module.state_dict(), "hyper_parameters": config}, folder / "model.ckpt")
     return reference
+
+
+@torch.inference_mode()
+def run_upstream(reference: Any, series: np.ndarray, rollout: int = 1) -> None:
+    """As its users call it: TiRex-2 with those of its parts compiled that it compiles itself."""
+    if not hasattr(reference.module, "predict"):
+        reference.forecast(list(series), HORIZON, rollout)
+        return
+    from tirex2 import TimeseriesType
+
+    reference.module.predict([TimeseriesType(torch.from_numpy(row)[None], None, None) for row in series], HORIZON)
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
@@ -61,6 +77,7 @@ def report(name: str, batch: int, value: float, base: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("tirex", "tirex2"), default="tirex")
     parser.add_argument("--custom-ops", type=Path, help="libxlstm_onnxruntime.so")
     parser.add_argument("--batch", default="1,32", help="numbers of series side by side")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -70,52 +87,56 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        reference = make_model(folder)
-        shipped = reference.as_shipped()
-        export(folder / "model.ckpt", folder / "bundle")
-        bundle = open_bundle(folder / "bundle")
-        print(f"horizon {HORIZON}, {args.threads} threads; x: as fast as upstream, one window for each patch")
+        reference = make_model(args.model, folder)
+        bundle = export(folder / "model.ckpt", folder / "bundle")
+        print(f"{args.model}, horizon {HORIZON}, {args.threads} threads; x: as fast as upstream")
         for batch in map(int, args.batch.split(",")):
-            series = np.cumsum(np.random.default_rng(0).standard_normal((batch, 2048)), 1).astype(np.float32)
-            context = torch.from_numpy(series)
-            base = seconds(lambda c=context: shipped.forecast(c, HORIZON, 1), args.repeats)
-            report("upstream", batch, base, base)
-            report(
-                "upstream, one window",
-                batch,
-                seconds(lambda c=context: shipped.forecast(c, HORIZON, 2), args.repeats),
-                base,
-            )
-            if not args.no_compile:
-                compiled = compile_cells(reference.as_shipped())
-                value = seconds(lambda c=context, m=compiled: m.forecast(c, HORIZON, 1), args.repeats)
-                report("upstream compiled", batch, value, base)
-            with open_session(bundle, batch=batch) as session:
-                forecaster = Forecaster(session)
-                whole = seconds(lambda f=forecaster, s=series: f.forecast(list(s), HORIZON), args.repeats)
-                report("full window", batch, whole, base)
-            with open_session(bundle, batch=batch, custom_ops=args.custom_ops) as session:
-                forecaster = Forecaster(session)
-                rounds = [
-                    seconds(lambda f=forecaster, s=series, k=k: f.forecast(list(s), HORIZON, k), args.repeats)
-                    for k in (1, 2)
-                ]
-                report("bundle", batch, rounds[0], base)
-                report("bundle, one window", batch, rounds[1], base)
-                own = forecaster.forecast(list(series), HORIZON)
-                stream = ForecastStream(session, list(series), drift=None)
-                patch = seconds(lambda s=stream, p=series[:, -32:]: (s.push(p), s.forecast(32)), 4 * args.repeats)
-                report("streamed patch", batch, patch, base)
-            ratios = whole / 2 / patch, base / 2 / patch
-            print(
-                f"          a streamed patch costs a full window / {ratios[0]:.1f}, upstream's window / {ratios[1]:.1f}"
-            )
-            difference = np.abs(own - reference.forecast(context, HORIZON, 1).numpy()).max() / series.std()
-            print(f"          largest difference to upstream's float32 forecast: {difference:.1e} of the scale")
+            run(args, reference, bundle.path, batch)
 
 
-def compile_cells(reference: Reference) -> Reference:
-    """As `tirex.base.load_model(compile=True)`."""
+def run(args: argparse.Namespace, reference: Any, path: Path, batch: int) -> None:
+    bundle, shipped = open_bundle(path), reference.as_shipped()
+    series = np.cumsum(np.random.default_rng(0).standard_normal((batch, 2048)), 1).astype(np.float32)
+    several = bundle.manifest.forecast.horizon is None
+    windows = HORIZON // bundle.manifest.forecast.patch if several else 1  # of one forecast
+    base = seconds(lambda: run_upstream(shipped, series), args.repeats)
+    report("upstream", batch, base, base)
+    if several:
+        value = seconds(lambda: run_upstream(shipped, series, windows), args.repeats)
+        report("upstream, one window", batch, value, base)
+    if not args.no_compile:
+        compiled = compile_cells(reference.as_shipped())
+        report("upstream compiled", batch, seconds(lambda: run_upstream(compiled, series), args.repeats), base)
+    with open_session(bundle, batch=batch) as session:
+        forecaster = Forecaster(session)
+        whole = seconds(lambda: forecaster.forecast(list(series), HORIZON), args.repeats)
+        report("full window", batch, whole, base)
+    with open_session(bundle, batch=batch, custom_ops=args.custom_ops) as session:
+        forecaster = Forecaster(session)
+        report("bundle", batch, seconds(lambda: forecaster.forecast(list(series), HORIZON), args.repeats), base)
+        if several:
+            value = seconds(lambda: forecaster.forecast(list(series), HORIZON, windows), args.repeats)
+            report("bundle, one window", batch, value, base)
+        own = forecaster.forecast(list(series), HORIZON)
+        stream = ForecastStream(session, list(series), drift=None)
+        patch = seconds(lambda: (stream.push(series[:, -32:]), stream.forecast(32)), 4 * args.repeats)
+        report("streamed patch", batch, patch, base)
+    ratios = whole / windows / patch, base / windows / patch
+    print(f"          a streamed patch costs a full window / {ratios[0]:.1f}, upstream's window / {ratios[1]:.1f}")
+    weights = np.ones((path / "model.weights").stat().st_size // 4, np.float32)
+    limit = seconds(lambda: weights @ weights, 4 * args.repeats)
+    print(f"          and {patch / limit:.2f} times what reading its {weights.nbytes / 1e6:.0f} MB of weights takes")
+    difference = np.abs(own - reference.forecast(list(series), HORIZON, 1)).max() / series.std()
+    print(f"          largest difference to upstream's float32 forecast: {difference:.1e} of the scale")
+
+
+def compile_cells(reference: Any) -> Any:
+    """As upstream's `load_model(compile=True)`."""
+    if hasattr(reference.module, "predict"):
+        reference = copy.deepcopy(reference)
+        for block in reference.module.stack:
+            block.time_mixer.fwd_cell.compile()
+        return reference
     from tirex.models.slstm.cell import sLSTMCellTorch
 
     forward = torch.compile(sLSTMCellTorch.slstm_forward)

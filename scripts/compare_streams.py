@@ -31,16 +31,18 @@ def compare(bundle: Path, series: np.ndarray, horizon: int, drift: float | None)
     with open_session(opened) as one, open_session(opened) as other:
         forecaster = Forecaster(one)
         spec = forecaster.spec
+        rollout = -(-horizon // spec.patch) if spec.horizon is None else None
         start = min(spec.context, len(series) // 2)
         stream = ForecastStream(other, [series[:start]], drift)
         losses, patches = [], 0
         for now in range(start + spec.patch, len(series) - horizon + 1, spec.patch):
             patches += stream.push(series[None, now - spec.patch : now])
-            exact = forecaster.forecast([series[:now]], horizon, -(-horizon // spec.patch))
+            exact = forecaster.forecast([series[:now]], horizon, rollout)
             streamed, truth = stream.forecast(horizon), series[None, now : now + horizon]
             if np.isnan(truth).all():
                 continue
-            scale = Scaling.of(series[None, max(0, now - spec.context) : now].astype(np.float32)).scale.item()
+            window = series[None, max(0, now - spec.context) : now].astype(np.float32)
+            scale = Scaling.of(window, spec.scaler).scale.item()
             values = (quantile_loss(exact, spec.quantiles, truth), quantile_loss(streamed, spec.quantiles, truth))
             losses.append([np.nanmean(each) / scale for each in (*values, np.abs(streamed - exact))])
         mean = np.nanmean(losses, 0)

@@ -191,7 +191,7 @@ def forecast(
     *,
     quantiles: Sequence[float] | None = None,
     context: int | None = None,
-    rollout: int = 1,
+    rollout: int | None = None,
     runtime: RuntimeName = "onnxruntime",
     custom_ops: str | Path | None = None,
     stage: Stage = no_progress,
@@ -199,19 +199,20 @@ def forecast(
     """What comes after each series, as upstream's own forecast has it.
 
     Args:
-        bundle: of a forecaster (TiRex).
+        bundle: of a forecaster (TiRex, TiRex-2).
         series: one array of one dimension, several, or several by name; the newest value last, NaN where missing.
         horizon: points to forecast.
         quantiles: some of the model's levels; None: all.
         context: only the newest points of each series that are looked at; None: all, of which the model takes what its
             window holds.
-        rollout: patches that one window is used for; more than 1 is faster over long horizons, and another forecast.
+        rollout: of TiRex, patches that one window is used for; more than 1, which is upstream's default, is faster over
+            long horizons, and another forecast.
         runtime, custom_ops: as for `open_session`.
         stage: told of the progress.
 
     Raises:
-        UserError: the bundle is no forecaster or has no such quantile, a series is not of one dimension or has an
-            infinite value, or the runtime is not here.
+        UserError: the bundle is no forecaster or has no such quantile, horizon or rollout, a series is not of one
+            dimension or has an infinite value, or the runtime is not here.
     """
     if context is not None and context < 1:
         raise UserError(ErrorKind.argument, f"The context is {context}; give 1 or more points.")

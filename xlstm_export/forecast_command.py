@@ -25,8 +25,11 @@ def forecast(
         int | None, typer.Option(min=1, help="Look at only so many of the newest points of each column.")
     ] = None,
     rollout: Annotated[
-        int, typer.Option(min=1, help="The patches to take from one window: more are faster, and another forecast.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1, help="The patches to take from one window (of TiRex): more than 1 are faster, and another forecast."
+        ),
+    ] = None,
     json: JsonOption = False,
     csv_out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the forecast as CSV.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw history, median and bands.")] = None,

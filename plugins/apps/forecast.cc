@@ -21,7 +21,7 @@ constexpr char kHelp[] =
     "  --horizon N        points to forecast\n"
     "  --quantiles Q,...  quantiles to print (default: all)\n"
     "  --context N        look at only so many of the newest points (default: all that the model takes)\n"
-    "  --rollout K        take K patches from one window: faster, and another forecast (default 1)\n"
+    "  --rollout K        of TiRex, take K patches from one window: faster, and another forecast (default 1)\n"
     "  --stream           forecast as lines arrive: whenever a patch of points is there, from what has been read\n"
     "  --drift X          with --stream: begin anew where a series has moved by X of its scale (default 0.25; 0: "
     "never)\n"
@@ -183,7 +183,9 @@ void run(const apps::Arguments& arguments) {
   }
   xlstm::Forecaster forecaster(model, model.info().batch ? model.info().batch : static_cast<int>(series.size()));
   const Printer printer(forecaster.info(), columns, arguments.text("quantiles"), false);
-  printer.print(forecaster.forecast(series, horizon, arguments.count("rollout", 1)), 0);
+  printer.print(arguments.has("rollout") ? forecaster.forecast(series, horizon, arguments.count("rollout", 1))
+                                         : forecaster.forecast(series, horizon),
+                0);
 }
 
 }  // namespace

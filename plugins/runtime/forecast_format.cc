@@ -5,6 +5,23 @@
 #include "runtime/strict_json.h"
 
 namespace xlstm::internal {
+namespace {
+
+ForecastInfo::Scaler parse_scaler(const Fields& entries) {
+  if (entries.is("scaler", "standard")) return {};
+  const Fields scaler = entries.below("scaler");
+  return {false, scaler.number("floor"), scaler.boolean("arcsinh"), scaler.boolean("binary")};
+}
+
+ForecastInfo::Calibration parse_calibration(const Fields& entries) {
+  return {entries.number("band_scale"), entries.number("band_exponent")};
+}
+
+ForecastInfo::Differencing parse_differencing(const Fields& entries) {
+  return {entries.number("score"), entries.number("r_squared"), parse_calibration(entries.below("band"))};
+}
+
+}  // namespace
 
 ForecastSpec parse_forecast(const Fields& entries) {
   ForecastSpec spec;
@@ -17,10 +34,13 @@ ForecastSpec parse_forecast(const Fields& entries) {
   if (spec.quantiles.empty()) entries.fail("forecast.quantiles is empty");
   spec.patch = static_cast<std::size_t>(entries.count("patch"));
   spec.context = static_cast<std::size_t>(entries.count("context"));
-  entries.choice("scaler", {"standard"});
+  spec.scaler = parse_scaler(entries);
   entries.choice("missing", {"zero"});
   entries.choice("padding", {"left"});
   entries.choice("rollout", {"masked"});
+  if (!entries.is_absent("horizon")) spec.horizon = static_cast<std::size_t>(entries.count("horizon"));
+  if (!entries.is_absent("differencing")) spec.differencing = parse_differencing(entries.below("differencing"));
+  if (!entries.is_absent("calibration")) spec.calibration = parse_calibration(entries.below("calibration"));
   if (spec.context % spec.patch) {
     entries.fail("forecast.context is " + std::to_string(spec.context) + ", not a multiple of the patch of " +
                  std::to_string(spec.patch));

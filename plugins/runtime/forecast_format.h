@@ -2,17 +2,14 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
+
+#include "xlstm/xlstm.hpp"
 
 namespace xlstm::internal {
 
 class Fields;
 
-struct ForecastSpec {
-  std::size_t patch = 0;          // points of a patch, P; 0: the model is no forecaster
-  std::size_t context = 0;        // points of the window, a multiple of P
-  std::vector<double> quantiles;  // levels, ascending
-
+struct ForecastSpec : ForecastInfo {
   explicit operator bool() const { return patch != 0; }
   std::size_t patches() const { return context / patch; }  // of the window
   std::size_t input_width() const { return 2 * patch; }

@@ -6,12 +6,14 @@
 #include <string>
 #include <utility>
 
+#include "runtime/trends.h"
 #include "runtime/windows.h"
 #include "xlstm/forecast.hpp"
 
 namespace xlstm {
 namespace {
 
+using internal::Reading;
 using internal::Scaling;
 
 constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
@@ -24,15 +26,12 @@ const ForecastInfo& info_of(const Model& model) {
   return model.info().forecast;
 }
 
-void check_horizon(std::size_t horizon) {
+void check_horizon(std::size_t horizon, const ForecastInfo& info) {
   if (!horizon) throw Error(ErrorCode::argument, "The horizon is 0; give 1 or more points.");
-}
-
-// The newest `context` values; missing ones come before the first of a shorter series.
-void fill_window(const Series& series, std::vector<float>& window, std::size_t context) {
-  const std::size_t count = std::min(series.size(), context);
-  window.assign(context - count, kMissing);
-  window.insert(window.end(), series.end() - static_cast<std::ptrdiff_t>(count), series.end());
+  if (info.horizon && horizon > info.horizon) {
+    throw Error(ErrorCode::argument, "The horizon is " + std::to_string(horizon) + "; this model forecasts " +
+                                         std::to_string(info.horizon) + " points at most.");
+  }
 }
 
 // The patches of a batch of windows, fed to a session from the start or one after another.
@@ -40,6 +39,7 @@ class Feeder {
  public:
   Feeder(const Model& model, int batch)
       : model_(model), info_(info_of(model_)), session_(model_.session(batch)), rows_(static_cast<std::size_t>(batch)) {
+    readings.resize(rows_);
     windows.resize(rows_);
     scalings.resize(rows_);
   }
@@ -48,11 +48,18 @@ class Feeder {
   std::size_t rows() const { return rows_; }
   std::size_t quantiles() const { return info_.quantiles.size(); }
 
-  std::vector<std::vector<float>> windows;  // of each row
+  std::vector<Reading> readings;            // of each row's series
+  std::vector<std::vector<float>> windows;  // what the model is fed of it
   std::vector<Scaling> scalings;            // what its values are scaled by
 
+  // Settle how a series is read, and write its window.
+  void begin(std::size_t row, const Series& series) {
+    readings[row] = Reading::of(series, info_);
+    readings[row].fill(series, windows[row], info_.context);
+  }
+
   void rescale() {
-    for (std::size_t row = 0; row < rows_; ++row) scalings[row] = Scaling::of(windows[row]);
+    for (std::size_t row = 0; row < rows_; ++row) scalings[row] = Scaling::of(windows[row], info_.scaler);
   }
 
   // Feed the windows from states of zero.
@@ -145,7 +152,10 @@ struct Forecaster::Impl {
   Feeder feeder;
   std::vector<float> values;  // of a batch, whole patches
 
-  void forecast(std::size_t patches, std::size_t rollout) {
+  Forecast forecast(const std::vector<Series>& series, std::size_t horizon, std::size_t rollout);
+
+  // Forecast so many patches of what the feeder's windows hold.
+  void run(std::size_t patches, std::size_t rollout) {
     const std::size_t patch = feeder.info().patch, points = patches * patch;
     values.resize(feeder.rows() * points * feeder.quantiles());
     for (std::size_t done = 0; done < patches;) {
@@ -172,30 +182,49 @@ Forecaster::~Forecaster() = default;
 
 const ForecastInfo& Forecaster::info() const noexcept { return impl_->feeder.info(); }
 
+Forecast Forecaster::forecast(const std::vector<Series>& series, std::size_t horizon) {
+  return impl_->forecast(series, horizon, info().horizon ? info().horizon : 1);
+}
+
 Forecast Forecaster::forecast(const std::vector<Series>& series, std::size_t horizon, std::size_t rollout) {
-  Feeder& feeder = impl_->feeder;
-  const std::size_t patch = info().patch;
-  check_horizon(horizon);
   if (!rollout) throw Error(ErrorCode::argument, "The rollout is 0; give 1 or more patches.");
+  if (info().horizon) {
+    throw Error(ErrorCode::argument, "This model takes all patches of a forecast from one window: give no rollout.");
+  }
+  return impl_->forecast(series, horizon, rollout);
+}
+
+Forecast Forecaster::Impl::forecast(const std::vector<Series>& series, std::size_t horizon, std::size_t rollout) {
+  const ForecastInfo& info = feeder.info();
+  const std::size_t patch = info.patch;
+  check_horizon(horizon, info);
   for (std::size_t row = 0; row < series.size(); ++row) internal::check_finite(series[row], row);
   Forecast result = empty_forecast(series.size(), horizon, feeder.quantiles());
   const std::size_t patches = (horizon + patch - 1) / patch;
   for (std::size_t start = 0; start < series.size(); start += feeder.rows()) {
     const std::size_t here = std::min(feeder.rows(), series.size() - start);
     for (std::size_t row = 0; row < feeder.rows(); ++row) {
-      fill_window(row < here ? series[start + row] : Series(), feeder.windows[row], info().context);
+      feeder.begin(row, row < here ? series[start + row] : Series());
     }
-    impl_->forecast(patches, rollout);
-    copy_points(impl_->values, patches * patch, 0, start, here, result);
+    run(patches, rollout);
+    copy_points(values, patches * patch, 0, start, here, result);
+    for (std::size_t row = 0; row < here; ++row) {
+      feeder.readings[row].finish(result.values.data() + (start + row) * horizon * result.quantiles, horizon, info);
+    }
   }
   return result;
 }
 
 struct ForecastStream::Impl {
-  Impl(const Model& model, const std::vector<Series>& series, double drift_limit)
-      : feeder(model, static_cast<int>(series.size())), drift(drift_limit) {}
+  Impl(const Model& model, const std::vector<Series>& all, double drift_limit)
+      : feeder(model, static_cast<int>(all.size())), series(all), drift(drift_limit) {
+    for (Series& one : series) {
+      if (one.size() > kept()) one.erase(one.begin(), one.end() - static_cast<std::ptrdiff_t>(kept()));
+    }
+  }
 
   Feeder feeder;
+  std::vector<Series> series;  // the newest points
   double drift;
   std::size_t refreshes = 0, pending = 0;
   std::size_t made = 0;        // patches that `outputs` holds
@@ -212,7 +241,11 @@ struct ForecastStream::Impl {
     keep(output);
   }
 
+  // Points of each series: those of a window, and the one that the first of them is told from.
+  std::size_t kept() const { return feeder.info().context + 1; }
+
   void refresh() {
+    for (std::size_t row = 0; row < feeder.rows(); ++row) feeder.begin(row, series[row]);
     feeder.rescale();
     begin_patch(feeder.run_window());
   }
@@ -220,7 +253,8 @@ struct ForecastStream::Impl {
   bool is_due() const {
     if (drift == 0) return false;
     for (std::size_t row = 0; row < feeder.rows(); ++row) {
-      const Scaling now = Scaling::of(feeder.windows[row]), &used = feeder.scalings[row];
+      if (Reading::of(series[row], feeder.info()).differenced != feeder.readings[row].differenced) return true;
+      const Scaling now = Scaling::of(feeder.windows[row], feeder.info().scaler), &used = feeder.scalings[row];
       const double ratio = static_cast<double>(now.scale / used.scale);
       const double moved = static_cast<double>(std::abs(now.loc - used.loc));
       if (moved > drift * static_cast<double>(used.scale) || ratio > 1 + drift || ratio * (1 + drift) < 1) return true;
@@ -237,10 +271,6 @@ ForecastStream::ForecastStream(const Model& model, const std::vector<Series>& se
   }
   for (std::size_t row = 0; row < series.size(); ++row) internal::check_finite(series[row], row);
   impl_ = std::make_unique<Impl>(model, series, drift);
-  Feeder& feeder = impl_->feeder;
-  for (std::size_t row = 0; row < series.size(); ++row) {
-    fill_window(series[row], feeder.windows[row], feeder.info().context);
-  }
   impl_->refresh();
 }
 ForecastStream::ForecastStream(ForecastStream&&) noexcept = default;
@@ -259,11 +289,15 @@ bool ForecastStream::push(Span<const float> points) {
   }
   for (std::size_t row = 0; row < points.size(); ++row) internal::check_finite({&points[row], 1}, row);
   for (std::size_t row = 0; row < points.size(); ++row) {
-    std::vector<float>& window = feeder.windows[row];
-    std::move(window.begin() + 1, window.end(), window.begin());
-    window.back() = points[row];
+    Series& series = impl_->series[row];
+    if (series.size() == impl_->kept()) series.erase(series.begin());
+    series.push_back(points[row]);
   }
   if (++impl_->pending < info().patch) return false;
+  for (std::size_t row = 0; row < points.size(); ++row) {
+    feeder.readings[row].fill(impl_->series[row], feeder.windows[row], info().context);
+    feeder.readings[row].level = internal::last_value(impl_->series[row]);
+  }
   if (impl_->is_due()) {
     impl_->refresh();
     ++impl_->refreshes;
@@ -274,7 +308,7 @@ bool ForecastStream::push(Span<const float> points) {
 }
 
 Forecast ForecastStream::forecast(std::size_t horizon) {
-  check_horizon(horizon);
+  check_horizon(horizon, info());
   Impl& stream = *impl_;
   Feeder& feeder = stream.feeder;
   const std::size_t patch = info().patch, patches = (stream.pending + horizon + patch - 1) / patch;
@@ -290,6 +324,10 @@ Forecast ForecastStream::forecast(std::size_t horizon) {
   for (std::size_t at = 0; at < patches; ++at) {
     const float* const output = stream.outputs.data() + at * feeder.rows() * width;
     feeder.write({output, feeder.rows(), width}, at * patch, points, values);
+  }
+  for (std::size_t row = 0; row < feeder.rows(); ++row) {
+    float* const first = values.data() + row * points * feeder.quantiles();
+    feeder.readings[row].finish(first, stream.pending + horizon, info());
   }
   copy_points(values, points, stream.pending, 0, feeder.rows(), result);
   return result;

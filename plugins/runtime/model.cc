@@ -199,7 +199,7 @@ Model Model::load(const std::filesystem::path& bundle, const Options& options) {
   info.tokenizer = manifest.tokenizer;
   info.bos_token = manifest.bos_token;
   info.eos_tokens = manifest.eos_tokens;
-  info.forecast = {manifest.forecast.patch, manifest.forecast.context, manifest.forecast.quantiles};
+  info.forecast = manifest.forecast;
   info.gives_logits = manifest.gives_logits();
   info.backend = tensorrt ? "tensorrt" : "onnxruntime";
   info.device = impl->loaded->device();

@@ -36,6 +36,7 @@ class Fields {
 
   bool is_null(const char* key) const { return raw(key).is_null(); }
   bool is_absent(const char* key) const;  // an optional entry that is left out, or null
+  bool is(const char* key, const char* text) const { return raw(key) == text; }
   std::string text(const char* key) const;
   std::string file_name(const char* key) const;
   std::string sha256(const char* key) const;

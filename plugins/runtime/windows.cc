@@ -1,11 +1,21 @@
 #include "runtime/windows.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
 namespace xlstm::internal {
+namespace {
 
-Scaling Scaling::of(Span<const float> window) {
+constexpr float kLargest = 20;  // that sinh is given, either way
+
+bool is_binary(Span<const float> window) {
+  return std::all_of(window.begin(), window.end(), [](float x) { return x == 0 || x == 1 || std::isnan(x); });
+}
+
+}  // namespace
+
+Scaling Scaling::of(Span<const float> window, const ForecastInfo::Scaler& scaler) {
   double total = 0, squares = 0;
   std::size_t count = 0;
   for (const float value : window) {
@@ -14,6 +24,8 @@ Scaling Scaling::of(Span<const float> window) {
     ++count;
   }
   Scaling scaling;
+  if (scaler.binary && is_binary(window)) return scaling;
+  scaling.bent = scaler.arcsinh;
   if (!count) return scaling;
   scaling.loc = static_cast<float>(total / static_cast<double>(count));
   for (const float value : window) {
@@ -22,8 +34,21 @@ Scaling Scaling::of(Span<const float> window) {
     squares += difference * difference;
   }
   scaling.scale = static_cast<float>(std::sqrt(squares / static_cast<double>(count)));
-  if (scaling.scale == 0) scaling.scale = std::abs(scaling.loc) + 1e-5f;
+  if (!scaler.standard) {
+    scaling.scale = std::max(scaling.scale, static_cast<float>(scaler.floor));
+  } else if (scaling.scale == 0) {
+    scaling.scale = std::abs(scaling.loc) + 1e-5f;
+  }
   return scaling;
+}
+
+float Scaling::apply(float value) const {
+  const float scaled = (value - loc) / scale;
+  return bent ? std::asinh(scaled) : scaled;
+}
+
+float Scaling::undo(float value) const {
+  return (bent ? std::sinh(std::min(std::max(value, -kLargest), kLargest)) : value) * scale + loc;
 }
 
 void check_finite(Span<const float> values, std::size_t row) {

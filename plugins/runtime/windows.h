@@ -11,11 +11,12 @@ namespace xlstm::internal {
 // Of one window.
 struct Scaling {
   float loc = 0, scale = 1;
+  bool bent = false;  // through arcsinh
 
   // Mean and standard deviation of the values that are there (not NaN).
-  static Scaling of(Span<const float> window);
-  float apply(float value) const { return (value - loc) / scale; }
-  float undo(float value) const { return value * scale + loc; }
+  static Scaling of(Span<const float> window, const ForecastInfo::Scaler& scaler);
+  float apply(float value) const;
+  float undo(float value) const;
 };
 
 // Throws Error(argument) where a value of series `row` is infinite.

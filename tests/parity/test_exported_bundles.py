@@ -18,6 +18,7 @@ from support.paths import DEMO
 from support.upstream_models import (
     VARIANTS,
     canonical_states,
+    here,
     is_block_stack,
     random_inputs,
     to_double,
@@ -31,8 +32,26 @@ from xlstm_export.runtime import open_session
 
 STEPS = 512
 ILL_CONDITIONED = 25  # steps that may be beyond 1e-4
-STEP_VARIANTS = ("a-mixed", "a-all-slstm", "a-wide-projections", "a-stack", "b-single", "c-single", "d-ckpt")
-HALF_VARIANTS = ("a-mixed", "a-all-slstm", "a-stack", "b-single", "b-wide-keys", "c-single", "d-wide-heads")
+STEP_VARIANTS = (
+    "a-mixed",
+    "a-all-slstm",
+    "a-wide-projections",
+    "a-stack",
+    "b-single",
+    "c-single",
+    "d-ckpt",
+    *here("e-folder"),
+)
+HALF_VARIANTS = (
+    "a-mixed",
+    "a-all-slstm",
+    "a-stack",
+    "b-single",
+    "b-wide-keys",
+    "c-single",
+    "d-wide-heads",
+    *here("e-folder"),
+)
 ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 

@@ -16,6 +16,7 @@ from support.series import random_series
 from support.upstream_models import VARIANTS
 
 from xlstm_export.bundle import Bundle
+from xlstm_export.bundle.forecast import STANDARD
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.errors import UserError
 from xlstm_export.forecasting import Forecaster, ForecastStream
@@ -35,14 +36,11 @@ def upstream_of(name: str) -> Reference:
 
 
 def upstream_forecast(reference: Reference, series: list[np.ndarray], horizon: int, rollout: int = 1) -> np.ndarray:
-    """As upstream's `forecast` puts series of many lengths together: missing values before the shorter ones."""
-    longest = max(map(len, series))
-    padded = np.stack([np.pad(row, (longest - len(row), 0), constant_values=np.nan) for row in series])
-    return reference.forecast(torch.from_numpy(padded), horizon, rollout).numpy()
+    return reference.forecast(series, horizon, rollout)
 
 
 def error(actual: np.ndarray, expected: np.ndarray, series: list[np.ndarray], spec) -> float:
-    scaling = Scaling.of(windows_of([row.astype(np.float32) for row in series], spec))
+    scaling = Scaling.of(windows_of([row.astype(np.float32) for row in series], spec), spec.scaler)
     loc, scale = scaling.loc[..., None], scaling.scale[..., None]
     return float(((np.abs(actual - expected) - ROUNDOFFS * np.abs(loc)) / scale).max())
 
@@ -95,12 +93,12 @@ def test_window_of_one_value_has_the_scale_that_exact_sums_give():
     from tirex.models.patcher import StandardScaler
 
     window = np.full((1, 100), 0.1, np.float32)
-    scaling, upstream = Scaling.of(window), StandardScaler().get_loc_scale(torch.from_numpy(window))
+    scaling, upstream = Scaling.of(window, STANDARD), StandardScaler().get_loc_scale(torch.from_numpy(window))
     assert scaling.loc == window[0, 0] and scaling.scale == np.float32(window[0, 0] + np.float32(1e-5))
     assert 0 < upstream.scale < 1e-7
     for value in (0.5, -3.0, 0.0):
         window[:] = value
-        scaling, upstream = Scaling.of(window), StandardScaler().get_loc_scale(torch.from_numpy(window))
+        scaling, upstream = Scaling.of(window, STANDARD), StandardScaler().get_loc_scale(torch.from_numpy(window))
         assert (scaling.loc, scaling.scale) == (upstream.loc.numpy(), upstream.scale.numpy())
 
 
@@ -144,7 +142,8 @@ def test_forecasts_at_half_precision_stay_within_sixteen_roundoffs_of_the_scale(
         _, _, bundle = export_variant("d-wide-heads", dtype)
         with open_session(Bundle.open(bundle), batch=8) as session:
             forecaster = Forecaster(session)
-            scale = Scaling.of(windows_of([row.astype(np.float32) for row in series], forecaster.spec)).scale[..., None]
+            windows = windows_of([row.astype(np.float32) for row in series], forecaster.spec)
+            scale = Scaling.of(windows, STANDARD).scale[..., None]
             size = np.ptp(expected / scale, (1, 2)).mean()
             wrong = np.abs(forecaster.forecast(series, 16, 2) - expected) / scale
             assert np.median(wrong) <= 16 * roundoff * size
@@ -210,7 +209,7 @@ def test_stream_gives_upstreams_output_at_each_patch_that_ends(export_variant):
         stream = ForecastStream(session, list(start), drift=None)
         spec = stream.spec
         window = windows_of(list(start), spec)
-        scaling = Scaling.of(window)
+        scaling = Scaling.of(window, STANDARD)
         outputs = upstream_tokens(reference, scaling.apply(np.concatenate([window, more[:, :80]], 1)), spec.patch)
         at = 0
         for size in (0, 1, 7, 3, 29, 40, 3):

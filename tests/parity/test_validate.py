@@ -10,7 +10,7 @@ import onnx
 import pytest
 from rich.console import Console
 from support.paths import DEMO
-from support.upstream_models import VARIANTS
+from support.upstream_models import VARIANTS, here
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import Checkpoint, open_checkpoint
@@ -37,7 +37,7 @@ def test_float32_bundle_of_every_family_passes_after_512_steps(name, export_vari
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["a-mixed", "b-single", "c-single", "d-wide-heads"])
+@pytest.mark.parametrize("name", here("a-mixed", "b-single", "c-single", "d-wide-heads", "e-folder"))
 def test_half_precision_bundle_of_every_family_passes(name, dtype, export_variant):
     _, checkpoint, bundle = export_variant(name, dtype)
     report = compare(bundle, checkpoint, steps=64, batch=2)
@@ -65,6 +65,17 @@ def test_forecaster_passes_with_its_forecasts_and_their_losses(export_variant):
     text = io.StringIO()
     Console(file=text, width=200).print(render(report))
     assert "25-32" in text.getvalue() and json.dumps(report.to_dict())
+
+
+@pytest.mark.parametrize("name", here("e-folder"))
+def test_forecaster_of_one_window_passes_with_its_forecasts(name, export_variant):
+    _, checkpoint, bundle = export_variant(name)
+    report = compare(bundle, checkpoint, steps=64, batch=4)
+    assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
+    assert [run.name for run in report.runs][-2:] == ["rollout", "drift"]
+    score = report.runs[-2].forecast
+    assert score is not None and score.horizons == (8, 16, 24, 32)
+    np.testing.assert_allclose(score.bundle_loss, score.reference_loss, rtol=1e-4)
 
 
 def test_forecaster_with_another_window_than_its_model_is_caught_by_its_forecasts_alone(export_variant, tmp_path):

@@ -36,6 +36,7 @@ from safetensors.torch import save as to_safetensors
 from support.archives import pickle_of
 from support.fuzz_changes import change_bytes, change_json, change_pickle, change_safetensors, change_yaml
 from support.hostile_pickles import EXHAUSTING, RUNNING, pickled
+from support.tirex2_models import settings as tirex2_settings
 from support.tirex_models import settings as tirex_settings
 from support.upstream_models import VARIANTS
 from xlstm_export.bundle import Bundle
@@ -87,6 +88,15 @@ def _forecaster() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return dict(_model(config, "tirex").state_dict()), config
 
 
+@functools.cache
+def _second_forecasters() -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+    """One, where its package runs."""
+    if "e-folder" not in VARIANTS:
+        return []
+    config = tirex2_settings(patch=2, quantiles=[0.1, 0.5], input_ff_dim=4, dim=16, heads=2)
+    return [(dict(_model(config, "tirex2").state_dict()), config)]
+
+
 def _model(config: dict[str, Any], family: str = "xlstm") -> torch.nn.Module:
     from support.upstream_models import build_upstream, randomise
 
@@ -107,6 +117,7 @@ def _contents() -> list[object]:
         {"net": _model(config), "optimizer": {"state": {0: torch.zeros(3)}}},
         {"model": _large()[0], "config": _large()[1], "ids": np.array([1, 2])},
         {"state_dict": _forecaster()[0], "hyper_parameters": _forecaster()[1]},
+        *({"state_dict": weights, "config": config} for weights, config in _second_forecasters()),
     ]
 
 
@@ -175,14 +186,15 @@ def _read_index(folder: Path, data: bytes) -> None:
 def _configs() -> list[dict[str, Any]]:
     nested = {"training": {"lr": 0.1}, "model": _small()[1], "data": {"vocab": "${model.vocab_size}"}}
     hugging_face = {"model_type": "xlstm", "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 2, "vocab_size": 7}
-    return [_small()[1], _large()[1], nested, hugging_face, _forecaster()[1]]
+    seconds = [config for _, config in _second_forecasters()]
+    return [_small()[1], _large()[1], nested, hugging_face, _forecaster()[1], *seconds]
 
 
 def _read_settings(suffix: str) -> Callable[[Path, bytes], None]:
     def read(folder: Path, data: bytes) -> None:
         config = folder / f"given{suffix}"
         config.write_bytes(data)
-        for weights in (_small()[0], _large()[0], _forecaster()[0]):
+        for weights in (_small()[0], _large()[0], _forecaster()[0], *(w for w, _ in _second_forecasters())):
             (folder / "model.safetensors").write_bytes(to_safetensors(weights))
             try:
                 _open(folder / "model.safetensors", ReadOptions(config))

@@ -14,6 +14,7 @@ The upstream packages are imported when first needed.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from support import checkpoint_writers as write
+from support import tirex2_models as tirex2
 from support import tirex_models as tirex
 
 VOCAB = 97
@@ -41,7 +43,7 @@ class Variant:
 
     name: str
     family: str
-    """`xlstm`, `xlstm-large`, `xlstm-hf` or `tirex`."""
+    """`xlstm`, `xlstm-large`, `xlstm-hf`, `tirex` or `tirex2`."""
     config: dict[str, Any]
     """Family `xlstm`: nested plain values for dacite, a block stack where there is no `vocab_size`."""
     writer: Callable[[nn.Module, dict, Path], Path]
@@ -75,10 +77,11 @@ def randomise(model: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -
             value = 2.0 * noise
         elif "recurrent_kernel" in name or "gate" in name:
             value = 0.3 * noise + (parameter if name.endswith("bias") else 0)
-        elif name.endswith("slstm_layer.slstm_cell._bias_"):
-            value = 2.0 * noise  # of TiRex, which leaves it uninitialised
+        elif name.endswith(("slstm_layer.slstm_cell._bias_", "fwd_cell._bias_")):
+            value = 2.0 * noise  # of TiRex, which leaves it uninitialised, and of TiRex-2
         elif "norm" in name:
-            direct = "xlstm_norm" not in name and ("norm_" in name or "out_norm" in name or "multihead_norm" in name)
+            ones = ("norm_", "out_norm", "multihead_norm", "fwd_cell.group_norm")
+            direct = "xlstm_norm" not in name and any(one in name for one in ones)
             value = 0.2 * noise + (1.0 if direct and name.endswith("weight") else 0.0)
         elif parameter.ndim == 1:
             value = parameter + 0.2 * noise
@@ -92,7 +95,13 @@ def randomise(model: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -
 
 def build_upstream(family: str, config: Mapping[str, Any]) -> nn.Module:
     """The upstream model of a configuration, with upstream's own initial weights."""
-    builders = {"xlstm": _build_xlstm, "xlstm-large": _build_large, "xlstm-hf": _build_hf, "tirex": tirex.build}
+    builders: dict[str, Callable[[dict], nn.Module]] = {
+        "xlstm": _build_xlstm,
+        "xlstm-large": _build_large,
+        "xlstm-hf": _build_hf,
+        "tirex": tirex.build,
+        "tirex2": tirex2.build,
+    }
     return builders[family](dict(config))
 
 
@@ -133,7 +142,7 @@ def to_double(model: nn.Module) -> nn.Module:
             replacement.inference_state_dtype = "float64"
             module.__init__(replacement)
     if is_forecaster(model):
-        tirex.compute_in_double(double)
+        _forecasters(model).compute_in_double(double)
     return double
 
 
@@ -145,14 +154,19 @@ def is_block_stack(model: nn.Module) -> bool:
 
 
 def is_forecaster(model: nn.Module) -> bool:
-    return type(model).__name__ == "TiRexZero"
+    return type(model).__name__ in ("TiRexZero", "TiRex2")
+
+
+def _forecasters(model: nn.Module) -> Any:
+    return {"TiRexZero": tirex, "TiRex2": tirex2}[type(model).__name__]
 
 
 def random_inputs(model: nn.Module, batch: int, steps: int, seed: int = 0) -> Tensor:
     """Tokens (B, S), or for a block stack vectors (B, S, D) in the dtype of the model, or patches for a forecaster."""
     generator = torch.Generator().manual_seed(seed)
     if is_forecaster(model):
-        shape = (batch, steps, model.config.input_patch_size)
+        patch = model.input_patch_size if type(model).__name__ == "TiRex2" else model.config.input_patch_size
+        shape = (batch, steps, patch)
         present = (torch.rand(shape, generator=generator) < 0.8).to(next(model.parameters()).dtype)
         present[:, 1] = 0  # a patch without any value, as padding and rollout have it
         values = torch.randn(shape, generator=generator, dtype=present.dtype)
@@ -182,8 +196,8 @@ def upstream_step(model: nn.Module, inputs: Tensor, state: Any = None) -> tuple[
             output = model.backbone(inputs, cache_params=state, use_cache=True)
             logits, cap = model.lm_head(output.last_hidden_state), model.config.output_logit_soft_cap
             return cap * torch.tanh(logits / cap), output.cache_params
-        case "TiRexZero":
-            return tirex.step(model, inputs, state)
+        case "TiRexZero" | "TiRex2":
+            return _forecasters(model).step(model, inputs, state)
     raise TypeError(type(model).__name__)
 
 
@@ -337,8 +351,46 @@ _ALL = [
     Variant("d-unused-settings", "tirex", tirex.settings(backend="cuda", dropout=0.1), tirex.lightning),
     Variant("d-bfloat16", "tirex", tirex.settings(), tirex.lightning, torch.bfloat16),
 ]
+if sys.version_info >= (3, 11):  # as tirex-2 wants it
+    _ALL += [
+        Variant("e-folder", "tirex2", tirex2.settings(), tirex2.folder),
+        Variant(
+            "e-legacy", "tirex2", tirex2.settings((tirex2.SLSTM, tirex2.MLSTM), act_func="torch.nn.ReLU"), tirex2.legacy
+        ),
+        Variant(
+            "e-all-slstm",
+            "tirex2",
+            tirex2.settings((tirex2.SLSTM,) * 2, dim=96, heads=3, stack_out_norm_config=None, tta_diff=False),
+            tirex2.folder,
+        ),
+        Variant(
+            "e-all-mlstm",
+            "tirex2",
+            tirex2.settings(
+                (tirex2.MLSTM,) * 2,
+                dim=128,
+                quantiles=[0.25, 0.5, 0.75],
+                patch=4,
+                stack_out_norm_config={"eps": 1e-3, "use_rmsnorm": True},
+                act_func="GELU",
+            ),
+            tirex2.folder,
+        ),
+        Variant(
+            "e-plain-scaler",
+            "tirex2",
+            tirex2.settings(scaler_cfg={"eps": 1e-5}, h_expand=0.75, device="cuda"),
+            tirex2.folder,
+            torch.bfloat16,
+        ),
+    ]
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
+
+
+def here(*names: str) -> list[str]:
+    """Those of these variants that this Python's packages can build."""
+    return [name for name in names if name in VARIANTS]
 
 
 def upstream_model_of(checkpoint: Any) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_family_has_an_upstream_model(family):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_family_has_variants_that_the_tests_run_over(family):
+    if family.name == "tirex2" and sys.version_info < (3, 11):
+        pytest.skip("tirex-2 wants Python 3.11")
     assert sum(variant.family == family.name for variant in VARIANTS.values()) >= 5
 
 

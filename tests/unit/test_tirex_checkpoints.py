@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import yaml
 from rich.console import Console
@@ -9,6 +11,7 @@ from support.upstream_models import VARIANTS
 
 from xlstm_export.checkpoints import ReadOptions, open_checkpoint, random_checkpoint, read_config
 from xlstm_export.inspection import inspect_path, render
+from xlstm_export.modeling.architecture import Patches
 
 VARIANT = VARIANTS["d-ckpt"]
 QUANTILES = VARIANT.config["model_config"]["quantiles"]
@@ -47,6 +50,16 @@ def test_settings_that_upstream_takes_no_notice_of_are_told(tmp_path):
     (note,) = open_checkpoint(variant.save(variant.build(), tmp_path)).notes
     assert "model_config.block_kwargs.backend, model_config.block_kwargs.dropout" in note
     assert "does not change what is exported" in note
+
+
+def test_what_other_families_need_leaves_the_architecture_as_it_was(tmp_path):
+    """The model's hash, and with it every saved state, is over it."""
+    values = open_checkpoint(VARIANT.save(VARIANT.build(), tmp_path)).architecture.to_dict()
+    assert list(values["patches"]) == ["length", "hidden_dim", "quantiles", "context"]
+    assert "head_norm_eps" not in values["blocks"][0]
+    with_activation = replace(Patches(8, 48, (0.5,), 128), activation="swish")
+    changed = replace(open_checkpoint(tmp_path).architecture, patches=with_activation).to_dict()
+    assert changed["patches"]["activation"] == "swish" and "out_hidden_dim" not in changed["patches"]
 
 
 def test_inspection_calls_it_a_forecaster_and_shows_its_patches(tmp_path, capsys):

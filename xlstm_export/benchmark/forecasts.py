@@ -24,9 +24,9 @@ class ForecastTiming:
     """Points of each series: a whole window."""
     horizon: int
     window_seconds: float
-    """Of forecasts from a window for each patch of the horizon, as upstream makes them by default."""
-    rollout_seconds: float
-    """Of forecasts whose patches are all taken from one window."""
+    """Of forecasts as upstream makes them by default: of TiRex, from a window for each patch of the horizon."""
+    rollout_seconds: float | None
+    """Of TiRex's forecasts whose patches are all taken from one window."""
     patch_seconds: float
     """Of a stream's next patch, with the forecast of the patch after it."""
 
@@ -40,11 +40,14 @@ def time_forecasts(session: Session) -> ForecastTiming:
     forecaster = Forecaster(session)
     spec, random = forecaster.spec, np.random.default_rng(0)
     series = np.cumsum(random.standard_normal((session.batch, spec.context)), 1)
-    window = _median(lambda: forecaster.forecast(list(series), HORIZON), _RUNS)
-    rollout = _median(lambda: forecaster.forecast(list(series), HORIZON, -(-HORIZON // spec.patch)), _RUNS)
+    horizon, patches = min(HORIZON, spec.horizon or HORIZON), -(-HORIZON // spec.patch)
+    window = _median(lambda: forecaster.forecast(list(series), horizon), _RUNS)
+    rollout = None
+    if spec.horizon is None:
+        rollout = _median(lambda: forecaster.forecast(list(series), horizon, patches), _RUNS)
     stream, points = ForecastStream(session, list(series), drift=None), series[:, -spec.patch :]
     patch = _median(lambda: (stream.push(points), stream.forecast(spec.patch)), _PATCHES)
-    return ForecastTiming(session.batch, spec.context, HORIZON, window, rollout, patch)
+    return ForecastTiming(session.batch, spec.context, horizon, window, rollout, patch)
 
 
 def _median(run: Callable[[], object], count: int) -> float:

@@ -37,11 +37,10 @@ def render(timing: StepTiming) -> RenderableType:
         )
     if (forecasts := timing.forecasts) is not None:
         what = f"{forecasts.horizon} points from {forecasts.context:,}"
-        one_window = forecasts.batch / forecasts.rollout_seconds
-        table.add_row(
-            f"forecasts of {what}",
-            f"{forecasts.forecasts_per_second:,.1f} per second; {one_window:,.1f} from one window each",
-        )
+        rates = f"{forecasts.forecasts_per_second:,.1f} per second"
+        if forecasts.rollout_seconds is not None:
+            rates += f"; {forecasts.batch / forecasts.rollout_seconds:,.1f} from one window each"
+        table.add_row(f"forecasts of {what}", rates)
         table.add_row(
             "streamed patch",
             f"{1e3 * forecasts.patch_seconds:.3f} ms: {forecasts.window_seconds / forecasts.patch_seconds:.0f} times "

@@ -13,6 +13,39 @@ STANDARD, ZERO, LEFT, MASKED = "standard", "zero", "left", "masked"
 
 
 @dataclass(frozen=True)
+class Scaler:
+    """A scaler that is more than `STANDARD`."""
+
+    floor: float
+    """The least scale."""
+    arcsinh: bool
+    """Scaled values go through arcsinh, and outputs through sinh."""
+    binary: bool
+    """A window of no values but 0 and 1 is fed as it is."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far quantiles lie from the median, against what the model says: a factor that grows with the step."""
+
+    band_scale: float
+    """The square of the factor at the first step."""
+    band_exponent: float
+    """Of the step, plus a half."""
+
+
+@dataclass(frozen=True)
+class Differencing:
+    """Which series are fed as the differences of their neighbouring points, and how those are added up again."""
+
+    score: float
+    """The least rise of a fitted line over the whole series, in its standard deviations."""
+    r_squared: float
+    """The least share of the variance that the line explains."""
+    band: Calibration
+
+
+@dataclass(frozen=True)
 class ForecastSpec:
     """What lies between a series and the graph. FORMAT.md's section on forecasts says what each entry means."""
 
@@ -22,10 +55,15 @@ class ForecastSpec:
     """Points of the window, W: a multiple of P."""
     quantiles: tuple[float, ...]
     """Levels, ascending, Q of them."""
-    scaler: str = STANDARD
+    scaler: str | Scaler = STANDARD
     missing: str = ZERO
     padding: str = LEFT
     rollout: str = MASKED
+    horizon: int | None = None
+    """The most points of a forecast, all of which come from one window; None: no bound, by any rollout."""
+    differencing: Differencing | None = None
+    calibration: Calibration | None = None
+    """Of series that are not differenced."""
 
     @property
     def patches(self) -> int:
@@ -65,11 +103,33 @@ def parse_forecast(entries: Fields) -> ForecastSpec:
         patch=entries.count("patch"),
         context=entries.count("context"),
         quantiles=tuple(numbers),
-        scaler=entries.choice("scaler", (STANDARD,)),
+        scaler=_parse_scaler(entries),
         missing=entries.choice("missing", (ZERO,)),
         padding=entries.choice("padding", (LEFT,)),
         rollout=entries.choice("rollout", (MASKED,)),
+        horizon=None if entries.is_absent("horizon") else entries.count("horizon"),
+        differencing=_parse_differencing(entries),
+        calibration=None if entries.is_absent("calibration") else _parse_calibration(entries.below("calibration")),
     )
     if spec.context % spec.patch:
         entries.fail(f"forecast.context is {spec.context}, not a multiple of the patch of {spec.patch}")
     return spec
+
+
+def _parse_scaler(entries: Fields) -> str | Scaler:
+    if entries.raw("scaler") == STANDARD:
+        return STANDARD
+    scaler = entries.below("scaler")
+    return Scaler(scaler.number("floor"), scaler.boolean("arcsinh"), scaler.boolean("binary"))
+
+
+def _parse_differencing(entries: Fields) -> Differencing | None:
+    if entries.is_absent("differencing"):
+        return None
+    differencing = entries.below("differencing")
+    band = _parse_calibration(differencing.below("band"))
+    return Differencing(differencing.number("score"), differencing.number("r_squared"), band)
+
+
+def _parse_calibration(entries: Fields) -> Calibration:
+    return Calibration(entries.number("band_scale"), entries.number("band_exponent"))

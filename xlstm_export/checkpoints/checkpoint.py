@@ -24,7 +24,7 @@ class Checkpoint:
     """
 
     family: str
-    """`xlstm`, `xlstm-large` or `xlstm-hf`."""
+    """`xlstm`, `xlstm-large`, `xlstm-hf`, `tirex` or `tirex2`."""
     path: Path
     """What the user named: a file or a folder."""
     files: tuple[Path, ...]

@@ -77,12 +77,6 @@ def refuse_folder(path: Path) -> None:
         )
 
 
-def refuse_settings(path: Path, values: Mapping[str, object]) -> None:
-    """Raise `UserError` for the configuration of a model that is known and not supported."""
-    if {"stack_config", "tokenizer_cfg"} <= values.keys():
-        raise UserError(ErrorKind.checkpoint, f"{path} describes TiRex-2, {_TIREX_2}")
-
-
 def refuse_architecture(path: Path, values: Mapping[str, object]) -> None:
     """Raise `UserError` for a Hugging Face configuration in which no xLSTM model was found."""
     if "architectures" in values and "model_type" in values:
@@ -92,16 +86,7 @@ def refuse_architecture(path: Path, values: Mapping[str, object]) -> None:
         )
 
 
-# As tirex-2 0.4.0 has it (`model/component/bi_xlstm.py`, `variate_mixing_block.py`, `scaler.py`, `postprocessor.py`).
-_TIREX_2 = (
-    "which is not supported. Targets run forward only, but its forecasts rest on a scaling, a differencing of trends "
-    "and a calibration of bands that no bundle describes yet, and its known covariates on cells that read the future "
-    "backwards. "
-    f"{_SUPPORTED}"
-)
-
 _MODELS: tuple[tuple[tuple[str, ...], str], ...] = (
-    ((r"input_patch_embedding\.", r"(fwd_cell|rev_cell|variate)"), f"{{path}} is TiRex-2, {_TIREX_2}"),
     (
         (r"(patch_embed\.|rowwise_from_)",),
         f"{{path}} is Vision-LSTM, which runs over images in both directions: it has no step mode. {_SUPPORTED}",

@@ -95,7 +95,6 @@ def _check_overrides(overrides: Mapping[str, object], family: Family) -> None:
 def _settings_of(path: Path, part: Part | None) -> Settings:
     """The description of a model in a file that the user named."""
     values = settings_files.read_file(path)
-    foreign.refuse_settings(path, values)
     settings = _meant(settings_files.find_settings(values, str(path), MARKS), part)
     if settings is None:
         foreign.refuse_architecture(path, values)

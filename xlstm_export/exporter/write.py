@@ -14,7 +14,6 @@ import torch
 
 from ..bundle import Bundle, Manifest, StateTensor, TensorSpec
 from ..bundle.destination import check_destination, new_folder
-from ..bundle.forecast import ForecastSpec
 from ..bundle.manifest import (
     BYTE_TOKENIZER,
     FILE_NAME,
@@ -27,9 +26,9 @@ from ..bundle.manifest import (
     Source,
 )
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.families import forecast_of
 from ..checkpoints.files.text_tokens import TOKENIZER_FILE
 from ..errors import ErrorKind, UserError
-from ..modeling.architecture import Architecture
 from ..modeling.model import Model
 from ..operators.names import Definitions
 from ..operators.schemas import use_definitions
@@ -160,13 +159,8 @@ def _describe(
         producer={"xlstm-export": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
         bos_token_id=checkpoint.text.bos,
         eos_token_ids=checkpoint.text.eos,
-        forecast=_forecast(architecture),
+        forecast=forecast_of(checkpoint),
     )
-
-
-def _forecast(architecture: Architecture) -> ForecastSpec | None:
-    patches = architecture.patches
-    return ForecastSpec(patches.length, patches.context, patches.quantiles) if patches else None
 
 
 def tokenizer_name(checkpoint: Checkpoint, given: Path | None = None) -> str | None:

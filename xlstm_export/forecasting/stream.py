@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import ErrorKind, UserError
 from ..runtime import Session
 from .forecaster import Forecaster, check_horizon
+from .trends import Reading, last_values
 from .windows import Scaling, patches_of, quantiles_of, read_series, windows_of
 
 DEFAULT_DRIFT = 0.25
@@ -18,13 +19,15 @@ DEFAULT_DRIFT = 0.25
 class ForecastStream:
     """B series that advance together, a point each at a time: one step of the model for every P points.
 
-    It differs from `Forecaster` in three ways, which is why it is cheap. The scale is that of the window it began with.
-    The states have seen all points since then, not the newest W alone. Patches end at every P-th point since then, and
-    a forecast is made where one ends: in between, it is that of the last one without the points that have arrived.
+    It differs from `Forecaster` in three ways, which is why it is cheap. The scale is that of the window it began with,
+    and whether a series is fed as differences was settled there, from the newest W + 1 points. The states have seen all
+    points since then, not the newest W alone. Patches end at every P-th point since then, and a forecast is made where
+    one ends: in between, it is that of the last one without the points that have arrived.
 
     It begins anew (`refresh`: a window is run, and all is as in a `Forecaster`) by this rule: where a patch ends, loc
     and scale of the newest W points are held against those in use. A refresh is due when for some row loc has moved by
-    more than `drift` times the scale in use, or the scale has grown or shrunk by more than a factor of 1 + `drift`.
+    more than `drift` times the scale in use, or the scale has grown or shrunk by more than a factor of 1 + `drift`, or
+    it has got or lost a trend.
 
     Args:
         session: of a forecaster's bundle; it belongs to the stream.
@@ -46,14 +49,21 @@ class ForecastStream:
         if drift is not None and not drift > 0:
             raise UserError(ErrorKind.argument, f"The drift is {drift}; give a number above 0, or none.")
         rows = [read_series(row, f"series {index}") for index, row in enumerate(series)]
-        self._window = windows_of(rows, self.spec)
+        self._rows = [row[-self._kept :] for row in rows]
         self.refresh()
+
+    @property
+    def _kept(self) -> int:
+        """Points of each series: those of a window, and the one that the first of them is told from."""
+        return self.spec.context + 1
 
     def refresh(self) -> None:
         """Begin anew from the newest W points, with their own scale; a patch ends at the newest point."""
-        self._scaling = Scaling.of(self._window)
-        self._pending = 0
-        self._outputs = self._forecaster.run_window(patches_of(self._scaling.apply(self._window), self.spec.patch))
+        self._reading = Reading.of(self._rows, self.spec)
+        self._levels, self._pending = self._reading.levels, 0
+        window = windows_of(self._reading.fed(self._rows), self.spec)
+        self._scaling = Scaling.of(window, self.spec.scaler)
+        self._outputs = self._forecaster.run_window(patches_of(self._scaling.apply(window), self.spec.patch))
 
     def push(self, points: np.ndarray) -> int:
         """Take the next points of every series, (B, T) or (B), NaN where missing; returns how many patches they ended.
@@ -72,7 +82,9 @@ class ForecastStream:
         while new.shape[1]:
             part = new[:, : self.spec.patch - self._pending]
             new = new[:, part.shape[1] :]
-            self._window = np.concatenate([self._window[:, part.shape[1] :], part], 1)
+            self._rows = [
+                np.concatenate([row, more])[-self._kept :] for row, more in zip(self._rows, part, strict=True)
+            ]
             self._pending += part.shape[1]
             if self._pending == self.spec.patch:
                 self._end_patch()
@@ -80,18 +92,21 @@ class ForecastStream:
         return ended
 
     def _end_patch(self) -> None:
-        if self._is_due():
+        window = windows_of(self._reading.fed(self._rows), self.spec)
+        if self._is_due(window):
             self.refresh()
             self.refreshes += 1
             return
-        scaled = self._scaling.apply(self._window[:, -self.spec.patch :])
-        self._pending = 0
+        scaled = self._scaling.apply(window[:, -self.spec.patch :])
+        self._levels, self._pending = last_values(self._rows), 0
         self._outputs = self._session.step(patches_of(scaled, self.spec.patch))
 
-    def _is_due(self) -> bool:
+    def _is_due(self, window: np.ndarray) -> bool:
         if self._drift is None:
             return False
-        now, used = Scaling.of(self._window), self._scaling
+        if (Reading.of(self._rows, self.spec).differenced != self._reading.differenced).any():
+            return True
+        now, used = Scaling.of(window, self.spec.scaler), self._scaling
         moved = np.abs(now.loc - used.loc) > self._drift * used.scale
         ratio = now.scale / used.scale
         return bool((moved | (ratio > 1 + self._drift) | (ratio * (1 + self._drift) < 1)).any())
@@ -102,12 +117,13 @@ class ForecastStream:
         Patches beyond the first are forecast from patches without a value (FORMAT.md's rollout). They are kept until
         the next patch ends, and the states are as they were.
         """
-        check_horizon(horizon)
-        count = -(-(self._pending + horizon) // self.spec.patch)
+        check_horizon(horizon, self.spec)
+        points = self._pending + horizon
+        count = -(-points // self.spec.patch)
         if count > self._outputs.shape[1]:
             states = self._session.read_states()
             more = [self._forecaster.run_missing() for _ in range(count - 1)]  # the first one follows from the states
             self._session.write_states(states)
             self._outputs = np.concatenate([self._outputs[:, :1], *more], 1)
-        points = quantiles_of(self._outputs[:, :count], self.spec.patch)
-        return self._scaling.undo(points)[:, self._pending : self._pending + horizon]
+        quantiles = self._scaling.undo(quantiles_of(self._outputs[:, :count], self.spec.patch)[:, :points])
+        return self._reading.points(quantiles, self._levels)[:, self._pending :]

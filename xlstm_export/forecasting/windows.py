@@ -1,4 +1,8 @@
-"""Between series and patches: windows, their scale, the model's input. FORMAT.md's section on forecasts, in NumPy."""
+"""Between series and patches: windows, their scale, the model's input. FORMAT.md's section on forecasts, in NumPy.
+
+The formulas are those of upstream's scalers (`tirex/models/patcher.py`, `tirex2/model/component/scaler.py`), which add
+up in float32.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..bundle.forecast import ForecastSpec
+from ..bundle.forecast import ForecastSpec, Scaler
 from ..errors import ErrorKind, UserError
 
 _LEAST = 1e-5
 """What the scale of a constant window is beyond its distance from zero."""
+_LARGEST = np.float32(20)
+"""What sinh is given at most, either way."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +26,12 @@ class Scaling:
 
     loc: np.ndarray
     scale: np.ndarray
+    bent: np.ndarray
+    """(B, 1) bool: which rows go through arcsinh."""
 
     @staticmethod
-    def of(windows: np.ndarray) -> Scaling:
-        """From windows (B, W) float32, NaN where missing: mean and standard deviation of what is there.
-
-        The formula is that of upstream's `StandardScaler` (`tirex/models/patcher.py`), which adds up in float32.
-        """
+    def of(windows: np.ndarray, scaler: str | Scaler) -> Scaling:
+        """From windows (B, W) float32, NaN where missing: mean and standard deviation of what is there."""
         there = ~np.isnan(windows)
         count = there.sum(-1, keepdims=True)
         some = count > 0
@@ -34,14 +39,22 @@ class Scaling:
         loc = np.divide(total, count, out=np.zeros(total.shape), where=some).astype(np.float32)
         squares = np.square(np.where(there, windows - loc, 0), dtype=np.float64).sum(-1, keepdims=True)
         scale = np.sqrt(np.divide(squares, count, out=np.ones(squares.shape), where=some)).astype(np.float32)
-        return Scaling(loc, np.where(scale == 0, np.abs(loc) + np.float32(_LEAST), scale))
+        if not isinstance(scaler, Scaler):
+            return Scaling(loc, np.where(scale == 0, np.abs(loc) + np.float32(_LEAST), scale), np.zeros_like(some))
+        plain = ((windows == 0) | (windows == 1) | ~there).all(-1, keepdims=True) & scaler.binary
+        loc, scale = np.where(plain, 0, loc), np.where(plain, 1, np.maximum(scale, np.float32(scaler.floor)))
+        return Scaling(loc.astype(np.float32), scale.astype(np.float32), scaler.arcsinh & ~plain)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """(B, T) as the model sees them."""
-        return (values - self.loc) / self.scale
+        scaled = (values - self.loc) / self.scale
+        return np.arcsinh(scaled, out=scaled, where=self.bent)
 
     def undo(self, values: np.ndarray) -> np.ndarray:
         """Quantiles (B, T, Q) in the units of the series."""
+        if self.bent.any():
+            bounded = np.clip(values, -_LARGEST, _LARGEST)
+            values = np.sinh(bounded, out=values.copy(), where=self.bent[..., None])
         return values * self.scale[..., None] + self.loc[..., None]
 
 

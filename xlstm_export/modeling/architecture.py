@@ -9,11 +9,14 @@ layout, fused projections) end in the reader: nothing here knows of them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 Activation = Literal["gelu", "relu", "relu^2", "sigmoid", "swish", "selu"]
 Norm = Literal["layer_norm", "rms_norm"]
+
+LATER = {"later": True}
+"""Of a field that came after models had been exported: `to_dict` leaves it out where it has its default."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class SLSTMBlock:
     norm_eps: float = 1e-5
     forget_clamp: float = 0.0
     """Upper bound of the forget gate's pre-activation; 0: none."""
+    head_norm_eps: float = field(default=1e-5, metadata=LATER)
     kind: Literal["slstm"] = "slstm"
 
 
@@ -77,17 +81,20 @@ Block = MLSTMBlock | SLSTMBlock | MLSTMLargeBlock
 class Patches:
     """The two ends of a forecaster: a patch of a series in at each position, quantiles of the patch after it out.
 
-    Each end is a residual network of one hidden layer: output(relu(hidden(x))) + residual(x), all three with biases.
+    Each end is a residual network of one hidden layer: output(act(hidden(x))) + residual(x), all three with biases.
     """
 
     length: int
     """Points of a patch, P. What goes in is 2 P wide: the scaled values, zero where missing, then 1 where there is a
     value and 0 where it is missing."""
     hidden_dim: int
+    """Of the end where a patch goes in, and of the other where `out_hidden_dim` is None."""
     quantiles: tuple[float, ...]
     """Levels, ascending. What comes out is Q P wide: P values of the first quantile, then of the next."""
     context: int
     """Points of the window that the model was trained on, a multiple of P."""
+    activation: Activation = field(default="relu", metadata=LATER)
+    out_hidden_dim: int | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class Architecture:
     """logits = cap * tanh(logits / cap); 0: none."""
     has_head: bool = True
     """Of a model with a vocabulary: False where hidden states come out, (B, S, D), after the final norm."""
-    patches: Patches | None = None
+    patches: Patches | None = field(default=None, metadata=LATER)
     """Of a forecaster, which has no vocabulary."""
 
     @property
@@ -129,8 +136,14 @@ class Architecture:
         return self.vocab_size is not None and self.has_head
 
     def to_dict(self) -> dict:
-        """Plain values, for the manifest. Without `patches` where there are none: the model's hash is over these."""
-        values = asdict(self)
-        if self.patches is None:
-            del values["patches"]
-        return values
+        """Plain values, for the manifest. The model's hash is over these, so that it stays what it was (`LATER`)."""
+        return _plain(self)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if not is_dataclass(value):
+        return value
+    entries = {f.name: (f, getattr(value, f.name)) for f in fields(value)}
+    return {name: _plain(v) for name, (f, v) in entries.items() if not ("later" in f.metadata and v == f.default)}

@@ -96,7 +96,7 @@ class SLSTMLayer(nn.Module):
         self.ogate = BlockDiagonalLinear(heads, head_dim, False, dtypes)
         self.R = parameter(heads, 4, head_dim, head_dim, dtype=dtypes.weights)
         self.b = parameter(4, heads, head_dim, dtype=dtypes.compute)
-        self.head_norm = HeadNorm(heads, head_dim, 1e-5, False, dtypes)
+        self.head_norm = HeadNorm(heads, head_dim, spec.head_norm_eps, False, dtypes)
         self.state_shapes = {name: (heads, head_dim) for name in "ycnm"}
         if spec.conv_kernel:
             self.state_shapes["conv"] = (spec.conv_kernel - 1, dim)

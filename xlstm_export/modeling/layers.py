@@ -104,20 +104,22 @@ class Head(nn.Module):
 
 
 class PatchProjection(nn.Module):
-    """output(relu(hidden(x))) + residual(x): either end of a forecaster (`tirex/models/tirex.py`, `ResidualBlock`).
+    """output(act(hidden(x))) + residual(x): either end of a forecaster (`tirex/models/tirex.py`, `ResidualBlock`).
 
     Input (N, in) of any dtype, output (N, out) in the compute dtype.
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, dtypes: Dtypes):
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, activation: Activation, dtypes: Dtypes):
         super().__init__()
+        self.activation = _ACTIVATIONS[activation]
         self.hidden = Linear(in_dim, hidden_dim, True, dtypes)
         self.output = Linear(hidden_dim, out_dim, True, dtypes)
         self.residual = Linear(in_dim, out_dim, True, dtypes)
         self.compute = dtypes.compute
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(F.relu(self.hidden(x).to(self.compute))).to(self.compute) + self.residual(x).to(self.compute)
+        hidden = self.activation(self.hidden(x).to(self.compute))
+        return self.output(hidden).to(self.compute) + self.residual(x).to(self.compute)
 
 
 class BlockDiagonalLinear(nn.Module):

@@ -48,8 +48,10 @@ class Model(nn.Module):
         if architecture.vocab_size is not None:
             self.embedding = Embedding(architecture.vocab_size, dim, dtypes)
         if patches := architecture.patches:
-            self.patch_in = PatchProjection(architecture.input_width, patches.hidden_dim, dim, dtypes)
-            self.patch_out = PatchProjection(dim, patches.hidden_dim, architecture.output_width, dtypes)
+            hidden, act = patches.hidden_dim, patches.activation
+            self.patch_in = PatchProjection(architecture.input_width, hidden, dim, act, dtypes)
+            hidden = patches.out_hidden_dim or hidden
+            self.patch_out = PatchProjection(dim, hidden, architecture.output_width, act, dtypes)
         blocks = [ResidualBlock(dim, spec, dtypes) for spec in architecture.blocks]
         self.blocks = nn.ModuleList(blocks)
         self.norm = None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..bundle.forecast import ForecastSpec
 from ..forecasting import Forecaster
@@ -23,8 +22,8 @@ SERIES = 12
 class ForecastingModel(Protocol):
     """An upstream model that forecasts by itself."""
 
-    def forecast(self, context: Tensor, horizon: int, rollout: int) -> Tensor:
-        """Series (N, T), NaN where missing → quantiles (N, horizon, Q), `rollout` patches from one window."""
+    def forecast(self, series: Sequence[np.ndarray], horizon: int, rollout: int) -> np.ndarray:
+        """N series in float32, NaN where missing → quantiles (N, horizon, Q), `rollout` patches from one window."""
 
     def as_shipped(self) -> ForecastingModel:
         """The same model with whatever its reference leaves out of upstream's code."""
@@ -59,36 +58,36 @@ def make_series(spec: ForecastSpec, horizon: int, seed: int) -> tuple[list[np.nd
 def run_forecasts(
     forecaster: Forecaster, reference: UpstreamModel, nudged: UpstreamModel, seed: int
 ) -> tuple[Scenario, ...]:
-    """Both kinds of rollout over some patches: a window for each patch, and all patches from one window.
+    """Both kinds of rollout over some patches: a window for each patch, where the model has that, and one for all.
 
     Errors are recorded by the point of the horizon, as others are by the step; the second run has a `ForecastScore`.
     """
     spec = forecaster.spec
-    horizon = PATCHES * spec.patch
+    patches = min(PATCHES, (spec.horizon or PATCHES * spec.patch) // spec.patch)
+    horizon = patches * spec.patch
     rows, futures = make_series(spec, horizon, seed)
-    longest = max(map(len, rows))
-    context = torch.from_numpy(np.stack([np.pad(r, (longest - len(r), 0), constant_values=np.nan) for r in rows]))
+    ways = [(1, "forecasts, a window for each patch"), (patches, "forecasts, all patches of one window")]
     scenarios = []
-    for rollout, what in ((1, "forecasts, a window for each patch"), (PATCHES, "forecasts, all patches of one window")):
-        expected, moved = (_forecast(model, context, horizon, rollout) for model in (reference, nudged))
-        actual = forecaster.forecast(rows, horizon, rollout)
+    for rollout, what in ways if spec.horizon is None else ways[1:]:
+        expected, moved = (_forecast(model, rows, horizon, rollout) for model in (reference, nudged))
+        actual = forecaster.forecast(rows, horizon, rollout if spec.horizon is None else None)
         recorder = Recorder(1, "quantiles")
         for point in range(horizon):
             recorder.outputs(point, expected[:, point], moved[:, point], actual[:, point])
-        name = "forecast" if rollout == 1 else "rollout"
+        name = "rollout" if what == ways[1][1] else "forecast"
         score = None
-        if rollout > 1:
+        if name == "rollout":
             assert isinstance(reference, ForecastingModel)
-            shipped = reference.as_shipped().forecast(context, horizon, rollout).numpy()
-            scale = Scaling.of(windows_of(rows, spec)).scale
+            shipped = reference.as_shipped().forecast(rows, horizon, rollout)
+            scale = Scaling.of(windows_of(rows, spec), spec.scaler).scale
             score = _score(spec, scale, futures, expected, actual, shipped)
         scenarios.append(recorder.scenario(name, what, len(rows), horizon, forecast=score))
     return tuple(scenarios)
 
 
-def _forecast(model: UpstreamModel, context: Tensor, horizon: int, rollout: int) -> np.ndarray:
+def _forecast(model: UpstreamModel, rows: Sequence[np.ndarray], horizon: int, rollout: int) -> np.ndarray:
     assert isinstance(model, ForecastingModel)
-    return model.forecast(context, horizon, rollout).numpy()
+    return model.forecast(rows, horizon, rollout)
 
 
 def _score(
@@ -99,11 +98,13 @@ def _score(
     actual: np.ndarray,
     shipped: np.ndarray,
 ) -> ForecastScore:
+    patches = expected.shape[1] // spec.patch
+
     def by_patch(values: np.ndarray) -> np.ndarray:
         """(N, H, Q) in units of the scale, a patch in a row."""
-        return (values / scale[..., None]).swapaxes(0, 1).reshape(PATCHES, -1)
+        return (values / scale[..., None]).swapaxes(0, 1).reshape(patches, -1)
 
     errors = [metrics.finite_or_inf(by_patch(np.abs(other - expected))).max(-1) for other in (actual, shipped)]
     losses = [by_patch(quantile_loss(values, spec.quantiles, futures)).mean(-1) for values in (actual, expected)]
-    horizons = tuple((1 + patch) * spec.patch for patch in range(PATCHES))
+    horizons = tuple((1 + patch) * spec.patch for patch in range(patches))
     return ForecastScore(horizons, *(tuple(map(float, values)) for values in (*errors, *losses)))

@@ -13,7 +13,9 @@ from torch import nn
 from ..version import __version__
 
 _ONE_THREAD = 30_000_000  # parameters: a smaller model's operators are too short to be shared between threads
-_PACKAGES = "torch xlstm mlstm_kernels tirex-ts transformers onnxruntime onnxruntime-gpu tensorrt-rtx tensorrt".split()
+_PACKAGES = (
+    "torch xlstm mlstm_kernels tirex-ts tirex-2 flashrnn transformers onnxruntime onnxruntime-gpu tensorrt-rtx tensorrt"
+).split()
 
 
 @contextmanager

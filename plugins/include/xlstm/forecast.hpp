@@ -1,4 +1,4 @@
-// Forecast series with a bundle of a forecaster (TiRex), from C++17.
+// Forecast series with a bundle of a forecaster (TiRex, TiRex-2), from C++17.
 //
 //   xlstm::Forecaster forecaster(xlstm::Model::load("bundles/tirex"));
 //   xlstm::Forecast next = forecaster.forecast({history}, 64);      // history: std::vector<float>, NaN where missing
@@ -34,7 +34,8 @@ struct Forecast {
 /// A series: the newest value last, NaN where missing. It may be empty.
 using Series = std::vector<float>;
 
-/// Forecasts of any number of series, each from its newest points alone: what upstream gives for the same series.
+/// Forecasts of any number of series, each from its newest points: what upstream gives for the same series. Whether a
+/// series has a trend (ForecastInfo::differencing) is asked of all its points.
 class XLSTM_API Forecaster {
  public:
   /// `batch`: series side by side in one pass.
@@ -46,10 +47,14 @@ class XLSTM_API Forecaster {
 
   const ForecastInfo& info() const noexcept;
 
-  /// `horizon`: points to forecast. `rollout`: patches that one window is used for; 1 runs a window for each, more are
-  /// faster over long horizons, and another forecast.
-  /// Errors: argument (a horizon or rollout of 0, a value that is infinite), runtime.
-  Forecast forecast(const std::vector<Series>& series, std::size_t horizon, std::size_t rollout = 1);
+  /// `horizon`: points to forecast, as upstream does unless told otherwise.
+  /// Errors: argument (a horizon of 0 or beyond ForecastInfo::horizon, a value that is infinite), runtime.
+  Forecast forecast(const std::vector<Series>& series, std::size_t horizon);
+
+  /// `rollout`: patches that one window is used for; 1 is what TiRex does unless told otherwise, more are faster over
+  /// long horizons, and another forecast.
+  /// Errors: as above; argument (a rollout of 0, or any of a model with a ForecastInfo::horizon).
+  Forecast forecast(const std::vector<Series>& series, std::size_t horizon, std::size_t rollout);
 
   struct Impl;
 
@@ -58,11 +63,12 @@ class XLSTM_API Forecaster {
 };
 
 /// Series that advance together, a point each at a time, at a constant cost for each patch of points. It differs from a
-/// Forecaster in three ways. The scale is that of the window it began with. The states have seen all points since then.
+/// Forecaster in three ways. The scale is that of the window it began with, and whether a series is fed as differences
+/// was settled there, from the newest `context` + 1 points. The states have seen all points since then.
 /// Patches end at every `patch`-th point since then, and a forecast is made where one ends: in between, it is that of
 /// the last one without the points that have arrived. It begins anew (`refresh`) by this rule: where a patch ends, for
-/// some series the mean of the newest window has moved by more than `drift` times the scale in use, or its scale has
-/// grown or shrunk by more than a factor of 1 + `drift`.
+/// some series the mean of the newest window has moved by more than `drift` times the scale in use, its scale has grown
+/// or shrunk by more than a factor of 1 + `drift`, or it has got or lost a trend.
 class XLSTM_API ForecastStream {
  public:
   /// `series`: what is known of each. `drift`: 0: no refresh but those that are called for.
@@ -86,7 +92,7 @@ class XLSTM_API ForecastStream {
 
   /// What comes after the newest point. Patches beyond the first are forecast from patches without a value; the states
   /// are as they were.
-  /// Errors: argument (a horizon of 0), runtime.
+  /// Errors: argument (a horizon of 0 or beyond ForecastInfo::horizon), runtime.
   Forecast forecast(std::size_t horizon);
 
   struct Impl;

@@ -29,6 +29,7 @@
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -133,11 +134,32 @@ struct TensorInfo {
   int time_axis = -1;  ///< the dimension that is the number of positions of a pass; -1: there is none
 };
 
-/// Of a forecaster, which xlstm/forecast.hpp runs.
+/// Of a forecaster, which xlstm/forecast.hpp runs. FORMAT.md says what each entry means.
 struct ForecastInfo {
+  /// How a window is scaled: by its mean and standard deviation, and, where it is not the standard scaler, then so.
+  struct Scaler {
+    bool standard = true;
+    double floor = 0;      ///< the least scale
+    bool arcsinh = false;  ///< scaled values go through arcsinh, and outputs through sinh
+    bool binary = false;   ///< a window of no values but 0 and 1 is fed as it is
+  };
+  /// How far quantiles lie from the median, against what the model says: a factor that grows with the step.
+  struct Calibration {
+    double band_scale = 1, band_exponent = 0.5;
+  };
+  /// Which series are fed as differences.
+  struct Differencing {
+    double score = 0, r_squared = 0;
+    Calibration band;
+  };
+
   std::size_t patch = 0;          ///< points of a patch; 0: the model is no forecaster
   std::size_t context = 0;        ///< points that a forecast looks back on
   std::vector<double> quantiles;  ///< levels, ascending
+  Scaler scaler;
+  std::size_t horizon = 0;  ///< most points of a forecast, all of which come from one window; 0: no bound, any rollout
+  std::optional<Differencing> differencing;
+  std::optional<Calibration> calibration;  ///< of series that are not differenced
 };
 
 /// What a model is: a language model, a block stack (fed vectors, not tokens), or any network, which Session::run

@@ -10,11 +10,6 @@ import torch
 from support.bad_inputs.registry import bad, config_of, named, save, save_folder, weights_of
 
 
-@bad("is TiRex-2, which is not supported. Targets run forward only, but its forecasts rest on")
-def tirex_2(folder: Path):
-    return named(folder, "input_patch_embedding.hidden_layer.weight", "stack.0.time_mixer.fwd_cell.q.weight")
-
-
 @bad("is Vision-LSTM")
 def vision_lstm(folder: Path):
     return named(

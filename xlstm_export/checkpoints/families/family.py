@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ...bundle.forecast import ForecastSpec
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture
 from ..checkpoint import Checkpoint
@@ -43,6 +45,8 @@ class Family:
     """The checkpoint; raises `UserError` unless every tensor is understood and the settings agree with them."""
     from_settings: Callable[[Settings], tuple[Architecture, dict[str, object]]]
     """The architecture and the complete upstream configuration from settings alone."""
+    forecast: Callable[[Mapping[str, Any]], ForecastSpec] | None = None
+    """Of forecasters: how a bundle is fed, from the complete upstream configuration."""
 
     def owns_settings(self, settings: Settings) -> bool:
         """Whether a configuration is of this family, unless a family registered before it owns it."""

@@ -1,18 +1,19 @@
 """Family `tirex`: TiRex, the sLSTM forecaster of the `tirex-ts` package (Auer et al. 2025, arXiv:2505.23719).
 
-Upstream's quirks end here: the sLSTM layer feeds its `fgate` projection to the input gate and its `igate` projection to
-the forget gate (`tirex/models/slstm/layer.py`); recurrent kernels and biases have the CUDA layout whatever runs them
-(`slstm/cell.py`); the group norm's weight is stored as w and applied as 1 + w; early checkpoints have `block_stack.`
-in their names (`tirex.py`, `on_load_checkpoint`). The forget gate's pre-activation is bounded by 15 (`slstm/cell.py`).
+Upstream's quirks end here, some of them in `forecasters.py`: recurrent kernels and biases have the CUDA layout whatever
+runs them (`slstm/cell.py`); the group norm's weight is stored as w and applied as 1 + w; early checkpoints have
+`block_stack.` in their names (`tirex.py`, `on_load_checkpoint`). The forget gate's pre-activation is bounded by 15
+(`slstm/cell.py`).
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ...bundle.forecast import ForecastSpec
 from ...errors import ErrorKind, UserError
 from ...modeling.architecture import Architecture, FeedForward, Patches, SLSTMBlock
 from ..checkpoint import Checkpoint
@@ -20,12 +21,19 @@ from ..files.settings import MAX_BLOCKS, Marks, Settings
 from ..files.tensors import LazyTensor
 from ..files.weights import Shapes, Weights, missing
 from .family import Family, outline_of, plain_factor
+from .forecasters import (
+    ENDS,
+    FFN_FACTOR,
+    FFN_MULTIPLE,
+    canonical_cell,
+    canonical_ends,
+    end_shapes,
+    ffn_width,
+    quantile_levels,
+    recurrent_tensors,
+)
 
 FORGET_CLAMP = 15.0
-FFN_FACTOR, FFN_MULTIPLE = 2.6667, 64
-"""`ffn_proj_factor` where nothing else is said, and what upstream rounds the width up to."""
-ENDS = {"patch_in": "input_patch_embedding", "patch_out": "output_patch_embedding"}
-"""The two residual networks: our name, and upstream's."""
 _OLD = "block_stack."
 _KERNEL = "slstm_layer.slstm_cell._recurrent_kernel_"
 _ANCHOR = re.compile(rf"(?P<root>(?:.*?\.)??)(?:block_stack\.)?blocks\.\d+\.{re.escape(_KERNEL)}")
@@ -130,14 +138,8 @@ def _expected(sizes: _Sizes) -> Shapes:
     """The shape of each tensor, by upstream's name."""
     dim, width = sizes.dim, sizes.dim // sizes.heads
     shapes: Shapes = {"out_norm.weight": [(dim,)]}
-    ends = (2 * sizes.patch, dim), (dim, sizes.quantiles * sizes.patch)
-    for name, (into, out) in zip(ENDS.values(), ends, strict=True):
-        for layer, columns, rows in (
-            ("hidden_layer", into, sizes.hidden),
-            ("output_layer", sizes.hidden, out),
-            ("residual_layer", into, out),
-        ):
-            shapes |= {f"{name}.{layer}.weight": [(rows, columns)], f"{name}.{layer}.bias": [(rows,)]}
+    shapes |= end_shapes("patch_in", 2 * sizes.patch, sizes.hidden, dim)
+    shapes |= end_shapes("patch_out", dim, sizes.hidden, sizes.quantiles * sizes.patch)
     for index in range(sizes.blocks):
         at, layer = f"blocks.{index}.", f"blocks.{index}.slstm_layer."
         shapes |= {f"{at}{name}.weight": [(dim,)] for name in ("norm_slstm", "norm_ffn", "slstm_layer.group_norm")}
@@ -152,10 +154,7 @@ def _expected(sizes: _Sizes) -> Shapes:
 def _canonical(upstream: Mapping[str, LazyTensor], sizes: _Sizes) -> dict[str, LazyTensor]:
     """Tensors under the names and in the layouts of `Model`."""
     heads, width = sizes.heads, sizes.dim // sizes.heads
-    tensors = {"norm.weight": upstream["out_norm.weight"]}
-    for ours, theirs in ENDS.items():
-        for layer, kind in itertools.product(("hidden", "output", "residual"), ("weight", "bias")):
-            tensors[f"{ours}.{layer}.{kind}"] = upstream[f"{theirs}.{layer}_layer.{kind}"]
+    tensors = {"norm.weight": upstream["out_norm.weight"], **canonical_ends(upstream)}
     for index in range(sizes.blocks):
         at = f"blocks.{index}."
         own = {name.removeprefix(at): tensor for name, tensor in upstream.items() if name.startswith(at)}
@@ -179,14 +178,8 @@ def block_tensors(upstream: Mapping[str, LazyTensor], heads: int, width: int) ->
 
 def layer_tensors(upstream: Mapping[str, LazyTensor], heads: int, width: int) -> dict[str, LazyTensor]:
     """The same of its sLSTM layer, for `SLSTMLayer`."""
-    cell = "slstm_cell."
-    own = {name.removeprefix(cell): tensor for name, tensor in upstream.items() if name.startswith(cell)}
     return {
-        "igate.weight": upstream["fgate.weight"],  # slots i, f, z, o are fed by f, i, z, o
-        "fgate.weight": upstream["igate.weight"],
-        "zgate.weight": upstream["zgate.weight"],
-        "ogate.weight": upstream["ogate.weight"],
-        **cell_tensors(own, heads, width),
+        **canonical_cell(upstream, "", "slstm_cell._recurrent_kernel_", "slstm_cell._bias_", "", heads, width),
         # 1 + w, exactly: float64, whatever the dtype of w, to be rounded once where it is used.
         "head_norm.weight": upstream["group_norm.weight"].map(lambda w: 1.0 + w.double()),
     }
@@ -194,13 +187,7 @@ def layer_tensors(upstream: Mapping[str, LazyTensor], heads: int, width: int) ->
 
 def cell_tensors(upstream: Mapping[str, LazyTensor], heads: int, width: int) -> dict[str, LazyTensor]:
     """R and b of its cell."""
-    return {
-        # (H, in, 4 * out) to (H, 4, out, in), and [head, gate, unit] to [gate, head, unit].
-        "R": upstream["_recurrent_kernel_"].map(
-            lambda R: R.reshape(heads, width, 4, width).permute(0, 2, 3, 1).contiguous()
-        ),
-        "b": upstream["_bias_"].map(lambda b: b.reshape(heads, 4, width).transpose(0, 1).contiguous()),
-    }
+    return recurrent_tensors(upstream["_recurrent_kernel_"], upstream["_bias_"], heads, width)
 
 
 def block_of(heads: int, ffn_dim: int) -> SLSTMBlock:
@@ -245,14 +232,11 @@ def _check_settings(settings: Settings) -> tuple[str, ...]:
 
 def _patches(settings: Settings, patch: int, hidden: int) -> Patches:
     model = settings.below("model_config")
-    levels = model.values.get("quantiles")
-    numbers = [q for q in levels if isinstance(q, int | float)] if isinstance(levels, list | tuple) else []
-    if not numbers or numbers != levels or not all(0 < a < b for a, b in itertools.pairwise([*numbers, 1.0])):
-        raise model.error("quantiles", "expected numbers between 0 and 1 that rise")
+    levels = quantile_levels(model)
     context = settings.integer("train_ctx_len")
     if context % patch:
         raise settings.error("train_ctx_len", f"expected a multiple of the patch, which has {patch} points")
-    return Patches(patch, hidden, tuple(map(float, numbers)), context)
+    return Patches(patch, hidden, levels, context)
 
 
 def _agree(settings: Settings, sizes: _Sizes) -> None:
@@ -264,25 +248,20 @@ def _agree(settings: Settings, sizes: _Sizes) -> None:
     block.agree("embedding_dim", sizes.dim, "out_norm.weight")
     block.agree("num_heads", sizes.heads, _KERNEL)
     block.agree("num_blocks", sizes.blocks, "blocks")
-    if block.values and _ffn_width(sizes.dim, factor := block.positive("ffn_proj_factor", FFN_FACTOR)) != sizes.ffn_dim:
+    if block.values and ffn_width(sizes.dim, factor := block.positive("ffn_proj_factor", FFN_FACTOR)) != sizes.ffn_dim:
         raise UserError(
             ErrorKind.checkpoint,
             f"{settings.source}: ffn_proj_factor {factor} gives a feed-forward network of width "
-            f"{_ffn_width(sizes.dim, factor)}, but blocks.0.ffn.proj_up.weight has {sizes.ffn_dim}. Correct the "
+            f"{ffn_width(sizes.dim, factor)}, but blocks.0.ffn.proj_up.weight has {sizes.ffn_dim}. Correct the "
             "configuration, or give the one that belongs to these weights with --config.",
         )
-
-
-def _ffn_width(dim: int, factor: float, multiple: float = FFN_MULTIPLE) -> int:
-    """Upstream's own rounding (`tirex/util.py`, `round_up_to_next_multiple_of`)."""
-    return int((dim * factor + multiple - 1) // multiple * multiple)
 
 
 def _upstream_config(sizes: _Sizes, patches: Patches, settings: Settings) -> dict[str, object]:
     """What `TiRexZero` is made of, complete."""
     told = settings.below("model_config").below("block_kwargs").positive("ffn_proj_factor", FFN_FACTOR)
     factor, _ = plain_factor(
-        sizes.dim, sizes.ffn_dim, [(told, FFN_MULTIPLE), (sizes.ffn_dim / sizes.dim, FFN_MULTIPLE)], _ffn_width
+        sizes.dim, sizes.ffn_dim, [(told, FFN_MULTIPLE), (sizes.ffn_dim / sizes.dim, FFN_MULTIPLE)], ffn_width
     )
     return {
         "model_config": {
@@ -313,10 +292,16 @@ def from_settings(settings: Settings) -> tuple[Architecture, dict[str, object]]:
     dim, heads = block.integer("embedding_dim"), block.integer("num_heads")
     if dim % heads:
         raise block.error("num_heads", f"the embedding width {dim} is not a multiple of it")
-    width = _ffn_width(dim, block.positive("ffn_proj_factor", FFN_FACTOR))
+    width = ffn_width(dim, block.positive("ffn_proj_factor", FFN_FACTOR))
     depth = block.integer("num_blocks", maximum=MAX_BLOCKS)
     sizes = _Sizes(dim, heads, depth, width, patch, hidden, len(patches.quantiles))
     return _architecture(sizes, patches), _upstream_config(sizes, patches, settings)
+
+
+def forecast(config: Mapping[str, Any]) -> ForecastSpec:
+    """How its bundles are fed (`tirex/models/patcher.py`, `StandardScaler`; `tirex.py`, `_forecast_quantiles`)."""
+    model = config["model_config"]
+    return ForecastSpec(model["input_patch_size"], config["train_ctx_len"], tuple(model["quantiles"]))
 
 
 FAMILY = Family(
@@ -330,4 +315,5 @@ FAMILY = Family(
     outline=outline,
     read=read,
     from_settings=from_settings,
+    forecast=forecast,
 )

@@ -234,9 +234,12 @@ def _described(values: object, marks: Sequence[Marks], depth: int) -> Iterator[t
 
 
 def beside(weights: Path, marks: Sequence[Marks]) -> dict[str, Settings]:
-    """The descriptions beside the weights: in `<stem>.yaml` and the like first, then in `config.yaml` and the like."""
+    """The descriptions beside the weights: in `<stem>.yaml` and the like first, then in `config.yaml` and the like.
+
+    Then in `model-config.yaml`, as early checkpoints of TiRex-2 have it.
+    """
     folder = weights if weights.is_dir() else weights.parent
-    stems = ["config"] if weights.is_dir() else [weights.stem, "config"]
+    stems = ["config", "model-config"] if weights.is_dir() else [weights.stem, "config", "model-config"]
     for stem in stems:
         paths = [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
         found = [(path, there) for path in paths if (there := find_settings(read_file(path), str(path), marks))]

@@ -7,9 +7,10 @@ rounding.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,10 +45,14 @@ class Reference:
         return self.module.output_patch_embedding(self.module.out_norm(x)), following
 
     @torch.inference_mode()
-    def forecast(self, context: Tensor, horizon: int, rollout: int) -> Tensor:
-        """Upstream's own forecast, `rollout` patches a pass: series (N, T), NaN where missing → (N, horizon, Q)."""
-        quantiles, _ = self.module._forecast_quantiles(context, horizon, max_accelerated_rollout_steps=rollout)
-        return quantiles
+    def forecast(self, series: Sequence[np.ndarray], horizon: int, rollout: int) -> np.ndarray:
+        """See `ForecastingModel`. Series of many lengths are put together as upstream does it."""
+        longest = max(map(len, series))
+        padded = np.stack([np.pad(row, (longest - len(row), 0), constant_values=np.nan) for row in series])
+        quantiles, _ = self.module._forecast_quantiles(
+            torch.from_numpy(padded), horizon, max_accelerated_rollout_steps=rollout
+        )
+        return quantiles.numpy()
 
     def as_shipped(self) -> Reference:
         """The same model, with upstream's own rounding of its cells to bfloat16."""
