@@ -26,7 +26,7 @@ import yaml
 
 from xlstm_export import export, open_bundle, open_session
 from xlstm_export.forecasting import Forecaster, ForecastStream
-from xlstm_export.validation.references.tirex import Reference
+from xlstm_export.references.tirex import Reference
 
 CONFIG = Path(__file__).parents[1] / "models" / "configs" / "tirex.yaml"
 HORIZON = 64

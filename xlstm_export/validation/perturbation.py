@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..modeling.layers import NARROW_BLOCK
-from .references import UpstreamModel
+from ..references import UpstreamModel
 from .tolerance import unit_roundoff
 
 

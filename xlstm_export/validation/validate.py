@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
 from ..forecasting import Forecaster
 from ..progress import Stage, no_progress
+from ..references.load import check_pair, load_upstream
 from ..runtime import RuntimeName, open_session
 from .forecasts import run_forecasts
 from .perturbation import perturbed
@@ -25,7 +25,7 @@ from .scenarios import Machines, Scenario, run_scenario
 from .surroundings import threads_for, versions
 from .texts import TextTokens, read_text
 from .tolerance import Tolerance
-from .upstream import UpstreamSession, load_upstream
+from .upstream import UpstreamSession
 from .verdict import first_fault, judge
 
 ZERO_STEPS, WARM_STEPS, RESET_STEPS = 128, 64, 96
@@ -167,56 +167,3 @@ def run_all(
         tick=tick,
     )
     return zeros, warm, reset, *prompts, drift
-
-
-def check_pair(bundle: Bundle, checkpoint: Checkpoint) -> str:
-    """The checkpoint's SHA-256, when it is the one that the bundle was made from.
-
-    Raises:
-        UserError: it is another; says in what they differ.
-    """
-    manifest = bundle.manifest
-    again = f"Export it again with `xlstm-export onnx {checkpoint.path}`, or give the checkpoint it was made from."
-    if manifest.family != checkpoint.family:
-        families = f"{bundle.path} is of family {manifest.family}, {checkpoint.path} of family {checkpoint.family}"
-        raise UserError(ErrorKind.argument, f"{families}. {again}")
-    ours, theirs = manifest.architecture, _plain(checkpoint.architecture.to_dict())
-    if different := list(_differences(ours, theirs)):
-        shown = "; ".join(f"{at}: bundle {a}, checkpoint {b}" for at, a, b in different[:4])
-        more = f"; and {len(different) - 4} more" if len(different) > 4 else ""
-        raise UserError(
-            ErrorKind.argument, f"{bundle.path} and {checkpoint.path} are different models ({shown}{more}). {again}"
-        )
-    if manifest.source.sha256 is None:
-        raise UserError(
-            ErrorKind.argument,
-            f"{bundle.path} was made from random weights, without a checkpoint: nothing to compare it with.",
-        )
-    digest = checkpoint.sha256()
-    if digest != manifest.source.sha256:
-        raise UserError(
-            ErrorKind.argument,
-            f"{bundle.path} was made from other weights "
-            f"({manifest.source.path}, sha256 {manifest.source.sha256[:12]}...) than {checkpoint.path} holds "
-            f"(sha256 {str(digest)[:12]}...). {again}",
-        )
-    return manifest.source.sha256
-
-
-def _plain(value: object) -> object:
-    """As it is after a round trip through JSON."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _differences(a: object, b: object, at: str = "") -> Iterator[tuple[str, object, object]]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in dict.fromkeys((*a, *b)):
-            yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else key)
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from _differences(x, y, f"{at}[{index}]")
-    elif a != b:
-        sizes = [f"{len(value)} entries" if isinstance(value, list) else value for value in (a, b)]
-        yield at, sizes[0], sizes[1]
