@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from .bench_command import bench
 from .bundle.engine_record import EngineRuntime
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
@@ -343,25 +344,7 @@ def generate(
 app.command()(forecast)
 
 
-@app.command()
-def bench(
-    bundle: BundleArgument,
-    batch: Annotated[int, typer.Option(min=1, help="The number of sequences side by side.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="The number of steps, or of windows, to time.")] = 200,
-    prompt: Annotated[
-        int,
-        typer.Option(min=0, help="The positions of a prompt to time, or of each window. 0 times no prompt."),
-    ] = 512,
-    runtime: RuntimeOption = "onnxruntime",
-    custom_ops: CustomOpsOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Time steps, as a fraction of what the memory bandwidth allows, and a prompt; or whole windows."""
-    from .benchmark import render, time_steps
-
-    with progress() as stage:
-        timing = time_steps(bundle, runtime, batch, steps, prompt, chosen_custom_ops(custom_ops), stage)
-    print_result(timing.to_json() if json else None, lambda: render(timing))
+app.command()(bench)
 
 
 @app.command()
