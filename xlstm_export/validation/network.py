@@ -30,7 +30,7 @@ from .perturbation import perturb
 from .report import ValidationReport
 from .scenarios import Scenario
 from .surroundings import threads_for, versions
-from .tolerance import Tolerance
+from .tolerance import Quantization, Tolerance
 from .validate import ROWS, USUAL, ValidationOptions
 from .verdict import first_fault, judge
 
@@ -84,7 +84,7 @@ def validate_network(
     with threads_for(module):
         run = _windows if manifest.mode == "window" else _stream
         runs, limits = run(bundle, references, options, tick)
-    tolerance = Tolerance(manifest.dtype)
+    tolerance = Tolerance(manifest.dtype, Quantization.of(manifest))
     verdicts = tuple(judge(runs, tolerance))
     dtype = str(references.module.dtype).removeprefix("torch.")
     return ValidationReport(
@@ -131,7 +131,8 @@ def make_references(module: nn.Module, manifest: Manifest, seed: int) -> tuple[R
         UserError: it fails in both.
     """
     integers = largest_integer(module)
-    nudge = partial(perturb, dtype=getattr(torch, manifest.dtype), seed=seed)
+    dtype, quantization = getattr(torch, manifest.dtype), Quantization.of(manifest)
+    nudge = partial(perturb, dtype=dtype, seed=seed, quantization=quantization)
     nudged = NetworkReference(module, manifest, torch.float32, nudge)
     axes = _input_axes(manifest)
     wide = References(NetworkReference(module, manifest, torch.float64), nudged, integers, axes)

@@ -24,7 +24,7 @@ from .report import ValidationReport
 from .scenarios import Machines, Scenario, run_scenario
 from .surroundings import threads_for, versions
 from .texts import TextTokens, read_text
-from .tolerance import Tolerance
+from .tolerance import Quantization, Tolerance
 from .upstream import UpstreamSession
 from .verdict import first_fault, judge
 
@@ -75,6 +75,7 @@ def validate(
     """
     started = time.monotonic()
     manifest, seed = bundle.manifest, options.seed
+    quantization = Quantization.of(manifest)
     rows = options.batch or manifest.batch or ROWS
     tokens = read_text(options.text, bundle, rows, options.steps) if options.text is not None else None
     if manifest.family == NETWORK:
@@ -88,7 +89,7 @@ def validate(
     tick(1)
     tick = stage("Loading the upstream model", None)
     model = load_upstream(source)
-    nudged = perturbed(model, getattr(torch, manifest.dtype), seed)
+    nudged = perturbed(model, getattr(torch, manifest.dtype), seed, quantization)
     tick(1)
     shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
     with open_session(bundle, options.runtime, rows, options.custom_ops) as session, threads_for(model.module):
@@ -99,7 +100,7 @@ def validate(
             *others, drift = runs
             runs = (*others, *run_forecasts(Forecaster(session), model, nudged, seed), drift)
             tick(1)
-    tolerance = Tolerance(manifest.dtype)
+    tolerance = Tolerance(manifest.dtype, quantization)
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(
         bundle=bundle.path.resolve().name,
