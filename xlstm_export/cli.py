@@ -25,6 +25,7 @@ from .options import (
     SetOption,
     chosen_custom_ops,
 )
+from .quantize_command import quantize
 from .terminal import Commands, err, out, print_notes, print_result, progress
 
 if TYPE_CHECKING:
@@ -341,6 +342,7 @@ def generate(
 
 
 app.command()(forecast)
+app.command()(quantize)
 
 
 @app.command()
