@@ -9,6 +9,7 @@ import typer
 
 from .errors import ErrorKind, UserError
 from .options import (
+    ActivationsOption,
     BundleArgument,
     ConfigOption,
     CustomOpsOption,
@@ -18,6 +19,7 @@ from .options import (
     SetOption,
     chosen_custom_ops,
 )
+from .runtime.session import ACTIVATIONS
 from .terminal import print_result, progress
 
 
@@ -52,6 +54,7 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw tokens a second under the limit.")] = None,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
+    activations: ActivationsOption = ACTIVATIONS,
     json: JsonOption = False,
 ) -> None:
     """Time steps, beside PyTorch and others, as a fraction of what the memory allows, and a prompt; or windows."""
@@ -72,6 +75,7 @@ def bench(
         parse_peers(against) if against else (),
         source,
         chosen_custom_ops(custom_ops),
+        activations,
         chosen_custom_ops(None),
     )
     with progress() as stage:

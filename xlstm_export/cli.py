@@ -17,6 +17,7 @@ from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
 from .forecast_command import forecast
 from .options import (
+    ActivationsOption,
     BundleArgument,
     ConfigOption,
     CustomOpsOption,
@@ -26,6 +27,8 @@ from .options import (
     SetOption,
     chosen_custom_ops,
 )
+from .quantize_command import quantize
+from .runtime.session import ACTIVATIONS
 from .terminal import Commands, err, out, print_notes, print_result, progress
 
 if TYPE_CHECKING:
@@ -213,6 +216,7 @@ def validate(
         ),
     ] = None,
     custom_ops: CustomOpsOption = None,
+    activations: ActivationsOption = ACTIVATIONS,
 ) -> None:
     """Compare a bundle with the PyTorch model it was made from, step by step. Exit code 1 when they differ."""
     from .validation import ValidationOptions, render, validate_network, write_report
@@ -224,7 +228,7 @@ def validate(
             "validate needs what the bundle was made from: --checkpoint CKPT, or for a network of your own "
             "--module package.module:factory with its --weights CKPT.",
         )
-    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, seed)
+    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, activations, seed)
     if module is not None:
         from .networks import load_module
 
@@ -342,6 +346,7 @@ def generate(
 
 
 app.command()(forecast)
+app.command()(quantize)
 
 
 app.command()(bench)

@@ -22,6 +22,7 @@ from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
 from ..progress import Advance, Stage, no_progress
 from ..runtime import RuntimeName
+from ..runtime.session import ACTIVATIONS, Activations
 from .contender import Contender
 from .forecasts import ForecastTiming
 from .job import Job, Peer, Source
@@ -51,6 +52,8 @@ class BenchOptions:
     source: Source | None = None
     """What the peers are made of."""
     custom_ops: Path | None = None
+    activations: Activations = ACTIVATIONS
+    """What quantised weights are multiplied with."""
     library: Path | None = None
     """With the compiled memory streams; None: NumPy's."""
 
@@ -81,6 +84,8 @@ class Benchmark:
     family: str
     dtype: str
     runtime: str
+    activations: Activations | None
+    """What quantised weights were multiplied with; None: they are not quantised."""
     mode: str
     positions: int
     """Of a timed pass: 1, or those of a window; 0 where a window's sizes are fixed."""
@@ -119,6 +124,7 @@ def run_bench(bundle: Bundle, options: BenchOptions = BenchOptions(), stage: Sta
         max(positions, 1),
         options.runtime,
         None if options.custom_ops is None else str(options.custom_ops.resolve()),
+        options.activations,
         options.source,
         library=None if options.library is None else str(options.library.resolve()),
     )
@@ -138,6 +144,7 @@ def run_bench(bundle: Bundle, options: BenchOptions = BenchOptions(), stage: Sta
         manifest.family,
         manifest.dtype,
         options.runtime,
+        None if manifest.quantization is None else options.activations,
         manifest.mode,
         positions,
         options.threads,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..runtime import RuntimeName
+from ..runtime.session import ACTIVATIONS, Activations
 
 if TYPE_CHECKING:
     from ..checkpoints.checkpoint import Checkpoint
@@ -51,6 +52,7 @@ class Job:
     """Of a pass: 1, or those of a window."""
     runtime: RuntimeName = "onnxruntime"
     custom_ops: str | None = None
+    activations: Activations = ACTIVATIONS
     source: Source | None = None
     """Of a peer."""
     folder: str | None = None

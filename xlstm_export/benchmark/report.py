@@ -22,7 +22,7 @@ _PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
 def to_json(result: Benchmark) -> str:
     """Everything in seconds, bytes and bytes per second."""
     batches = [_batch_data(result, batch) for batch in result.batches]
-    names = "bundle family dtype runtime mode positions threads stream missing".split()
+    names = "bundle family dtype runtime activations mode positions threads stream missing".split()
     data = {name: getattr(result, name) for name in names} | {"unit": _unit(result)[1], "batches": batches}
     return json.dumps(data | {"conclusive": all(b.limit.is_conclusive for b in result.batches)}, indent=2)
 
@@ -86,7 +86,8 @@ def render(result: Benchmark) -> RenderableType:
     step, unit = _unit(result)
     sized = f" of {result.positions} positions" if result.mode == "window" and result.positions else ""
     threads = "" if result.threads is None else f", {result.threads} threads"
-    title = f"{result.bundle}: {step}s{sized} on {result.runtime}{threads}"
+    activations = f", {result.activations} activations" if result.activations else ""
+    title = f"{result.bundle}: {step}s{sized} on {result.runtime}{activations}{threads}"
     table = Table(title=title, title_justify="left")
     for name in ("batch", "", "ms p50", "p90", "p99", f"{unit}/s", "× limit", "× bundle", "peak MB"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)

@@ -72,7 +72,7 @@ class _BundleRunner:
     def __init__(self, bundle: Bundle, job: Job):
         self._random, self._manifest, self._job = np.random.default_rng(0), bundle.manifest, job
         custom_ops = None if job.custom_ops is None else Path(job.custom_ops)
-        self._session = open_session(bundle, job.runtime, job.batch, custom_ops)
+        self._session = open_session(bundle, job.runtime, job.batch, custom_ops, activations=job.activations)
         self._inputs, self._turn = [self._draw(job.positions) for _ in range(_DRAWS)], 0
 
     def step(self) -> object:

@@ -17,6 +17,7 @@ from ..forecasting import Forecaster
 from ..progress import Stage, no_progress
 from ..references.load import check_pair, load_upstream
 from ..runtime import RuntimeName, open_session
+from ..runtime.session import ACTIVATIONS, Activations
 from .forecasts import run_forecasts
 from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
@@ -47,6 +48,8 @@ class ValidationOptions:
     """What the long run reads, and both are scored on; None: random tokens."""
     batch: int | None = None
     """Rows side by side; None: the bundle's own, or 4 where it is dynamic."""
+    activations: Activations = ACTIVATIONS
+    """What quantised weights are multiplied with."""
     seed: int = 0
     """Of the random inputs and of the perturbation."""
 
@@ -92,7 +95,8 @@ def validate(
     nudged = perturbed(model, getattr(torch, manifest.dtype), seed, quantization)
     tick(1)
     shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
-    with open_session(bundle, options.runtime, rows, options.custom_ops) as session, threads_for(model.module):
+    how = (options.runtime, rows, options.custom_ops, None, options.activations)
+    with open_session(bundle, *how) as session, threads_for(model.module):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
         runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
         if manifest.forecast is not None:
@@ -116,7 +120,16 @@ def validate(
         runs=runs,
         verdicts=verdicts,
         fault=first_fault(runs, verdicts),
+        notes=_notes(bundle, options),
     )
+
+
+def _notes(bundle: Bundle, options: ValidationOptions) -> tuple[str, ...]:
+    """What whoever reads the report of a quantised bundle must know."""
+    if bundle.manifest.quantization is None:
+        return ()
+    exact = {"float32": "exact", "int8": "which are rounded, too"}[options.activations]
+    return (f"quantised weights are multiplied with {options.activations} activations, {exact}.",)
 
 
 def run_all(
