@@ -14,6 +14,7 @@ import typer.core
 from .bench_command import bench
 from .bundle.engine_record import EngineRuntime
 from .bundle.manifest import Dtype, LogitsOf, Mode
+from .compare_command import compare
 from .errors import ErrorKind, UserError
 from .forecast_command import forecast
 from .options import (
@@ -350,6 +351,7 @@ app.command()(quantize)
 
 
 app.command()(bench)
+app.command()(compare)
 
 
 @app.command()
