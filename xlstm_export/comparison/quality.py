@@ -30,6 +30,8 @@ class Quality:
     diverge, or the run is too short."""
     bits_per_byte: float | None
     """Of the text; None: there was none."""
+    bits_error: float | None
+    """The standard error of its difference from the reference's, were the tokens independent."""
 
 
 def measure_quality(
@@ -50,7 +52,8 @@ def measure_quality(
     """
     logits = sessions[0].manifest.gives_logits
     diverged = np.zeros((len(sessions), len(inputs)))
-    errors, agreed, nats = np.zeros_like(diverged), np.zeros(len(sessions)), np.zeros(len(sessions))
+    errors, agreed = np.zeros_like(diverged), np.zeros(len(sessions))
+    nats = np.zeros((len(sessions), *inputs.shape[:2]))
     for step, row in enumerate(inputs):
         outputs = [session.step(row[:, None])[:, 0] for session in sessions]
         expected = outputs[reference]
@@ -60,7 +63,7 @@ def measure_quality(
                 diverged[index, step] = metrics.kl_divergence(expected, actual).mean()
                 agreed[index] += np.mean(metrics.top_one_gap(expected, actual) == 0)
             if text is not None:
-                nats[index] += metrics.negative_log_likelihood(actual, text.targets[step]).sum()
+                nats[index, step] = metrics.negative_log_likelihood(actual, text.targets[step])
         tick(1)
     return [
         Quality(
@@ -68,10 +71,16 @@ def measure_quality(
             kl=float(diverged[index].mean()) if logits else None,
             top_one=float(agreed[index] / len(inputs)) if logits else None,
             drift=_drift(diverged[index] if logits else errors[index]),
-            bits_per_byte=float(nats[index]) / math.log(2) / text.bytes if text is not None else None,
+            bits_per_byte=None if text is None else float(nats[index].sum()) / (math.log(2) * text.bytes),
+            bits_error=None if text is None else _standard_error(nats[index] - nats[reference], text.bytes),
         )
         for index in range(len(sessions))
     ]
+
+
+def _standard_error(differences: np.ndarray, size: int) -> float:
+    """Of the sum of so many independent differences in nats, in bits for each of `size` bytes."""
+    return float(differences.std() * math.sqrt(differences.size)) / (math.log(2) * size)
 
 
 def _drift(series: np.ndarray) -> float | None:

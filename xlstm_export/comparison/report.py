@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..benchmark.report import noise_line
 from .compare import Comparison
+from .quality import Quality
 
 
 def to_json(result: Comparison) -> str:
@@ -41,8 +42,8 @@ def render(result: Comparison) -> RenderableType:
     reference = result.variants[result.reference].name
     lines = [
         Text(
-            f"bits: of a weight, over all; change, KL (nats a token), top-1 and speed: against {reference}; drift: KL of "
-            "the last quarter over the first; limit: moving its own bytes.",
+            f"bits: of a weight, over all; change (± its standard error), KL (nats a token), top-1 and speed: against "
+            f"{reference}; drift: KL of the last quarter over the first; limit: moving its own bytes.",
             style="dim",
         ),
         noise_line(result.limit),
@@ -59,16 +60,13 @@ def _quality_table(result: Comparison) -> Table:
     first = result.variants[result.reference].quality
     for variant in result.variants:
         quality = variant.quality
-        change = None
-        if quality.bits_per_byte is not None and first.bits_per_byte is not None:
-            change = quality.bits_per_byte / first.bits_per_byte - 1
         table.add_row(
             variant.name,
             variant.weights,
             f"{variant.disk_bytes / 1e6:,.1f}",
             _shown(variant.bits_per_weight, ".2f"),
             _shown(quality.bits_per_byte, ".5f"),
-            _shown(change, "+.3%"),
+            _change(quality, first),
             _shown(quality.kl, ".1e"),
             _shown(quality.top_one, ".2%"),
             _shown(quality.drift, ".2f"),
@@ -100,6 +98,14 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def _change(quality: Quality, first: Quality) -> str:
+    """Of the bits per byte, relative to the reference's."""
+    if quality.bits_per_byte is None or first.bits_per_byte is None or quality is first:
+        return "-"
+    error = (quality.bits_error or 0) / first.bits_per_byte
+    return f"{quality.bits_per_byte / first.bits_per_byte - 1:+.3%} ± {100 * error:.3f}"
+
+
 def _shown(value: float | None, how: str) -> str:
     return "-" if value is None else format(value, how)
 
@@ -125,10 +131,10 @@ def save_plot(result: Comparison, path: Path) -> None:
     below.set(xlabel="MB on disk", ylabel=f"tokens a second, batch {result.timed_batch}{noise}")
     for axes, values in ((above, costs), (below, rates)):
         for index, (variant, value) in enumerate(zip(result.variants, values, strict=True)):
-            axes.plot(sizes[index], value, "o", color=f"C{index}", markersize=9)
             label = f"{Path(variant.name).name}: {variant.weights}"
-            axes.annotate(label, (sizes[index], value), (7, 4), textcoords="offset points", fontsize="small")
+            axes.plot(sizes[index], value, "o", color=f"C{index}", markersize=9, label=label)
         axes.grid(alpha=0.25)
-        axes.margins(x=0.25, y=0.15)
+        axes.margins(0.1)
+    above.legend(loc="best", fontsize="small")
     below.set_ylim(bottom=0)
     figure.savefig(path, dpi=140, format="png")
