@@ -28,7 +28,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from xlstm_export.benchmark.bench import PEERS
 from xlstm_export.benchmark.contender import Contender
 from xlstm_export.benchmark.job import Job, Source
 from xlstm_export.benchmark.report import noise_line
@@ -42,7 +41,7 @@ from xlstm_export.runtime import open_session
 from xlstm_export.validation import metrics
 from xlstm_export.validation.upstream import UpstreamSession
 
-OURS, THEIRS = "xlstm-export", PEERS["transformers"]
+OURS, THEIRS = "xlstm-export", "transformers"
 SMALL = {"vocab_size": 2048, "hidden_size": 256, "num_hidden_layers": 4, "num_heads": 4}
 KERNELS = {
     "chunkwise_kernel": "chunkwise--native_autograd",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..bundle import Bundle
 from ..bundle.manifest import NETWORK
@@ -29,11 +29,8 @@ from .job import Job, Peer, Source
 from .rounds import ROUNDS, Limit, Timing, start, take_turns
 
 BUNDLE = "bundle"
-PEERS: dict[Peer, str] = {
-    "upstream": "PyTorch, upstream",
-    "compiled": "PyTorch, upstream compiled",
-    "transformers": "transformers' ONNX export",
-}
+PEERS: tuple[Peer, ...] = get_args(Peer)
+"""PyTorch running upstream's own code, the same through torch.compile, and transformers' own ONNX export."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +198,7 @@ def _try(
 ) -> Contender | None:
     """The peer's process; where it fails, the reason is noted, and the others are timed all the same."""
     try:
-        contender = Contender(PEERS[peer], job, options.threads)
+        contender = Contender(peer, job, options.threads)
     except UserError as error:
         if error.kind is ErrorKind.argument:
             raise

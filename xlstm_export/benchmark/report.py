@@ -97,13 +97,13 @@ def render(result: Benchmark) -> RenderableType:
             table.add_row(
                 str(batch.batch),
                 timing.name,
-                *(f"{1e3 * timing.percentile(p):.3f}" for p in _PERCENTILES.values()),
+                *(milliseconds(timing.percentile(p)) for p in _PERCENTILES.values()),
                 f"{batch.batch / timing.median:,.0f}",
                 "-" if share is None else f"{share:.2f}",
                 f"{timing.ratio(batch.bundle.medians):.2f}",
                 f"{timing.peak_bytes / 1e6:,.0f}",
             )
-        table.add_row(str(batch.batch), "limit", f"{1e3 * batch.limit.seconds:.3f}", end_section=True)
+        table.add_row(str(batch.batch), "limit", milliseconds(batch.limit.seconds), end_section=True)
     lines = [line for batch in result.batches for line in _lines(batch, step, unit)]
     lines += [Text(f"Not timed: {name}. {reason}") for name, reason in result.missing.items()]
     if result.stream == "NumPy":
@@ -111,6 +111,12 @@ def render(result: Benchmark) -> RenderableType:
     if not result.on_cpu:
         lines.append(Text("The limit is that of the processor's memory, and says nothing of a GPU."))
     return Group(table, *lines)
+
+
+def milliseconds(seconds: float) -> str:
+    """Four digits: below a microsecond nothing is known."""
+    value = 1e3 * seconds
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" if value >= 1 else f"{value:.3f}"
 
 
 def _lines(batch: BatchResult, step: str, unit: str) -> Iterator[Text]:

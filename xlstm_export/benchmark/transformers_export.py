@@ -104,7 +104,8 @@ class ExportRunner:
         return binding
 
     def _zeros(self, spec: Any) -> Any:
-        shape = [extent if isinstance(extent, int) else self._batch for extent in spec.shape]
+        # Its graphs call some fixed sizes by their digits; what else has a name is the batch.
+        shape = [int(extent) if str(extent).isdigit() else self._batch for extent in spec.shape]
         return self._value(np.zeros(shape, _DTYPES[spec.type]))
 
     @staticmethod

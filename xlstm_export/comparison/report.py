@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..benchmark.report import noise_line
+from ..benchmark.report import milliseconds, noise_line
 from .compare import Comparison
 from .quality import Quality
 
@@ -81,7 +81,7 @@ def _speed_table(result: Comparison) -> Table:
         timing = variant.timing
         table.add_row(
             variant.name,
-            *(f"{1e3 * timing.percentile(percent):.3f}" for percent in (50, 90, 99)),
+            *(milliseconds(timing.percentile(percent)) for percent in (50, 90, 99)),
             f"{result.timed_batch / timing.median:,.0f}",
             f"{result.speed(variant):.2f}",
             f"{result.times_limit(variant):.2f}",
