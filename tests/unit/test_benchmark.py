@@ -114,11 +114,11 @@ def test_report_says_what_was_not_concluded_and_draws_the_roof(tmp_path):
     rounds = ((0.002,) * 4,) * 9
     noisy = limit(np.linspace(0.001, 0.002, 9))
     batches = tuple(BatchResult(b, noisy, (Timing("bundle", rounds, 2, 1),), 0, 0.0, None) for b in (1, 8))
-    missing = {"compiled": "the compiler failed."}
+    missing = {"compiled": "compiled: the compiler failed."}
     result = Benchmark("b", "xlstm", "float32", "onnxruntime", None, "both", 1, None, True, "NumPy", batches, missing)
     text, data = shown(result)
     assert text.count("TOO NOISY TO CONCLUDE") == 2 and not data["conclusive"]
-    assert "Not timed: compiled. the compiler failed." in text and "NumPy" in text
+    assert "Not timed: compiled: the compiler failed." in text and "NumPy" in text
     save_roofline(result, tmp_path / "roof.png")
     assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
 

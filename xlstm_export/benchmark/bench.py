@@ -20,7 +20,7 @@ from ..bundle import Bundle
 from ..bundle.manifest import NETWORK
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
-from ..progress import Advance, Stage, no_progress
+from ..progress import Stage, no_progress
 from ..runtime import RuntimeName
 from ..runtime.session import ACTIVATIONS, Activations
 from .contender import Contender
@@ -129,9 +129,8 @@ def run_bench(bundle: Bundle, options: BenchOptions = BenchOptions(), stage: Sta
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, folder=folder)
         if "transformers" in options.against:
-            advance = stage("Exporting with transformers", None)
-            _try("transformers", replace(job, kind="transformers-export", batch=1), options, missing)
-            advance(1)
+            stage("Exporting with transformers", None)
+            _try("transformers", replace(job, kind="transformers-export"), options, missing)
         stream, results = "", []
         for batch in options.batches:
             result, stream = _run_batch(bundle, replace(job, batch=batch), options, missing, stage)
@@ -174,7 +173,7 @@ def _run_batch(
     bundle: Bundle, job: Job, options: BenchOptions, missing: dict[str, str], stage: Stage
 ) -> tuple[BatchResult, str]:
     manifest, batch = bundle.manifest, job.batch
-    advance: Advance = stage(f"Loading, batch {batch}", None)
+    stage(f"Loading, batch {batch}", None)
     with ExitStack() as stack:
         memory, ours = start(stack, [("memory", replace(job, kind="memory")), (BUNDLE, job)], options.threads)
         contenders = [ours]
@@ -182,8 +181,8 @@ def _run_batch(
             if peer not in missing and (started := _try(peer, replace(job, kind=peer), options, missing, stack)):
                 contenders.append(started)
         turns = (1 + len(contenders)) * min(ROUNDS, options.steps)
-        advance = stage(f"Taking turns, batch {batch}", turns)
-        timings, seconds = take_turns(contenders, memory, options.steps, advance)
+        tick = stage(f"Taking turns, batch {batch}", turns)
+        timings, seconds = take_turns(contenders, memory, options.steps, tick)
         prompt, prompt_seconds = 0, 0.0
         if options.prompt and manifest.mode not in ("step", "window"):
             prompt, prompt_seconds = ours.ask("prompt", wanted=options.prompt)

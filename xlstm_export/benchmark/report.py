@@ -105,7 +105,7 @@ def render(result: Benchmark) -> RenderableType:
             )
         table.add_row(str(batch.batch), "limit", milliseconds(batch.limit.seconds), end_section=True)
     lines = [line for batch in result.batches for line in _lines(batch, step, unit)]
-    lines += [Text(f"Not timed: {name}. {reason}") for name, reason in result.missing.items()]
+    lines += [Text(f"Not timed: {reason}") for reason in result.missing.values()]
     if result.stream == "NumPy":
         lines.append(Text("The limit was measured with NumPy, which reaches less than the loops of `plugins build`."))
     if not result.on_cpu:

@@ -204,7 +204,7 @@ def _time(
     jobs = [(str(bundle.path), job(bundle, "bundle")) for bundle in bundles]
     first = bundles[reference]
     with ExitStack() as stack:
-        tick = stage("Loading each in a process of its own", None)
+        stage("Loading each in a process of its own", None)
         memory, *contenders = start(stack, [("memory", job(first, "memory")), *jobs], options.threads)
         tick = stage("Taking turns", None)
         timings, seconds = take_turns(contenders, memory, options.timed_steps, tick)
