@@ -123,6 +123,7 @@ EXPORT void xlstm_read_modify_write(float* data, int64_t count, void* pool) {
 
 EXPORT int32_t xlstm_read(const int32_t* data, int64_t count, void* pool) {
   std::atomic<int32_t> mixed{0};
-  in_pieces(count, pool, [&](int64_t begin, int64_t end) { mixed ^= xlstm::cpu::read_memory(data + begin, end - begin); });
+  in_pieces(count, pool,
+            [&](int64_t begin, int64_t end) { mixed ^= xlstm::cpu::read_memory(data + begin, end - begin); });
   return mixed;
 }
