@@ -30,7 +30,7 @@ import torch
 from xlstm_export import export, open_bundle, open_session
 from xlstm_export.checkpoints import read_config
 from xlstm_export.forecasting import Forecaster, ForecastStream
-from xlstm_export.validation.references import build_upstream
+from xlstm_export.references import build_upstream
 
 CONFIGS = Path(__file__).parents[1] / "models" / "configs"
 HORIZON = 64

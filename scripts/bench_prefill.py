@@ -33,8 +33,8 @@ from xlstm_export.checkpoints.random_weights import random_checkpoint
 from xlstm_export.exporter import ExportOptions, export_bundle
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY
 from xlstm_export.operators.names import DOMAIN
+from xlstm_export.references import build_upstream
 from xlstm_export.runtime import open_session
-from xlstm_export.validation.references import build_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ["models/kjv", "models/configs/mlstm-165m.yaml", "models/configs/xlstm-125m-7-1.yaml"]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xlstm_export.validation.references.tirex import Reference
+from xlstm_export.references.tirex import Reference
 
 PATCH, CONTEXT = 8, 256
 QUANTILES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from .bench_command import bench
 from .bundle.engine_record import EngineRuntime
 from .bundle.manifest import Dtype, LogitsOf, Mode
+from .compare_command import compare
 from .errors import ErrorKind, UserError
 from .forecast_command import forecast
 from .options import (
+    ActivationsOption,
     BundleArgument,
     ConfigOption,
     CustomOpsOption,
@@ -25,6 +28,8 @@ from .options import (
     SetOption,
     chosen_custom_ops,
 )
+from .quantize_command import quantize
+from .runtime.session import ACTIVATIONS
 from .terminal import Commands, err, out, print_notes, print_result, progress
 from .web_command import web
 
@@ -213,6 +218,7 @@ def validate(
         ),
     ] = None,
     custom_ops: CustomOpsOption = None,
+    activations: ActivationsOption = ACTIVATIONS,
 ) -> None:
     """Compare a bundle with the PyTorch model it was made from, step by step. Exit code 1 when they differ."""
     from .validation import ValidationOptions, render, validate_network, write_report
@@ -224,7 +230,7 @@ def validate(
             "validate needs what the bundle was made from: --checkpoint CKPT, or for a network of your own "
             "--module package.module:factory with its --weights CKPT.",
         )
-    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, seed)
+    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, activations, seed)
     if module is not None:
         from .networks import load_module
 
@@ -343,27 +349,11 @@ def generate(
 
 app.command()(forecast)
 app.command()(web)
+app.command()(quantize)
 
 
-@app.command()
-def bench(
-    bundle: BundleArgument,
-    batch: Annotated[int, typer.Option(min=1, help="The number of sequences side by side.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="The number of steps, or of windows, to time.")] = 200,
-    prompt: Annotated[
-        int,
-        typer.Option(min=0, help="The positions of a prompt to time, or of each window. 0 times no prompt."),
-    ] = 512,
-    runtime: RuntimeOption = "onnxruntime",
-    custom_ops: CustomOpsOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Time steps, as a fraction of what the memory bandwidth allows, and a prompt; or whole windows."""
-    from .benchmark import render, time_steps
-
-    with progress() as stage:
-        timing = time_steps(bundle, runtime, batch, steps, prompt, chosen_custom_ops(custom_ops), stage)
-    print_result(timing.to_json() if json else None, lambda: render(timing))
+app.command()(bench)
+app.command()(compare)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import typer
 
 from .bundle import Bundle
 from .bundle.engine_record import RuntimeName
+from .runtime.session import Activations
 
 BundleArgument = Annotated[
     Bundle,
@@ -45,6 +46,13 @@ CustomOpsOption = Annotated[
     ),
 ]
 RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]
+ActivationsOption = Annotated[
+    Activations,
+    typer.Option(
+        help="What ONNX Runtime multiplies quantised weights with on the CPU: `float32`, or inputs rounded to `int8`, "
+        "which is faster and less exact."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data instead of tables.")]
 
 

@@ -1,6 +1,6 @@
 """Forecasts of bundles against `tirex-ts`' own, on the same series, in every quantile.
 
-Upstream runs with its cell's rounding to bfloat16 taken out (`validation/references/tirex.py`), unless a test says that
+Upstream runs with its cell's rounding to bfloat16 taken out (`references/tirex.py`), unless a test says that
 it is as shipped. Errors are in units of the scale of the series' window. TOLERANCE: both sides compute in float32,
 2^-24 an operation, and random models magnify that some tens of times. Upstream also adds up a window's mean in float32
 (a bundle's runtime in float64), which is off by some roundoffs of the mean itself: ROUNDOFFS of them are allowed, which
@@ -21,8 +21,8 @@ from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.errors import UserError
 from xlstm_export.forecasting import Forecaster, ForecastStream
 from xlstm_export.forecasting.windows import Scaling, windows_of
+from xlstm_export.references.tirex import Reference
 from xlstm_export.runtime import open_session
-from xlstm_export.validation.references.tirex import Reference
 
 TOLERANCE = 1e-4
 ROUNDOFFS = 32 * 2.0**-24

@@ -22,6 +22,7 @@ from support.cpu_harness import STATES
 from support.native import onnxruntime_operators
 from support.upstream_models import VARIANTS, random_inputs
 
+from xlstm_export.benchmark.memory import MemoryStream
 from xlstm_export.bundle import Bundle
 from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
 from xlstm_export.operators.schemas import step_functions
@@ -111,9 +112,17 @@ def _small(cell: str, **options: object) -> Case:
     )
 
 
+def test_library_has_the_memory_streams_of_bench(library):
+    stream = MemoryStream(1 << 20, 1 << 20, 2, library)
+    before = stream._states[0].copy()
+    assert stream.kind == "compiled" and min(stream.turn()[:2]) > 0
+    assert np.all(stream._states[0] > before)  # 0.999 x + 1 goes to 1000
+
+
 def test_library_exports_only_its_entry_and_needs_only_libc(library):
     dynamic = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
-    assert [line.split()[-1] for line in dynamic.splitlines()] == ["RegisterCustomOps"]
+    names = [line.split()[-1] for line in dynamic.splitlines()]
+    assert sorted(names) == ["RegisterCustomOps", "xlstm_read_memory", "xlstm_update_memory"]
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     names = set(re.findall(r"NEEDED.*\[(.+?)\]", needed))
     assert names <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1"} | {

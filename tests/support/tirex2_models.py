@@ -49,7 +49,7 @@ def settings(
 def build(config: Mapping[str, Any]) -> nn.Module:
     from xlstm_export.checkpoints.families.tirex2 import from_settings
     from xlstm_export.checkpoints.files.settings import Settings
-    from xlstm_export.validation.references.tirex2 import Reference
+    from xlstm_export.references.tirex2 import Reference
 
     return Reference(from_settings(Settings(config, "a test"))[1]).module
 
@@ -76,7 +76,7 @@ def legacy(model: nn.Module, config: dict, directory: Path) -> Path:
 
 def step(model: nn.Module, patches: Tensor, states: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
     """One position of the model; states by the bundle's names, None before the first."""
-    from xlstm_export.validation.references.tirex2 import Reference
+    from xlstm_export.references.tirex2 import Reference
 
     reference = Reference.__new__(Reference)
     reference.module = model

@@ -25,7 +25,7 @@ def settings(
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
-    from xlstm_export.validation.references.tirex import Reference
+    from xlstm_export.references.tirex import Reference
 
     return Reference(config).module
 
@@ -55,7 +55,7 @@ def folder(model: nn.Module, config: dict, directory: Path) -> Path:
 
 def step(model: nn.Module, patches: Tensor, states: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
     """One position of the model; states by the bundle's names, None before the first."""
-    from xlstm_export.validation.references.tirex import Reference
+    from xlstm_export.references.tirex import Reference
 
     reference = Reference.__new__(Reference)
     reference.module = model

@@ -21,7 +21,7 @@ PACKAGE = Path(xlstm_export.__file__).parent
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_family_has_an_upstream_model(family):
-    module = importlib.import_module(f"xlstm_export.validation.references.{family.name.replace('-', '_')}")
+    module = importlib.import_module(f"xlstm_export.references.{family.name.replace('-', '_')}")
     assert list(inspect.signature(module.Reference).parameters) == ["config"]
     assert callable(module.Reference.step) and callable(module.Reference.forward)
 
@@ -75,5 +75,5 @@ def test_files_know_no_family():
 
 def test_modeling_knows_no_file_and_the_upstream_models_know_no_modeling():
     assert not [name for name in imports_of("modeling") if "checkpoints" in name]
-    imported = imports_of("validation/references")
+    imported = imports_of("references")
     assert imported and not [name for name in imported if "modeling" in name]

@@ -9,8 +9,9 @@ from support.upstream_models import VARIANTS, canonical_states, random_inputs, u
 
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.errors import UserError
+from xlstm_export.references.load import load_upstream
 from xlstm_export.validation.perturbation import perturbed
-from xlstm_export.validation.upstream import UpstreamSession, load_upstream
+from xlstm_export.validation.upstream import UpstreamSession
 
 NAMES = ["a-mixed", "a-no-conv", "a-stack", "a-cuda-layout", "a-tied-safetensors", "b-fused", "c-tied"]
 

@@ -1,6 +1,7 @@
-"""How fast a bundle steps, as a fraction of what the memory allows."""
+"""How fast a bundle steps, beside its peers, as a fraction of what the memory allows."""
 
-from .render import render
-from .step import StepTiming, time_steps
+from .bench import Benchmark, BenchOptions, parse_peers, run_bench
+from .job import Source
+from .report import render, save_roofline, to_json
 
-__all__ = ["StepTiming", "render", "time_steps"]
+__all__ = ["BenchOptions", "Benchmark", "Source", "parse_peers", "render", "run_bench", "save_roofline", "to_json"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksum import sha256
 from ..errors import ErrorKind, UserError
+from ..operators.lookups import LOOKUPS
 from .engine_choice import Engine, Wanted, choose_engine, engine_files
 from .engine_record import EngineRecord, EngineRuntime, FileHash, read_record
 from .manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
@@ -98,11 +98,11 @@ class Bundle:
 
     @cached_property
     def weight_sizes(self) -> dict[str, int]:
-        """Bytes of each weight by name."""
+        """Bytes in the file of each weight by name."""
         import onnx
 
         return {
-            tensor.name: math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            tensor.name: sum(int(entry.value) for entry in tensor.external_data if entry.key == "length")
             for tensor in self.graph.graph.initializer
             if tensor.data_location == onnx.TensorProto.EXTERNAL
         }
@@ -111,8 +111,11 @@ class Bundle:
     def step_bytes(self) -> int:
         """Bytes of weights that one step reads: all but the rows of the embedding that are not looked up."""
         nodes = self.graph.graph.node
-        looked_up = {node.input[0] for node in nodes if node.op_type == "Gather"}
-        read_whole = {name for node in nodes if node.op_type != "Gather" for name in node.input}
+        looked_up, read_whole = set(), set()
+        for node in nodes:
+            tables = {"Gather": 1}.get(node.op_type, 2 if node.op_type in LOOKUPS else 0)  # codes and scales
+            looked_up.update(node.input[:tables])
+            read_whole.update(node.input[tables:])
         return sum(size for name, size in self.weight_sizes.items() if name not in looked_up or name in read_whole)
 
     def fits(self, record: EngineRecord) -> bool:

@@ -10,8 +10,8 @@ import numpy as np
 from ..bundle.forecast import ForecastSpec
 from ..forecasting import Forecaster
 from ..forecasting.windows import Scaling, windows_of
+from ..references import UpstreamModel
 from . import metrics
-from .references import UpstreamModel
 from .scenarios import ForecastScore, Recorder, Scenario
 
 PATCHES = 4  # of the horizon

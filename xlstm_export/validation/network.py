@@ -33,6 +33,7 @@ from .perturbation import perturb
 from .report import ValidationReport
 from .scenarios import Scenario
 from .surroundings import threads_for
+from .tolerance import Quantization
 from .validate import ROWS, USUAL, ValidationOptions, conclude
 
 WHOLE, STEPS = 128, 64
@@ -116,7 +117,8 @@ def make_references(module: nn.Module, manifest: Manifest, seed: int) -> tuple[R
         UserError: it fails in both.
     """
     integers = largest_integer(module)
-    nudge = partial(perturb, dtype=getattr(torch, manifest.dtype), seed=seed)
+    dtype, quantization = getattr(torch, manifest.dtype), Quantization.of(manifest)
+    nudge = partial(perturb, dtype=dtype, seed=seed, quantization=quantization)
     nudged = NetworkReference(module, manifest, torch.float32, nudge)
     axes, plan = _input_axes(manifest), _plan(module, manifest)
     notes = (_UNROUNDED,) if nudged.unrounded else ()

@@ -56,7 +56,7 @@ class ValidationReport:
         data["passed"] = self.passed
         data["tolerance"] |= {"unit_roundoff": self.tolerance.unit_roundoff, "description": self.tolerance.describe()}
         for run, entry in zip(self.runs, data["runs"], strict=True):
-            entry["top_one_agreement"] = run.top_one_agreement
+            entry["top_one_agreement"], entry["drift"] = run.top_one_agreement, run.drift
             if run.text:
                 for side in ("reference", "bundle"):
                     entry["text"][f"{side}_bits_per_byte"] = run.text.bits_per_byte(entry["text"][f"{side}_nats"])
@@ -128,14 +128,14 @@ def _run_table(report: ValidationReport) -> Table:
     for run in report.runs:
         own = [v for v in report.verdicts if v.run == run.name]
         of_outputs = [v for v in own if v.is_output]
-        typical = max((v for v in of_outputs if v.limit.kind != "worst"), key=lambda v: v.share)
+        typical = max((v for v in of_outputs if v.limit.kind in ("typical", "contract")), key=lambda v: v.share)
         worst = max((v for v in of_outputs if v.limit.kind == "worst"), key=lambda v: v.share)
         table.add_row(
             run.what,
             f"{run.rows} x {run.steps}",
             _error(typical),
             _error(worst),
-            *((f"{sum(run.kl) / len(run.kl):.1e}" if run.kl else "-", _top_one(run)) if of_logits else ()),
+            *((_kl(run, own), _top_one(run)) if of_logits else ()),
             _mark(all(v.passed for v in own)),
         )
     return table
@@ -143,6 +143,11 @@ def _run_table(report: ValidationReport) -> Table:
 
 def _error(verdict: Verdict) -> Text:
     return Text(f"{verdict.measured:.1e} ({verdict.limit.value:.1e})", style="" if verdict.passed else "bold red")
+
+
+def _kl(run: Scenario, verdicts: list[Verdict]) -> Text:
+    judged = [v for v in verdicts if v.limit.kind == "kl"]
+    return _error(judged[0]) if judged else Text(f"{sum(run.kl) / len(run.kl):.1e}" if run.kl else "-")
 
 
 def _mark(passed: bool) -> Text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from .upstream import UpstreamSession
 
 _STATE_BYTES = 1 << 30  # compared in one run: some seconds
 _LARGEST_STRIDE = 32
+_QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,17 @@ class Scenario:
     where only outputs are compared."""
     text: TextScore | None = None
     forecast: ForecastScore | None = None
+    kl_sensitivity: Sequence[float] = ()
+    """As `kl`, of the reference with its weights moved."""
+
+    @property
+    def drift(self) -> float | None:
+        """By how much the last quarter of the run diverges more than the first: mean KL over mean KL."""
+        if len(self.kl) < _QUARTERS:
+            return None
+        quarter = len(self.kl) // _QUARTERS
+        first, last = sum(self.kl[:quarter]), sum(self.kl[-quarter:])
+        return last / first if first > 0 else None
 
     @property
     def top_one_agreement(self) -> float:
@@ -212,6 +224,7 @@ class Recorder:
         self.output_series = OpenSeries()
         self.state_series: dict[str, OpenSeries] = {}
         self.kl: list[float] = []
+        self.kl_sensitivity: list[float] = []
         self.disagreements: list[Disagreement] = []
 
     def wants_states(self, step: int) -> bool:
@@ -222,6 +235,7 @@ class Recorder:
         self.output_series.add(step, error, metrics.relative_error(reference, nudged).max())
         if self._output == LOGITS:
             self.kl.append(float(metrics.kl_divergence(reference, actual).mean()))
+            self.kl_sensitivity.append(float(metrics.kl_divergence(reference, nudged).mean()))
             gaps = metrics.top_one_gap(reference, actual)
             self.disagreements += [Disagreement(step, int(row), float(gaps[row])) for row in np.flatnonzero(gaps)]
 
@@ -255,4 +269,5 @@ class Recorder:
             {state: series.freeze() for state, series in self.state_series.items()},
             text,
             forecast,
+            self.kl_sensitivity,
         )

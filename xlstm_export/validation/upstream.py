@@ -14,37 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.checkpoint import Checkpoint
 from ..errors import ErrorKind, UserError
-from .references import UpstreamModel, build_upstream
-
-
-def load_upstream(checkpoint: Checkpoint) -> UpstreamModel:
-    """Build the upstream model of a checkpoint and load its weights, widened to float32.
-
-    Raises:
-        UserError: an upstream package is not installed, or upstream itself refuses the configuration or the weights.
-    """
-    try:
-        with torch.device("meta"):  # the weights replace every parameter
-            model = build_upstream(checkpoint.family, checkpoint.config)
-    except ImportError as error:
-        raise UserError(
-            ErrorKind.unavailable,
-            f"validate compares a bundle with the upstream PyTorch model, and cannot import it ({error}). "
-            "Run: pip install 'xlstm-export[reference]'",
-        ) from None
-    except Exception as error:  # upstream checks by assertion, KeyError, ValueError
-        message = f"the upstream model cannot be built from the configuration of {checkpoint.path}: "
-        raise UserError(ErrorKind.checkpoint, message + f"{type(error).__name__}: {error}") from None
-    try:
-        model.module.load_state_dict({name: t.read().float() for name, t in checkpoint.upstream.items()}, assign=True)
-    except RuntimeError as error:
-        raise UserError(
-            ErrorKind.checkpoint, f"the upstream model refuses the weights of {checkpoint.path}: {error}"
-        ) from None
-    model.module.eval().requires_grad_(False)
-    return model
+from ..references import UpstreamModel
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
 from ..forecasting import Forecaster
 from ..progress import Stage, no_progress
+from ..references.load import check_pair, load_upstream
 from ..runtime import RuntimeName, open_session
+from ..runtime.session import ACTIVATIONS, Activations
 from .forecasts import run_forecasts
 from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
@@ -24,8 +25,8 @@ from .report import ValidationReport
 from .scenarios import Machines, Scenario, run_scenario
 from .surroundings import threads_for, versions
 from .texts import TextTokens, read_text
-from .tolerance import Tolerance
-from .upstream import UpstreamSession, load_upstream
+from .tolerance import Quantization, Tolerance
+from .upstream import UpstreamSession
 from .verdict import first_fault, judge
 
 ZERO_STEPS, WARM_STEPS, RESET_STEPS = 128, 64, 96
@@ -47,6 +48,8 @@ class ValidationOptions:
     """What the long run reads, and both are scored on; None: random tokens."""
     batch: int | None = None
     """Rows side by side; None: the bundle's own, or 4 where it is dynamic."""
+    activations: Activations = ACTIVATIONS
+    """What quantised weights are multiplied with."""
     seed: int = 0
     """Of the random inputs and of the perturbation."""
 
@@ -88,10 +91,11 @@ def validate(
     tick(1)
     tick = stage("Loading the upstream model", None)
     model = load_upstream(source)
-    nudged = perturbed(model, getattr(torch, manifest.dtype), seed)
+    nudged = perturbed(model, getattr(torch, manifest.dtype), seed, Quantization.of(manifest))
     tick(1)
     shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
-    with open_session(bundle, options.runtime, rows, options.custom_ops) as session, threads_for(model.module):
+    how = (options.runtime, rows, options.custom_ops, None, options.activations)
+    with open_session(bundle, *how) as session, threads_for(model.module):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
         runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
         if manifest.forecast is not None:
@@ -114,7 +118,7 @@ def conclude(
 ) -> ValidationReport:
     """Judge the runs; arguments as the fields of the report, `started` on the monotonic clock."""
     manifest = bundle.manifest
-    tolerance = Tolerance(manifest.dtype)
+    tolerance = Tolerance(manifest.dtype, Quantization.of(manifest))
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(
         bundle=bundle.path.resolve().name,
@@ -131,8 +135,16 @@ def conclude(
         verdicts=verdicts,
         fault=first_fault(runs, verdicts),
         reference=reference,
-        notes=notes,
+        notes=(*notes, *_notes(bundle, options)),
     )
+
+
+def _notes(bundle: Bundle, options: ValidationOptions) -> tuple[str, ...]:
+    """What whoever reads the report of a quantised bundle must know."""
+    if bundle.manifest.quantization is None:
+        return ()
+    exact = {"float32": "exact", "int8": "which are rounded, too"}[options.activations]
+    return (f"quantised weights are multiplied with {options.activations} activations, {exact}.",)
 
 
 def run_all(
@@ -184,56 +196,3 @@ def run_all(
         tick=tick,
     )
     return zeros, warm, reset, *prompts, drift
-
-
-def check_pair(bundle: Bundle, checkpoint: Checkpoint) -> str:
-    """The checkpoint's SHA-256, when it is the one that the bundle was made from.
-
-    Raises:
-        UserError: it is another; says in what they differ.
-    """
-    manifest = bundle.manifest
-    again = f"Export it again with `xlstm-export onnx {checkpoint.path}`, or give the checkpoint it was made from."
-    if manifest.family != checkpoint.family:
-        families = f"{bundle.path} is of family {manifest.family}, {checkpoint.path} of family {checkpoint.family}"
-        raise UserError(ErrorKind.argument, f"{families}. {again}")
-    ours, theirs = manifest.architecture, _plain(checkpoint.architecture.to_dict())
-    if different := list(_differences(ours, theirs)):
-        shown = "; ".join(f"{at}: bundle {a}, checkpoint {b}" for at, a, b in different[:4])
-        more = f"; and {len(different) - 4} more" if len(different) > 4 else ""
-        raise UserError(
-            ErrorKind.argument, f"{bundle.path} and {checkpoint.path} are different models ({shown}{more}). {again}"
-        )
-    if manifest.source.sha256 is None:
-        raise UserError(
-            ErrorKind.argument,
-            f"{bundle.path} was made from random weights, without a checkpoint: nothing to compare it with.",
-        )
-    digest = checkpoint.sha256()
-    if digest != manifest.source.sha256:
-        raise UserError(
-            ErrorKind.argument,
-            f"{bundle.path} was made from other weights "
-            f"({manifest.source.path}, sha256 {manifest.source.sha256[:12]}...) than {checkpoint.path} holds "
-            f"(sha256 {str(digest)[:12]}...). {again}",
-        )
-    return manifest.source.sha256
-
-
-def _plain(value: object) -> object:
-    """As it is after a round trip through JSON."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _differences(a: object, b: object, at: str = "") -> Iterator[tuple[str, object, object]]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in dict.fromkeys((*a, *b)):
-            yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else key)
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from _differences(x, y, f"{at}[{index}]")
-    elif a != b:
-        sizes = [f"{len(value)} entries" if isinstance(value, list) else value for value in (a, b)]
-        yield at, sizes[0], sizes[1]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .scenarios import Scenario
-from .tolerance import Limit, Series, Tolerance
+from .tolerance import KL, Limit, Quantization, Series, Tolerance
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,20 @@ def judge(runs: Iterable[Scenario], tolerance: Tolerance) -> list[Verdict]:
                 passed = limit.passed(series)
                 first = None if passed else _first_beyond(series, limit)
                 verdicts.append(Verdict(run.name, quantity, is_output, limit, limit.measure(series), passed, first))
+        if tolerance.quantization is not None:
+            verdicts += _judge_quality(run, tolerance.quantization)
     return verdicts
+
+
+def _judge_quality(run: Scenario, quantization: Quantization) -> Iterator[Verdict]:
+    """What a quantised language model may lose in a run."""
+    found = []
+    if run.kl:
+        found.append((Limit("kl", KL * float(np.mean(run.kl_sensitivity))), float(np.mean(run.kl))))
+    if run.text is not None:
+        found.append((Limit("text", quantization.text_limit), run.text.bundle_nats / run.text.reference_nats - 1))
+    for limit, measured in found:
+        yield Verdict(run.name, next(iter(run.outputs)), True, limit, measured, measured <= limit.value, None)
 
 
 def _first_beyond(series: Series, limit: Limit) -> int:
@@ -82,7 +95,7 @@ def first_fault(runs: Sequence[Scenario], verdicts: Sequence[Verdict]) -> Fault 
         block = None if first.is_output else block_of(first.quantity)
         same = [v for v in failed if v.is_output == first.is_output and (v.is_output or block_of(v.quantity) == block)]
         wrong = {v.quantity for v in same}
-        step = min(v.first_step for v in same if v.first_step is not None)
+        step = min((v.first_step for v in same if v.first_step is not None), default=run.steps - 1)
         explain = _explain_outputs(wrong, run) if first.is_output else _explain_state(first.quantity, wrong, run.states)
         return Fault(run.name, step, first.quantity, block, explain)
     return None

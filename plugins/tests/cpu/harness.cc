@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cells/cpu/cpu_cells.h"
+#include "cells/cpu/memory_stream.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -106,36 +107,6 @@ EXPORT bool xlstm_force_instruction_set(const char* name) { return xlstm::cpu::f
 
 namespace {
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define EVERY_INSTRUCTION_SET __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define EVERY_INSTRUCTION_SET
-#endif
-
-constexpr int64_t kLine = 16;           // words in a cache line
-constexpr int64_t kAhead = 96 * kLine;  // the hardware's prefetcher stops at every page; a limit should not
-
-EVERY_INSTRUCTION_SET void update(float* begin, float* end) {
-  float* value = begin;
-  for (; value + kLine <= end; value += kLine) {
-    __builtin_prefetch(value + kAhead);
-    for (int64_t word = 0; word < kLine; ++word) value[word] = 0.999f * value[word] + 1.0f;
-  }
-  for (; value < end; ++value) *value = 0.999f * *value + 1.0f;
-}
-
-EVERY_INSTRUCTION_SET int32_t mix(const int32_t* begin, const int32_t* end) {
-  int32_t mixed[kLine] = {}, all = 0;
-  const int32_t* value = begin;
-  for (; value + kLine <= end; value += kLine) {
-    __builtin_prefetch(value + kAhead);
-    for (int64_t word = 0; word < kLine; ++word) mixed[word] ^= value[word];
-  }
-  for (; value < end; ++value) all ^= *value;
-  for (const int32_t word : mixed) all ^= word;
-  return all;
-}
-
 // A few pieces for each thread, as a cell's tasks.
 template <class Function>
 void in_pieces(int64_t count, void* pool, const Function& function) {
@@ -146,14 +117,13 @@ void in_pieces(int64_t count, void* pool, const Function& function) {
 
 }  // namespace
 
-// data[j] = 0.999 data[j] + 1 for `count` floats: the least that a state update in place must do to its bytes.
 EXPORT void xlstm_read_modify_write(float* data, int64_t count, void* pool) {
-  in_pieces(count, pool, [&](int64_t begin, int64_t end) { update(data + begin, data + end); });
+  in_pieces(count, pool, [&](int64_t begin, int64_t end) { xlstm::cpu::update_memory(data + begin, end - begin); });
 }
 
-// Reads `count` 32-bit words: the least that a step must do to the weights. What it returns only keeps the reads alive.
 EXPORT int32_t xlstm_read(const int32_t* data, int64_t count, void* pool) {
   std::atomic<int32_t> mixed{0};
-  in_pieces(count, pool, [&](int64_t begin, int64_t end) { mixed ^= mix(data + begin, data + end); });
+  in_pieces(count, pool,
+            [&](int64_t begin, int64_t end) { mixed ^= xlstm::cpu::read_memory(data + begin, end - begin); });
   return mixed;
 }

@@ -23,7 +23,7 @@ class Family:
     """How checkpoints of one upstream code base are told and read; README.md says how to add one."""
 
     name: str
-    """`xlstm-large`. Its upstream model is the module of that name in `validation/references` (`xlstm_large`)."""
+    """`xlstm-large`. Its upstream model is the module of that name in `references` (`xlstm_large`)."""
     models: str
     """The upstream classes that it reads, as messages name them."""
     configurations: str

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...networks.unrounded import run_unrounded
+from ..networks.unrounded import run_unrounded
 from . import States
 
 
