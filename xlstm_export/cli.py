@@ -23,6 +23,7 @@ from .options import (
     RuntimeOption,
     SelectOption,
     SetOption,
+    StateDtypeOption,
     chosen_custom_ops,
 )
 from .terminal import Commands, err, out, print_notes, print_result, progress
@@ -89,8 +90,9 @@ def onnx(
     select: SelectOption = None,
     settings: SetOption = None,
     dtype: Annotated[
-        Dtype, typer.Option(help="The dtype of the projections. Cells, norms and states are float32 in any case.")
+        Dtype, typer.Option(help="The dtype of the projections. Cells and norms are float32 in any case.")
     ] = "float32",
+    state_dtype: StateDtypeOption = "float32",
     batch: Annotated[
         str, typer.Option(metavar="N|dynamic", help="The batch size of the graph: a number, or any.")
     ] = "dynamic",
@@ -137,14 +139,15 @@ def onnx(
     if _is_factory(checkpoint):
         others = {"--config": config, "--set": settings, "--tokenizer": tokenizer, "--random-init": random_init}
         _refuse({**others, "--link-weights": link_weights, "--logits": logits != "last"}, "a network of your own")
-        how = (dtype, batch_size, mode, overwrite)
+        how = (dtype, batch_size, mode, overwrite, state_dtype)
         return _export_network(str(checkpoint), weights, select, input_ or [], output, *how)
     _refuse({"--weights": weights, "--input": input_}, "a checkpoint; name MODULE:FACTORY for a network of your own")
     with err.status("Reading the checkpoint"):
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle
 
-        options = ExportOptions(dtype, batch_size, mode or "both", logits, link_weights, overwrite, tokenizer)
+        chosen = (dtype, batch_size, mode or "both", logits, link_weights, overwrite, tokenizer, state_dtype)
+        options = ExportOptions(*chosen)
         said = _said(config, select, settings)
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     print_notes(source.notes)

@@ -9,6 +9,7 @@ import typer
 
 from .bundle import Bundle
 from .bundle.engine_record import RuntimeName
+from .bundle.manifest import Dtype
 
 BundleArgument = Annotated[
     Bundle,
@@ -42,6 +43,13 @@ CustomOpsOption = Annotated[
         "--custom-ops",
         metavar="LIB|none",
         help="The custom-op library for ONNX Runtime. By default the one that `plugins build` made is used.",
+    ),
+]
+StateDtypeOption = Annotated[
+    Dtype,
+    typer.Option(
+        help="What the memories of the mLSTM are stored in between steps. Half precision halves what they move; "
+        "`validate` tells whether the model bears it."
     ),
 ]
 RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]

@@ -34,6 +34,7 @@ from ..modeling.model import Model
 from ..progress import Stage, no_progress
 from ..version import __version__
 from .in_place import mark_in_place
+from .memories import store_memories
 from .trace import input_name, output_name, trace_model
 from .weights import attach_weights
 
@@ -46,7 +47,7 @@ class ExportOptions:
     """How a bundle shall be."""
 
     dtype: Dtype = "float32"
-    """Of the projections' weights and activations; cells, norms and states are float32 in any case."""
+    """Of the projections' weights and activations; cells and norms are float32 in any case."""
     batch: int | None = None
     """A fixed batch size; None: any."""
     mode: Mode = "both"
@@ -60,6 +61,8 @@ class ExportOptions:
     """Replace an existing bundle."""
     tokenizer: Path | None = None
     """A Hugging Face `tokenizer.json` to put into the bundle instead of the checkpoint's own."""
+    state_dtype: Dtype = "float32"
+    """Of the mLSTM's memories C between two passes; all other states are float32."""
 
     def __post_init__(self) -> None:
         if self.mode == "window":
@@ -104,14 +107,19 @@ def export_bundle(
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
         tick(1)
         tick = stage("Checking the graph", None)
-        manifest = write_bundle(folder, model, manifest)
+        manifest = write_bundle(folder, model, manifest, options.state_dtype)
         tick(1)
     return Bundle(out, manifest)
 
 
-def write_bundle(folder: Path, model: ir.Model, manifest: Manifest) -> Manifest:
-    """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest."""
-    manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
+def write_bundle(folder: Path, model: ir.Model, manifest: Manifest, state_dtype: Dtype = "float32") -> Manifest:
+    """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest.
+
+    Raises:
+        UserError: `state_dtype` is half precision, and the graph has no memory to store in it.
+    """
+    states = mark_in_place(model.graph, manifest.states)
+    manifest = replace(manifest, states=store_memories(model, states, state_dtype))
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     proto = ir.to_proto(model)
     _drop_shapes_of_weights(proto.graph)
