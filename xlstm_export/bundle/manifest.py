@@ -140,6 +140,11 @@ class Manifest:
         return max((state.dtype for state in self.states), key=FLOATS.index, default="float32")
 
     @property
+    def coarsest_dtype(self) -> Dtype:
+        """Of projections and states."""
+        return max(self.dtype, self.state_dtype, key=FLOATS.index)
+
+    @property
     def is_single(self) -> bool:
         """Whether it is fed one tensor of positions, and gives one of vectors: the shape of a language model or stack.
 

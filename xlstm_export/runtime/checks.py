@@ -129,11 +129,13 @@ def check_row(row: int | None, batch: int) -> None:
         _fail(f"row {row} is not one of 0 to {batch - 1}: the session has a batch of {batch}.")
 
 
-def checked_states(manifest: Manifest, batch: int, states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def checked_states(
+    manifest: Manifest, batch: int, states: Mapping[str, np.ndarray], kind: ErrorKind = ErrorKind.argument
+) -> dict[str, np.ndarray]:
     """All states by name, contiguous, in their own dtypes and the manifest's order.
 
     Raises:
-        UserError: one is missing, has another shape, or is beyond the range of its dtype.
+        UserError: one is missing, has another shape, or is beyond the range of its dtype (which is of this `kind`).
     """
     arrays = {}
     for state in manifest.states:
@@ -145,9 +147,10 @@ def checked_states(manifest: Manifest, batch: int, states: Mapping[str, np.ndarr
         with np.errstate(over="ignore"):
             arrays[state.input] = array = np.ascontiguousarray(given, DTYPES[state.dtype])
         if state.dtype != "float32" and not np.array_equal(np.isfinite(given), np.isfinite(array)):
-            _fail(
+            raise UserError(
+                kind,
                 f"state {state.input} has values beyond the range of {state.dtype}, in which this bundle stores it. "
-                "Use a bundle with --state-dtype bfloat16 or float32."
+                "Use a bundle with --state-dtype bfloat16 or float32.",
             )
     return arrays
 

@@ -209,7 +209,8 @@ class Session(ABC):
             data = Path(path).read_bytes()
         except OSError as error:
             raise UserError(ErrorKind.state, f"{path} cannot be read: {error.strerror}.") from None
-        self.write_states(decode_states(self.bundle, self.batch, data, str(path)))
+        states = decode_states(self.bundle, self.batch, data, str(path))
+        self._write_states(checked_states(self.manifest, self.batch, states, ErrorKind.state))
 
     def __enter__(self) -> Session:
         return self

@@ -84,7 +84,7 @@ def validate_network(
     with threads_for(module):
         run = _windows if manifest.mode == "window" else _stream
         runs, limits = run(bundle, references, options, tick)
-    tolerance = Tolerance(manifest.dtype)
+    tolerance = Tolerance(manifest.coarsest_dtype)
     verdicts = tuple(judge(runs, tolerance))
     dtype = str(references.module.dtype).removeprefix("torch.")
     return ValidationReport(
@@ -93,6 +93,7 @@ def validate_network(
         checkpoint_sha256=digest,
         family=manifest.family,
         dtype=manifest.dtype,
+        state_dtype=manifest.state_dtype,
         runtime=options.runtime,
         seed=seed,
         versions=versions(),
@@ -131,7 +132,7 @@ def make_references(module: nn.Module, manifest: Manifest, seed: int) -> tuple[R
         UserError: it fails in both.
     """
     integers = largest_integer(module)
-    nudge = partial(perturb, dtype=getattr(torch, manifest.dtype), seed=seed)
+    nudge = partial(perturb, dtype=getattr(torch, manifest.coarsest_dtype), seed=seed)
     nudged = NetworkReference(module, manifest, torch.float32, nudge)
     axes = _input_axes(manifest)
     wide = References(NetworkReference(module, manifest, torch.float64), nudged, integers, axes)

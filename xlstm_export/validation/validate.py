@@ -88,7 +88,7 @@ def validate(
     tick(1)
     tick = stage("Loading the upstream model", None)
     model = load_upstream(source)
-    nudged = perturbed(model, getattr(torch, manifest.dtype), seed)
+    nudged = perturbed(model, getattr(torch, manifest.coarsest_dtype), seed)
     tick(1)
     shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
     with open_session(bundle, options.runtime, rows, options.custom_ops) as session, threads_for(model.module):
@@ -99,7 +99,7 @@ def validate(
             *others, drift = runs
             runs = (*others, *run_forecasts(Forecaster(session), model, nudged, seed), drift)
             tick(1)
-    tolerance = Tolerance(manifest.dtype)
+    tolerance = Tolerance(manifest.coarsest_dtype)
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(
         bundle=bundle.path.resolve().name,
@@ -107,6 +107,7 @@ def validate(
         checkpoint_sha256=digest,
         family=source.family,
         dtype=manifest.dtype,
+        state_dtype=manifest.state_dtype,
         runtime=options.runtime,
         seed=seed,
         versions=versions(),
