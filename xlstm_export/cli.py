@@ -26,6 +26,7 @@ from .options import (
     StateDtypeOption,
     chosen_custom_ops,
 )
+from .quantize_command import quantize
 from .terminal import Commands, err, out, print_notes, print_result, progress
 
 if TYPE_CHECKING:
@@ -344,6 +345,7 @@ def generate(
 
 
 app.command()(forecast)
+app.command()(quantize)
 
 
 @app.command()

@@ -123,6 +123,8 @@ class Manifest:
     """The tokens that end a text."""
     forecast: ForecastSpec | None = None
     """Of a forecaster: what lies between a series and the graph."""
+    quantization: dict[str, Any] | None = None
+    """How the weights were made smaller, for people; None: they were not."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -241,6 +243,7 @@ def parse_manifest(data: Any, where: str) -> Manifest:
         bos_token_id=None if entries.is_absent("bos_token_id") else entries.integer("bos_token_id", 0, MAX_COUNT),
         eos_token_ids=() if entries.is_absent("eos_token_ids") else entries.integers("eos_token_ids", 0),
         forecast=None if entries.is_absent("forecast") else parse_forecast(entries.below("forecast")),
+        quantization=None if entries.is_absent("quantization") else entries.mapping("quantization"),
     )
     for fault in _contradictions(manifest):
         entries.fail(fault)

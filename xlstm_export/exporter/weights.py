@@ -71,8 +71,7 @@ def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Adv
             name, onnx_dtype, _ = _described(value)
             dtype = TORCH_DTYPES[onnx_dtype]
             size = tensor.numel * dtype.itemsize
-            align = _PAGE if size >= _SMALL else 64
-            file.write(b"\0" * (-file.tell() % align))
+            file.write(b"\0" * (-file.tell() % alignment(size)))
             offset = file.tell()
             for chunk in tensor.chunks():
                 cast = chunk.to(dtype)
@@ -81,6 +80,11 @@ def _write(items: list[tuple[ir.Value, LazyTensor]], folder: Path, progress: Adv
                 file.write(cast.view(torch.uint8).numpy().data)
                 progress(chunk.nbytes)
             value.const_value = _external(value, WEIGHT_FILE, FileExtent(folder / WEIGHT_FILE, offset, size))
+
+
+def alignment(size: int) -> int:
+    """Where in the file a tensor of so many bytes may begin: at multiples of this."""
+    return _PAGE if size >= _SMALL else 64
 
 
 def _external(value: ir.Value, location: str, extent: FileExtent) -> ir.ExternalTensor:

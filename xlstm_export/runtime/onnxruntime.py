@@ -16,10 +16,12 @@ from ..bundle.dtypes import DTYPES
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
 from .checks import Pass
-from .session import Session
+from .session import ACTIVATIONS, Activations, Session
 from .widen import widen_bfloat16
 
 _BFLOAT16 = onnx.TensorProto.BFLOAT16
+_ACCURACY_LEVELS: dict[Activations, str] = {"float32": "1", "int8": "4"}
+"""Of ONNX Runtime's products with quantised weights."""
 
 
 class OnnxRuntimeSession(Session):
@@ -28,7 +30,9 @@ class OnnxRuntimeSession(Session):
     Our CPU kernels update a cell's states in place, which is faster: with them these states have one buffer.
     """
 
-    def __init__(self, bundle: Bundle, batch: int, custom_ops: Path | None = None):
+    def __init__(
+        self, bundle: Bundle, batch: int, custom_ops: Path | None = None, activations: Activations = ACTIVATIONS
+    ):
         super().__init__(bundle, batch)
         # ONNX Runtime, when asked for CUDA instead, prints errors where there is none.
         self._device = "cuda" if list_gpus() else "cpu"
@@ -38,7 +42,7 @@ class OnnxRuntimeSession(Session):
                 f"{bundle.path} stores states in bfloat16, which ONNX Runtime's Python package cannot read from a GPU. "
                 "Export it with --state-dtype float16 or float32, run it on TensorRT, or in the C++ library.",
             )
-        self._session = _load(bundle, custom_ops, self._device)
+        self._session = _load(bundle, custom_ops, self._device, activations)
         states = bundle.manifest.states
         self._names = [s.input for s in states]
         kernels = custom_ops is not None and self._device == "cpu"
@@ -162,12 +166,13 @@ class _BoundPass:
         return {name: value.numpy().copy() for name, value in zip(self._outputs, values, strict=False)}
 
 
-def _load(bundle: Bundle, custom_ops: Path | None, device: str) -> ort.InferenceSession:
+def _load(bundle: Bundle, custom_ops: Path | None, device: str, activations: Activations) -> ort.InferenceSession:
     bundle.require_complete()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one for each core
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _ACCURACY_LEVELS[activations])
     if custom_ops is not None:
         if not custom_ops.is_file():
             raise UserError(

@@ -8,7 +8,7 @@ from typing import get_args
 from ..bundle import Bundle
 from ..bundle.engine_record import RuntimeName
 from ..errors import ErrorKind, UserError
-from .session import Session
+from .session import ACTIVATIONS, Activations, Session
 
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
@@ -19,6 +19,7 @@ def open_session(
     batch: int = 1,
     custom_ops: Path | None = None,
     engine: Path | None = None,
+    activations: Activations = ACTIVATIONS,
 ) -> Session:
     """Load a bundle and start a session of `batch` sequences with zero states.
 
@@ -28,6 +29,8 @@ def open_session(
         batch: number of sequences; must be the bundle's own when that is fixed.
         custom_ops: the custom-op library for ONNX Runtime; None runs the cells' definitions.
         engine: for the TensorRT runtimes; None takes the bundle's newest that fits.
+        activations: what ONNX Runtime multiplies quantised weights with on the CPU: `float32` is exact, `int8` rounds
+            the inputs of each product to 8 bits as well.
 
     Raises:
         UserError: a batch that the bundle was not made for, or a runtime that is not here.
@@ -41,7 +44,7 @@ def open_session(
     if runtime == "onnxruntime":
         from .onnxruntime import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(bundle, batch, custom_ops)
+        return OnnxRuntimeSession(bundle, batch, custom_ops, activations)
     if runtime in RUNTIMES:
         from .tensorrt import TensorRTSession
 

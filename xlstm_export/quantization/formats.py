@@ -1,0 +1,124 @@
+"""Number formats of weights: codes and scales of blocks of a matrix, and how codes lie in a file.
+
+A matrix is (N, K) here: N outputs of K inputs each, cut along K into blocks of one scale. A weight is code times scale
+(symmetric: no zero points).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+_LOW, _HIGH = -8, 7
+_TINY_SCALE = 2.0**-24  # the smallest float16
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a weight is stored."""
+
+    name: str
+    bits: int
+    dtype: ir.DataType
+    low: float
+    high: float
+    """The least and the greatest code."""
+    round: Callable[[np.ndarray], np.ndarray]
+    """To codes: from float32 within `low` and `high` to float32."""
+    storage: np.dtype
+    """Of one code in memory, before packing."""
+
+    def encode(self, scaled: np.ndarray) -> np.ndarray:
+        """The codes nearest to weights that were divided by their scales, as float32; out of place."""
+        return self.round(np.clip(scaled, self.low, self.high))
+
+
+def _to_float8(values: np.ndarray) -> np.ndarray:
+    return values.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+
+
+INT4 = Format("int4", 4, ir.DataType.INT4, _LOW, _HIGH, np.rint, np.dtype(np.int8))
+INT8 = Format("int8", 8, ir.DataType.INT8, -127, 127, np.rint, np.dtype(np.int8))
+FLOAT8 = Format("float8", 8, ir.DataType.FLOAT8E4M3FN, -448, 448, _to_float8, np.dtype(ml_dtypes.float8_e4m3fn))
+FORMATS = {format_.name: format_ for format_ in (INT4, INT8, FLOAT8)}
+
+
+def blocked(weights: np.ndarray, block_size: int) -> np.ndarray:
+    """(N, K) → (N, blocks, block_size), filled up with zeros."""
+    rows, inputs = weights.shape
+    if missing := -inputs % block_size:
+        weights = np.pad(weights, ((0, 0), (0, missing)))
+    return weights.reshape(rows, -1, block_size)
+
+
+def round_to_nearest(blocks: np.ndarray, format_: Format, scale_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The scale at which a block's largest value is the greatest code.
+
+    Args:
+        blocks: (N, blocks, block_size) float32.
+        format_: of the codes.
+        scale_dtype: that the scales are stored in; codes are those of the stored scales.
+
+    Returns:
+        Codes like `blocks`, and scales (N, blocks), both float32.
+    """
+    scales = stored(np.abs(blocks).max(-1) / format_.high, scale_dtype)
+    return format_.encode(blocks / scales[..., None]), scales
+
+
+def search_scales(blocks: np.ndarray, format_: Format, scale_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The scale with the least squared error, of those that clip a block's largest value more or less.
+
+    The best of a grid is refined by least squares (codes c of weights w: scale = <w, c> / <c, c>). Arguments and result
+    as of `round_to_nearest`, which is where the search begins.
+    """
+    codes, scales = round_to_nearest(blocks, format_, scale_dtype)
+    best = _squared_error(blocks, codes, scales)
+    largest = np.abs(blocks).max(-1) / format_.high
+    for shrink in _GRIDS[format_.bits]:
+        _keep_better(blocks, format_, stored(largest * np.float32(shrink), scale_dtype), codes, scales, best)
+    for _ in range(_REFINEMENTS):
+        fitted = np.einsum("nbk,nbk->nb", blocks, codes) / np.maximum(np.einsum("nbk,nbk->nb", codes, codes), 1e-30)
+        _keep_better(blocks, format_, stored(fitted, scale_dtype), codes, scales, best)
+    return codes, scales
+
+
+# A four-bit code reaches -8 on one side; clipping down to 0.66 of a normally distributed block's largest value pays.
+_GRIDS = {4: tuple(np.linspace(0.66, 1.0, 12, endpoint=False)), 8: (0.94, 0.97, 0.985)}
+_REFINEMENTS = 2
+
+
+def _keep_better(
+    blocks: np.ndarray, format_: Format, trial: np.ndarray, codes: np.ndarray, scales: np.ndarray, best: np.ndarray
+) -> None:
+    """Put codes and scales of the trial in place of the best so far where their error is less."""
+    trial_codes = format_.encode(blocks / trial[..., None])
+    error = _squared_error(blocks, trial_codes, trial)
+    better = error < best
+    codes[better], scales[better], best[better] = trial_codes[better], trial[better], error[better]
+
+
+def _squared_error(blocks: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    difference = codes * scales[..., None]
+    difference -= blocks
+    return np.einsum("nbk,nbk->nb", difference, difference)
+
+
+def stored(scales: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Scales as they are read back from `dtype`, float32; never zero."""
+    return np.maximum(scales, np.float32(_TINY_SCALE)).astype(dtype).astype(np.float32)
+
+
+def packed(codes: np.ndarray, format_: Format) -> np.ndarray:
+    """The bytes of a tensor of codes as ONNX stores it: two four-bit codes a byte, the first in the lower half."""
+    flat = codes.reshape(-1).astype(format_.storage)
+    if format_.bits == 8:
+        return flat.view(np.uint8)
+    nibbles = flat.view(np.uint8) & 15
+    if nibbles.size % 2:
+        nibbles = np.append(nibbles, np.uint8(0))
+    return nibbles[0::2] | nibbles[1::2] << 4

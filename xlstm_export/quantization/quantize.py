@@ -1,0 +1,178 @@
+"""Bundle → bundle: every weight read once, the new weight file written once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..bundle import Bundle
+from ..bundle.destination import check_destination, new_folder
+from ..bundle.manifest import BYTE_TOKENIZER
+from ..errors import ErrorKind, UserError
+from ..exporter.write import write_bundle
+from ..progress import Advance, Stage, no_progress
+from .formats import FORMATS, INT8, Format, packed, round_to_nearest, search_scales
+from .matrices import Quantised, by_rows, quantise, row_pieces
+from .options import QuantizeOptions
+from .rewrite import WrittenWeight, define, put_in
+from .sites import Site, find_sites, matches, unmatched
+from .weight_file import WeightFile
+
+_QUANTISERS = {"rtn": round_to_nearest, "search": search_scales}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the weights that can be quantised.
+
+    Attributes:
+        formats: by name; None: it stays as it is.
+        ready: matrices that are quantised already.
+    """
+
+    formats: Mapping[str, Format | None]
+    ready: Mapping[str, Quantised]
+
+
+def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: Stage = no_progress) -> Bundle:
+    """Write a bundle again with smaller weights.
+
+    Args:
+        bundle: in float32, float16 or bfloat16.
+        out: the new bundle's folder, made new.
+        options: how.
+        stage: told of the progress.
+
+    Raises:
+        UserError: the bundle is quantised already or has nothing to quantise, a kept name is unknown, the text or the
+            budget does not do, or `out` is in the way. Nothing is left behind.
+    """
+    bundle.require_complete()
+    if bundle.manifest.quantization is not None:
+        raise UserError(
+            ErrorKind.argument, f"{bundle.path} is quantised already. Quantise the bundle that it was made from."
+        )
+    check_destination(out, options.overwrite)
+    if out.resolve() == bundle.path.resolve():
+        raise UserError(ErrorKind.argument, f"{out} is the bundle itself. Choose another folder with -o.")
+    model = ir.load(bundle.model_file)
+    sites = _checked_sites(model.graph, bundle, options)
+    plan = _plan(bundle, sites, options, stage)
+    with new_folder(out) as folder:
+        total = sum(t.nbytes for t in _external(model.graph).values())
+        tick = stage("Quantising weights", total)
+        with WeightFile(folder) as file:
+            description = _write_weights(model, sites, plan, options, file, tick)
+        tokenizer = bundle.manifest.tokenizer
+        if tokenizer not in (None, BYTE_TOKENIZER):
+            shutil.copyfile(bundle.path / tokenizer, folder / tokenizer)
+        tick = stage("Checking the graph", None)
+        manifest = replace(bundle.manifest, weight_files=(file.name,), quantization=description)
+        manifest = write_bundle(folder, model, manifest)
+        tick(1)
+    return Bundle(out, manifest)
+
+
+def _checked_sites(graph: ir.Graph, bundle: Bundle, options: QuantizeOptions) -> list[Site]:
+    sites = find_sites(graph, options.block_size)
+    if options.keep != QuantizeOptions.keep and (wrong := list(unmatched(sites, options.keep))):
+        raise UserError(
+            ErrorKind.argument,
+            f"--keep: nothing that could be quantised is called {', '.join(wrong)}. "
+            f"There is {', '.join(site.name for site in sites[:4])}, and so on.",
+        )
+    if all(matches(site.name, options.keep) for site in sites):
+        raise UserError(
+            ErrorKind.argument,
+            f"{bundle.path} has no matrix to quantise in blocks of {options.block_size}: they are kept, or smaller.",
+        )
+    return sites
+
+
+def _plan(bundle: Bundle, sites: list[Site], options: QuantizeOptions, stage: Stage) -> Plan:
+    wanted = FORMATS[options.weights]
+    formats = {site.name: None if matches(site.name, options.keep) else wanted for site in sites}
+    return Plan(formats, {})
+
+
+def _fitting(site: Site, format_: Format) -> Format:
+    """Eight bits where rows of four-bit codes that are looked up would not begin with a byte."""
+    row = site.inputs if by_rows(site) else site.outputs
+    return INT8 if format_.bits == 4 and site.lookups and row % 2 else format_
+
+
+def _write_weights(
+    model: ir.Model, sites: list[Site], plan: Plan, options: QuantizeOptions, file: WeightFile, progress: Advance
+) -> dict[str, Any]:
+    """Write every weight, quantised or as it is, and change the graph. Returns what the manifest says of it."""
+    by_value = {id(site.value): site for site in sites}
+    operators: set[str] = set()
+    stored = weights = 0
+    others = {}
+    for value in list(model.graph.initializers.values()):
+        site = by_value.get(id(value))
+        wanted = None if site is None else plan.formats[site.name]
+        if site is None or wanted is None:
+            if isinstance(value.const_value, ir.ExternalTensor):
+                progress(file.copy(value))
+            if site is not None:
+                others[site.name] = "float"
+            continue
+        format_ = _fitting(site, wanted)
+        quantised = plan.ready.get(site.name) or _quantise(site, format_, options, progress)
+        written = _write_site(site, format_, quantised, file)
+        operators |= put_in(model.graph, site, written, format_.bits, options.block_size)
+        stored, weights = stored + written.nbytes, weights + site.size
+        if format_.name != options.weights:
+            others[site.name] = format_.name
+    define(model, operators)
+    return {
+        "weights": options.weights,
+        "block_size": options.block_size,
+        "method": options.method,
+        "bits_per_weight": round(8 * stored / weights, 4),
+        "others": others,
+    }
+
+
+def _quantise(site: Site, format_: Format, options: QuantizeOptions, progress: Advance) -> Quantised:
+    width = int(site.dtype.itemsize)
+    return quantise(
+        site,
+        format_,
+        options.block_size,
+        _scale_dtype(site).numpy(),
+        _QUANTISERS[options.method],
+        lambda count: progress(count * width),
+    )
+
+
+def _write_site(site: Site, format_: Format, quantised: Quantised, file: WeightFile) -> WrittenWeight:
+    """Write codes and scales."""
+    shape, rows = quantised.codes.shape, by_rows(site)
+    pairs = (shape[0], shape[1] // 2)  # two codes a byte
+    as_bytes = format_.bits == 4 and bool(site.lookups)
+    pieces = (packed(piece, format_) for piece in row_pieces(quantised.codes))
+    layout = (ir.DataType.UINT8, pairs) if as_bytes and rows else (format_.dtype, shape)
+    codes = looked_up = file.add(f"{site.name}.codes", *layout, pieces)
+    if as_bytes and not rows:  # the same bytes, which products read as four-bit integers
+        looked_up = file.again(f"{site.name}.bytes", ir.DataType.UINT8, pairs, codes)
+    dtype = _scale_dtype(site)
+    narrow = quantised.scales.astype(dtype.numpy())
+    scales = file.add(f"{site.name}.scales", dtype, narrow.shape, [narrow])
+    return WrittenWeight(codes, looked_up, scales)
+
+
+def _scale_dtype(site: Site) -> ir.DataType:
+    """Half precision in any case: as codes are those of the rounded scales, finer ones gain nothing."""
+    return ir.DataType.BFLOAT16 if site.dtype == ir.DataType.BFLOAT16 else ir.DataType.FLOAT16
+
+
+def _external(graph: ir.Graph) -> dict[str, ir.ExternalTensor]:
+    values = graph.initializers.items()
+    return {name: v.const_value for name, v in values if isinstance(v.const_value, ir.ExternalTensor)}

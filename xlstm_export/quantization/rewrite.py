@@ -1,0 +1,155 @@
+"""The graph around a quantised weight: `DequantizeLinear` before a product, a lookup of codes in place of `Gather`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..operators.lookups import lookup_function, lookup_name
+from ..operators.names import DOMAIN
+from .sites import Site
+
+
+@dataclass(frozen=True)
+class WrittenWeight:
+    """A quantised weight's new initializers.
+
+    Attributes:
+        codes: (K, N); (N, K) of a weight that is in no product.
+        looked_up: the codes as lookups read them: four-bit ones as bytes of two. Often the same initializer.
+        scales: (blocks, N), or (N, blocks), in the bundle's dtype or a narrower one.
+    """
+
+    codes: ir.Value
+    looked_up: ir.Value
+    scales: ir.Value
+
+    @property
+    def nbytes(self) -> int:
+        return sum(value.const_value.nbytes for value in (self.codes, self.scales) if value.const_value is not None)
+
+
+def put_in(graph: ir.Graph, site: Site, weight: WrittenWeight, bits: int, block_size: int) -> set[str]:
+    """Put a quantised weight in the place of a float one, whose initializer is removed.
+
+    Returns:
+        The operators of `ai.xlstm` that the graph needs for it.
+    """
+    used = {id(value): value for value in (weight.codes, weight.looked_up, weight.scales)}
+    for value in used.values():
+        graph.register_initializer(value)
+    if site.products:
+        matrix = _dequantised(graph, site, weight, block_size)
+        for node in site.products:
+            _multiply(graph, node, matrix)
+    name = lookup_name(bits, rows=not site.products)
+    for node in site.lookups:
+        _look_up(graph, site, node, name, weight, block_size)
+    assert site.value.name is not None
+    graph.initializers.pop(site.value.name)
+    return {name} if site.lookups else set()
+
+
+def define(model: ir.Model, names: set[str]) -> None:
+    """Give the model the definitions of these operators."""
+    for name in sorted(names):
+        model.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(lookup_function(name))
+
+
+def _dequantised(graph: ir.Graph, site: Site, weight: WrittenWeight, block_size: int) -> ir.Value:
+    """The weight as a product takes it, (K, N) in the bundle's dtype."""
+    first, dtype, scales = site.products[0], site.dtype, weight.scales
+    module = _module(first)
+    if scales.dtype != dtype:
+        scales = _insert(graph, first, "Cast", [scales], f"{module}/scales", dtype, scales.shape, to=int(dtype))
+    shape = ir.Shape((site.inputs, site.outputs))
+    return _insert(
+        graph,
+        first,
+        "DequantizeLinear",
+        [weight.codes, scales],
+        f"{module}/DequantizeLinear",
+        dtype,
+        shape,
+        axis=0,
+        block_size=block_size,
+    )
+
+
+def _multiply(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
+    """`MatMul` and, where there was a bias, `Add`, in place of the node."""
+    x, out, module = node.inputs[0], node.outputs[0], _module(node)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    result = _insert(graph, node, "MatMul", [x, weight], f"{module}/MatMul", out.dtype, out.shape)
+    if bias is not None:
+        result = _insert(graph, node, "Add", [result, bias], f"{module}/Add", out.dtype, out.shape)
+    _replace(graph, node, result)
+
+
+def _look_up(graph: ir.Graph, site: Site, node: ir.Node, name: str, weight: WrittenWeight, block_size: int) -> None:
+    indices, out, module = node.inputs[1], node.outputs[0], _module(node)
+    assert indices is not None and indices.shape is not None and out.dtype is not None
+    flat, shape = indices, None
+    if len(indices.shape) != 1:
+        minus_one = _constant(graph, f"{module}/flat", [-1])
+        flat = _insert(graph, node, "Reshape", [indices, minus_one], f"{module}/indices", indices.dtype, None)
+        extents = _insert(graph, node, "Shape", [indices], f"{module}/Shape", ir.DataType.INT64, None)
+        width = _constant(graph, f"{module}/width", [site.inputs])
+        shape = _insert(graph, node, "Concat", [extents, width], f"{module}/Concat", ir.DataType.INT64, None, axis=0)
+    result = _insert(
+        graph,
+        node,
+        name,
+        [weight.looked_up, weight.scales, flat],
+        f"{module}/{name}",
+        ir.DataType.FLOAT,
+        None,
+        DOMAIN,
+        block_size=block_size,
+    )
+    if shape is not None:
+        result = _insert(
+            graph, node, "Reshape", [result, shape], f"{module}/Reshape_rows", ir.DataType.FLOAT, out.shape
+        )
+    if out.dtype != ir.DataType.FLOAT:
+        result = _insert(graph, node, "Cast", [result], f"{module}/Cast_rows", out.dtype, out.shape, to=int(out.dtype))
+    result.shape = out.shape
+    _replace(graph, node, result)
+
+
+def _insert(
+    graph: ir.Graph,
+    before: ir.Node,
+    op_type: str,
+    inputs: list[ir.Value | None],
+    name: str,
+    dtype: ir.DataType | None,
+    shape: ir.Shape | None,
+    domain: str = "",
+    **attributes: int,
+) -> ir.Value:
+    """A node before another, with one output of its name."""
+    node = ir.node(op_type, inputs, attributes, domain=domain, name=name)
+    graph.insert_before(before, node)
+    (out,) = node.outputs
+    out.name, out.shape, out.type = name, shape, None if dtype is None else ir.TensorType(dtype)
+    return out
+
+
+def _constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
+    value = ir.val(name, const_value=ir.tensor(values, ir.DataType.INT64, name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
+    out = node.outputs[0]
+    if out.is_graph_output():
+        result.name = out.name
+    ir.convenience.replace_all_uses_with(out, result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _module(node: ir.Node) -> str:
+    return (node.name or "model").rpartition("/")[0] or "model"
