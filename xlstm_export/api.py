@@ -106,12 +106,13 @@ def export(
     """
     from .checkpoints import ReadOptions, open_checkpoint
     from .exporter import ExportOptions, export_bundle
+    from .quantization import attach_stored
 
     tokenizer_file = None if tokenizer is None else Path(tokenizer)
     options = ExportOptions(dtype, batch, mode, logits, link_weights, overwrite, tokenizer_file, state_dtype)
     said = ReadOptions(None if config is None else Path(config), select, settings or {})
     source = open_checkpoint(Path(checkpoint), said)
-    return export_bundle(source, Path(out), options, stage)
+    return export_bundle(source, Path(out), options, stage, attach_stored)
 
 
 def open_bundle(path: str | Path) -> Bundle:

@@ -54,10 +54,6 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _targets(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
 def _refuse(options: Mapping[str, object], what: str) -> None:
     """Options that say nothing about what is exported."""
     if given := [name for name, value in options.items() if value]:
@@ -146,6 +142,7 @@ def onnx(
     with err.status("Reading the checkpoint"):
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle
+        from .quantization import attach_stored
 
         chosen = (dtype, batch_size, mode or "both", logits, link_weights, overwrite, tokenizer, state_dtype)
         options = ExportOptions(*chosen)
@@ -153,7 +150,7 @@ def onnx(
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     print_notes(source.notes)
     with progress() as stage:
-        bundle = export_bundle(source, output, options, stage)
+        bundle = export_bundle(source, output, options, stage, attach_stored)
     from .inspection import inspect_bundle, render
 
     out.print(render(inspect_bundle(bundle)))
@@ -284,9 +281,9 @@ def build(
     """Build an engine from a bundle, with a sidecar that describes it."""
     from .engines import EngineRequest, build_engine, render
 
-    request = EngineRequest(
-        runtime, _targets(target) if target else (), batch, max_chunk, plugins, version_compatible, hardware_compatible
-    )
+    targets = tuple(target.split(",")) if target else ()
+    how = (batch, max_chunk, plugins, version_compatible, hardware_compatible)
+    request = EngineRequest(runtime, targets, *how)
     with progress() as stage:
         engine = build_engine(bundle, request, stage)
     out.print(render(engine.record))

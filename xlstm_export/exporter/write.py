@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +28,12 @@ from ..bundle.manifest import (
     Source,
 )
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.files.tensors import LazyTensor
 from ..checkpoints.files.text_tokens import TOKENIZER_FILE
 from ..errors import ErrorKind, UserError
 from ..modeling.architecture import Architecture
 from ..modeling.model import Model
-from ..progress import Stage, no_progress
+from ..progress import Advance, Stage, no_progress
 from ..version import __version__
 from .in_place import mark_in_place
 from .memories import store_memories
@@ -76,14 +78,23 @@ class ExportOptions:
             raise UserError(ErrorKind.argument, f"the batch is {self.batch}; give 1 or more, or leave it dynamic.")
 
 
+Attach = Callable[[ir.Model, Mapping[str, LazyTensor], Path, bool, Advance], tuple[str, ...]]
+"""Gives the initializers of a graph their bytes: the model, then arguments and result as of `attach_weights`."""
+
+
 def export_bundle(
-    checkpoint: Checkpoint, out: Path, options: ExportOptions = ExportOptions(), stage: Stage = no_progress
+    checkpoint: Checkpoint,
+    out: Path,
+    options: ExportOptions = ExportOptions(),
+    stage: Stage = no_progress,
+    attach: Attach | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint to the folder `out`.
 
     Args:
         checkpoint: read by `xlstm_export.checkpoints`.
         out: made new; an existing bundle is replaced only with `options.overwrite`, anything else never.
+        attach: what writes the weights; it keeps those that are integers in the checkpoint. None: all become floats.
 
     Raises:
         UserError: `out` is in the way, or a weight is unusable. Nothing is left behind.
@@ -100,11 +111,14 @@ def export_bundle(
         tick(1)
         total = sum(t.nbytes for t in checkpoint.tensors.values())
         tick = stage("Checking and linking weights" if options.link_weights else "Writing weights", total)
-        weight_files = attach_weights(model.graph, checkpoint.tensors, folder, options.link_weights, tick)
+        weights = (checkpoint.tensors, folder, options.link_weights, tick)
+        weight_files = attach(model, *weights) if attach else attach_weights(model.graph, *weights)
         tokenizer = _copy_tokenizer(checkpoint, options.tokenizer, folder)
         tick = stage("Hashing the checkpoint", None)
         source = Source(checkpoint.path.name, digest.result())
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
+        if attach and checkpoint.quantization is not None:
+            manifest = replace(manifest, quantization=dict(checkpoint.quantization))
         tick(1)
         tick = stage("Checking the graph", None)
         manifest = write_bundle(folder, model, manifest, options.state_dtype)
