@@ -28,7 +28,7 @@ LAYOUTS = {
         lambda name, weight: gptq(name, weight, 8, True, weight.shape[1], "gptq_v2"),
     ),
     "auto-round": (
-        {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"},
+        {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "sym": True},
         partial(gptq, bits=4, symmetric=True, group=GROUP),
     ),
     "compressed-tensors, packed, zero points": (

@@ -31,8 +31,8 @@ def read_quantised(weights: Weights, settings: Settings) -> tuple[Weights, Setti
     read: Callable[[str], LazyTensor]
     endings: tuple[str, ...]
     if method in ("gptq", "auto-round"):
-        offset, endings, mark = gptq.check(config), gptq.ENDINGS, ".qweight"
-        read = lambda module: gptq.weight(weights, module, offset)  # noqa: E731
+        layout, endings, mark = gptq.Layout.of(config), gptq.ENDINGS, ".qweight"
+        read = lambda module: gptq.weight(weights, module, layout)  # noqa: E731
     elif method == "compressed-tensors":
         compressed_tensors.check(config)
         endings, mark = compressed_tensors.ENDINGS, ".weight_scale"

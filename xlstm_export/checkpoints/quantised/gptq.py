@@ -8,6 +8,8 @@ the second axis; scales are (groups, N), g_idx (K) says which group an input is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ..files.codes import StoredMatrix
@@ -18,28 +20,45 @@ from .packing import as_weight, unpacked
 from .refusals import refuse, refuse_tensor
 
 ENDINGS = ("qweight", "qzeros", "scales", "g_idx")
-PACKING = "auto_round:auto_gptq"
-"""AutoRound's name of this layout."""
+AS_STORED, LESS_ONE = 0, 1
+"""What is added to a stored zero point."""
+FORMATS = {"gptq": LESS_ONE, "gptq_v2": AS_STORED}
+PACKINGS = {
+    "auto_round:auto_gptq": LESS_ONE,
+    "auto_round:auto_gptq:exllamav2": LESS_ONE,
+    "auto_round": AS_STORED,
+    "auto_round:gptqmodel": AS_STORED,
+    "auto_round:exllamav2": AS_STORED,
+}
+"""AutoRound's names of this layout (auto-round, `export_to_autoround/export.py`, `humming/qlinear_humming.py`)."""
 
 
-def check(settings: Settings) -> int:
-    """What is added to a stored zero point.
+@dataclass(frozen=True)
+class Layout:
+    """How zero points are to be read."""
 
-    Raises:
-        UserError: another layout than this one.
-    """
-    values = settings.values
-    if values.get("quant_method") == "auto-round" and (packing := values.get("packing_format", PACKING)) != PACKING:
-        raise refuse(settings, "packing_format", packing)
-    version = values.get("checkpoint_format", "gptq")
-    if version not in ("gptq", "gptq_v2"):
-        raise refuse(settings, "checkpoint_format", version)
-    if values.get("is_marlin_format"):
-        raise refuse(settings, "is_marlin_format", True)
-    return 1 if version == "gptq" else 0
+    zero_offset: int
+    symmetric: bool
+    """All are in the middle of the codes."""
+
+    @staticmethod
+    def of(settings: Settings) -> Layout:
+        """That of a `quantization_config`.
+
+        Raises:
+            UserError: it is of another layout than this module's.
+        """
+        auto_round = settings.values.get("quant_method") == "auto-round"
+        key, known = ("packing_format", PACKINGS) if auto_round else ("checkpoint_format", FORMATS)
+        value = settings.values.get(key, next(iter(known)))
+        if value not in known:
+            raise refuse(settings, key, value)
+        if settings.values.get("is_marlin_format"):
+            raise refuse(settings, "is_marlin_format", True)
+        return Layout(known[str(value)], settings.boolean("sym", False))
 
 
-def weight(weights: Weights, module: str, zero_offset: int) -> LazyTensor:
+def weight(weights: Weights, module: str, layout: Layout) -> LazyTensor:
     """The weight of a module."""
     packed, scales = f"{module}.qweight", f"{module}.scales"
     words, outputs = weights.shape(packed, 2)
@@ -63,9 +82,11 @@ def weight(weights: Weights, module: str, zero_offset: int) -> LazyTensor:
 
     def read() -> StoredMatrix:
         codes = unpacked(weights.tensors[packed].read(), bits, 0).T - middle
-        zeros = unpacked(weights.tensors[f"{module}.qzeros"].read(), bits, 1).T + (zero_offset - middle)
+        zeros = unpacked(weights.tensors[f"{module}.qzeros"].read(), bits, 1).T + (layout.zero_offset - middle)
         if int(zeros.max()) >= middle:
             raise refuse_tensor(weights, f"{module}.qzeros", f"has a zero point of {2**bits}, beyond {bits} bits")
+        if layout.symmetric and zeros.any():
+            raise refuse_tensor(weights, f"{module}.qzeros", "has zero points off the middle, though sym is true")
         return StoredMatrix(codes.to(torch.int8), weights.tensors[scales].read().T, zeros.to(torch.int8))
 
     return as_weight((outputs, inputs), bits, groups, read)

@@ -14,7 +14,7 @@ def refuse(settings: Settings, key: str, value: object) -> UserError:
     return UserError(
         ErrorKind.checkpoint,
         f"{settings.source} has {settings.section}{key} = {value}, which is not read. Read are gptq and gptq_v2, "
-        "auto-round packed as auto_round:auto_gptq, and compressed-tensors in the formats pack-quantized and "
+        "auto-round in GPTQ's layout (auto_round:auto_gptq), and compressed-tensors in the formats pack-quantized and "
         f"int-quantized, with weights of 4 or 8 bits and float activations. {REMEDY}",
     )
 
