@@ -109,11 +109,12 @@ void check_counts(const Cell& cell, int32_t inputs, int32_t outputs) {
 
 void check_type(const TensorSpec& spec, nvinfer1::DataType type, nvinfer1::DataType leader) {
   if (accepts(spec.element, type, leader)) return;
-  const char* const expected = spec.element == Element::kFloat       ? "float32"
-                               : spec.element == Element::kInt32     ? "int32"
-                               : spec.element == Element::kMemory    ? "float32, float16 or bfloat16, before and after"
-                               : spec.element == Element::kRecurrent ? "float32 or the type of the first input"
-                                                                     : "float32, float16 or bfloat16, as the first input";
+  const char* const expected = spec.element == Element::kFloat    ? "float32"
+                               : spec.element == Element::kInt32  ? "int32"
+                               : spec.element == Element::kMemory ? "float32, float16 or bfloat16, before and after"
+                               : spec.element == Element::kRecurrent
+                                   ? "float32 or the type of the first input"
+                                   : "float32, float16 or bfloat16, as the first input";
   throw Refusal(std::string("tensor ") + spec.name + " is " + text(type) + ", expected " + expected);
 }
 

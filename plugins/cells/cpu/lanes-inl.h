@@ -1,5 +1,5 @@
-// Loading and storing the three types of activations and of the mLSTM's memory as float vectors. Compiled once for each instruction set: include it
-// after hwy/foreach_target.h, as Highway's own -inl.h files.
+// Loading and storing the three types of activations and of the mLSTM's memory as float vectors. Compiled once for each
+// instruction set: include it after hwy/foreach_target.h, as Highway's own -inl.h files.
 #if defined(XLSTM_CELLS_CPU_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XLSTM_CELLS_CPU_LANES_INL_H_
 #undef XLSTM_CELLS_CPU_LANES_INL_H_

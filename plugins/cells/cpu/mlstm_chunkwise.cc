@@ -238,9 +238,8 @@ void memory_part(const MlstmArgs& a, const Plan& plan, Span span, int64_t head, 
                        h + first * stride);
     }
     for (int64_t r = 0; r < a.dim_qk; ++r) {
-      for_lanes(columns, [&](auto d, int64_t c) HWY_ATTR {
-        store(d, hn::LoadU(d, panel.C + r * kPanel + c), C_out + r * a.dim_v + c);
-      });
+      for_lanes(columns, [&](auto d, int64_t c)
+                             HWY_ATTR { store(d, hn::LoadU(d, panel.C + r * kPanel + c), C_out + r * a.dim_v + c); });
     }
   }
   for (int64_t t = valid; t < span.count; ++t) {

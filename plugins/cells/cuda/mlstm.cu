@@ -41,7 +41,8 @@ cudaError_t launch_positions(const MlstmArgs& args, int64_t begin, int64_t end, 
 
   const size_t shared_bytes = end - begin > 1 ? sizeof(float) * args.dim_qk : 0;
   cudaLaunchConfig_t config = make_config(heads * tiles, kMlstmThreads, shared_bytes, stream);
-  cudaError_t status = cudaLaunchKernelEx(&config, mlstm_step_kernel<T, M, kVector, kLanes>, args, begin, end, one_launch);
+  cudaError_t status =
+      cudaLaunchKernelEx(&config, mlstm_step_kernel<T, M, kVector, kLanes>, args, begin, end, one_launch);
   if (status != cudaSuccess || one_launch) return status;
   config = make_config(heads, kMlstmThreads, 0, stream);
   return cudaLaunchKernelEx(&config, mlstm_normaliser_kernel<T>, args, begin, end);

@@ -31,7 +31,8 @@ __device__ __forceinline__ MlstmGates<float> mlstm_gates_at(const MlstmArgs& arg
 }
 
 // Positions [begin, end) of the sequence, whose states the arguments give at `begin`. C is stored as M; over several
-// positions that is after each of them. Grid: batch * heads * tiles. Dynamic shared memory: DK floats if end - begin > 1.
+// positions that is after each of them. Grid: batch * heads * tiles. Dynamic shared memory: DK floats if end - begin
+// > 1.
 template <typename T, typename M, int kVector, int kLanes>
 __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
     mlstm_step_kernel(const MlstmArgs args, const int64_t begin, const int64_t end, const bool store_normaliser) {
