@@ -2,7 +2,7 @@
 """Time the mLSTM cell in ONNX Runtime: the function body, the CPU kernel, and what the memory allows, in one run.
 
     scripts/bench_cells.py                    one table, a few minutes; compiles the kernels first
-    scripts/bench_cells.py --bundle DIR       whole steps of a bundle, with and without the kernels
+    scripts/bench_cells.py --bundle DIR ...   whole steps of bundles, side by side, with and without the kernels
 
 `limit` is a read-modify-write stream over the same bytes of C, compiled C++ with as many threads. `cells` is how many
 cells one run of the graph holds, each with its own states: with 1 the state may stay in a cache, with many it comes
@@ -23,6 +23,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
+from xlstm_export.bundle import Bundle
+from xlstm_export.bundle.dtypes import DTYPES
 from xlstm_export.native import cmake
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY
 from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
@@ -40,11 +42,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--cells", type=int, nargs="+", default=[1, 24], help="cells in one graph")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bundle", type=Path, metavar="DIR")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", nargs="+")
     arguments = parser.parse_args()
     native = build()
     if arguments.bundle is not None:
-        bench_bundle(arguments.bundle, native, arguments.batches, arguments.threads)
+        bench_bundles(arguments.bundle, native, arguments.batches, arguments.threads)
         return
     print(f"mLSTM cell, H {HEADS}, DK = DV = {DIM}, float32, {arguments.threads} threads; milliseconds a cell")
     print(
@@ -151,12 +153,12 @@ def make_states(batch: int, cells: int) -> list[dict[str, np.ndarray]]:
     return [{name: aligned((batch, *shape)) for name, shape in STATES.items()} for _ in range(cells)]
 
 
-def aligned(shape: tuple[int, ...]) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
     """Zeros that start at a cache line, as ONNX Runtime's own buffers do."""
-    size = 4 * int(np.prod(shape))
+    size = DTYPES[dtype].itemsize * int(np.prod(shape))
     buffer = np.zeros(size + 64, np.uint8)
     start = -buffer.ctypes.data % 64
-    return buffer[start : start + size].view(np.float32).reshape(shape)
+    return buffer[start : start + size].view(DTYPES[dtype]).reshape(shape)
 
 
 def bind(session: ort.InferenceSession, inputs: dict, old: list[dict], new: list[dict], outputs: list) -> ort.IOBinding:
@@ -195,49 +197,62 @@ class Memory:
         return ctypes.c_void_p(array.ctypes.data), ctypes.c_int64(array.nbytes // 4)
 
 
-def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -> None:
-    """Whole steps: function bodies, kernels with states in two sets of buffers, and with the cells' states in place."""
-    from xlstm_export.bundle import Bundle
+def bench_bundles(folders: list[Path], native: Path, batches: list[int], threads: int) -> None:
+    """Whole steps of bundles: a line each, whose variants all take turns."""
+    opened = [Bundle.open(folder) for folder in folders]
+    memory = Memory(native, threads)
+    for bundle in opened:
+        nodes, weight_bytes = len(bundle.graph.graph.node), bundle.step_bytes
+        print(f"{bundle.path.name}: {nodes} nodes, {weight_bytes / 1e6:.1f} MB of weights")
+    print(f"{threads} threads; milliseconds a step, and times the limit")
+    heads = ("bodies", "kernels", "in place")
+    print(f"{'batch':>5} {'bundle':>20} {'states MB':>10} {' '.join(f'{head:>16}' for head in heads)} {'limit':>8}")
+    sessions = [bundle_sessions(bundle, native, threads) for bundle in opened]
+    for batch in batches:
+        variants = [
+            v for b, pair in zip(opened, sessions, strict=True) for v in bundle_variants(b, pair, memory, batch)
+        ]
+        times = iter(1e3 * seconds / 2 for seconds in take_turns(variants))
+        for bundle in opened:
+            *measured, limit = (next(times) for _ in range(4))
+            columns = " ".join(f"{t:8.2f} ({t / limit:4.2f}x)" for t in measured)
+            states = bundle.manifest.state_bytes(batch) / 1e6
+            print(f"{batch:5} {bundle.path.name:>20} {states:10.1f} {columns} {limit:8.2f}")
 
-    opened = Bundle.open(bundle)
-    manifest = opened.manifest
-    memory, weight_bytes = Memory(native, threads), opened.step_bytes
-    weights = [aligned((min(weight_bytes, 64 << 20) // 4,)) for _ in range(-(-weight_bytes // (64 << 20)))]
-    for part in weights:
-        part[:] = 1  # pages of its own: untouched ones would all be the same page of zeros
+
+def bundle_sessions(bundle: Bundle, native: Path, threads: int) -> list[ort.InferenceSession]:
+    """Without our kernels, and with them."""
     sessions = []
     for library in (None, native / ONNXRUNTIME_LIBRARY):
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         if library is not None:
             options.register_custom_ops_library(str(library))
-        sessions.append(ort.InferenceSession(str(opened.model_file), options, providers=["CPUExecutionProvider"]))
-    print(
-        f"{bundle.name}: {len(opened.graph.graph.node)} nodes, {weight_bytes / 1e6:.1f} MB of weights; "
-        f"{threads} threads; milliseconds a step, and times the limit"
-    )
-    print(f"{'batch':>5} {'states MB':>10} {'bodies':>16} {'kernels':>16} {'in place':>16} {'limit':>8}")
-    for batch in batches:
-        shapes = {state: (batch, *state.shape[1:]) for state in manifest.states}
-        one, other = ({state: aligned(shape) for state, shape in shapes.items()} for _ in range(2))
-        shared = {state: (one if state.in_place else other)[state] for state in shapes}
-        dtype = np.dtype(manifest.input.dtype)
-        x = np.ones(manifest.input.sized(batch), dtype)
-        y = np.zeros(manifest.output.sized(batch), manifest.output.dtype)
+        sessions.append(ort.InferenceSession(str(bundle.model_file), options, providers=["CPUExecutionProvider"]))
+    return sessions
 
-        def step(session, *pairs, x=x, y=y):
-            bindings = [bind_bundle(session, manifest, x, y, *pair) for pair in pairs]
-            return lambda: [session.run_with_iobinding(binding) for binding in bindings]
 
-        variants = [
-            step(sessions[0], (one, other), (other, one)),
-            step(sessions[1], (one, other), (other, one)),
-            step(sessions[1], (one, shared), (shared, one)),
-            lambda one=one: [(memory.read(weights), memory.update(list(one.values()))) for _ in range(2)],
-        ]
-        bodies, kernels, in_place, limit = (1e3 * seconds / 2 for seconds in take_turns(variants))
-        columns = " ".join(f"{t:8.2f} ({t / limit:4.2f}x)" for t in (bodies, kernels, in_place))
-        print(f"{batch:5} {sum(a.nbytes for a in one.values()) / 1e6:10.1f} {columns} {limit:8.2f}")
+def bundle_variants(bundle: Bundle, sessions: list, memory: Memory, batch: int) -> list[Callable[[], object]]:
+    """Two steps each: definitions, kernels with states in two sets of buffers, with the cells' in place, the limit."""
+    manifest, size = bundle.manifest, bundle.step_bytes
+    weights = [aligned((min(size, 64 << 20) // 4,)) for _ in range(-(-size // (64 << 20)))]
+    for part in weights:
+        part[:] = 1  # pages of its own: untouched ones would all be the same page of zeros
+    one, other = ({s: aligned((batch, *s.shape[1:]), s.dtype) for s in manifest.states} for _ in range(2))
+    shared = {state: (one if state.in_place else other)[state] for state in one}
+    x = np.ones(manifest.input.sized(batch), manifest.input.dtype)
+    y = np.zeros(manifest.output.sized(batch), manifest.output.dtype)
+
+    def step(session: ort.InferenceSession, *pairs: tuple[dict, dict]) -> Callable[[], object]:
+        bindings = [bind_bundle(session, manifest, x, y, *pair) for pair in pairs]
+        return lambda: [session.run_with_iobinding(binding) for binding in bindings]
+
+    return [
+        step(sessions[0], (one, other), (other, one)),
+        step(sessions[1], (one, other), (other, one)),
+        step(sessions[1], (one, shared), (shared, one)),
+        lambda: [(memory.read(weights), memory.update(list(one.values()))) for _ in range(2)],
+    ]
 
 
 def bind_bundle(session, manifest, x: np.ndarray, y: np.ndarray, before: dict, after: dict) -> ort.IOBinding:
@@ -248,8 +263,9 @@ def bind_bundle(session, manifest, x: np.ndarray, y: np.ndarray, before: dict, a
         binding.bind_input(manifest.lengths.name, "cpu", 0, np.int32, [len(x)], ONES.ctypes.data)
     for state in manifest.states:
         old, new = before[state], after[state]
-        binding.bind_input(state.input, "cpu", 0, old.dtype, old.shape, old.ctypes.data)
-        binding.bind_output(state.output, "cpu", 0, new.dtype, new.shape, new.ctypes.data)
+        element = helper.np_dtype_to_tensor_dtype(old.dtype)
+        binding.bind_input(state.input, "cpu", 0, element, old.shape, old.ctypes.data)
+        binding.bind_output(state.output, "cpu", 0, element, new.shape, new.ctypes.data)
     return binding
 
 

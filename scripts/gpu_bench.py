@@ -16,7 +16,7 @@ class MlstmArgs(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "sequence", "heads", "dim_qk", "dim_v")),
-        ("type", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("type", "memory_type")),
         *((n, ctypes.c_void_p) for n in ("q", "k", "v", "i", "f", "C_in", "n_in", "m_in", "lengths")),
         *((n, ctypes.c_void_p) for n in ("h", "C_out", "n_out", "m_out")),
         *((n, ctypes.c_float) for n in ("q_scale", "k_scale", "gate_soft_cap", "eps")),

@@ -31,6 +31,7 @@ def export_network(
     out: str | Path,
     *,
     dtype: Dtype = "float32",
+    state_dtype: Dtype = "float32",
     batch: int | None = None,
     mode: Mode | None = None,
     overwrite: bool = False,
@@ -44,7 +45,8 @@ def export_network(
         inputs: by the names of `forward`'s arguments, `{"x": "B,S,12:float32"}`: B is the batch, S the time, numbers
             are fixed sizes; float32 where nothing is said.
         out: the bundle's folder, made new.
-        dtype: of the projections inside xLSTM blocks; all else is float32.
+        dtype: of the projections inside xLSTM blocks; cells, norms and the network's own layers are float32.
+        state_dtype: of the mLSTM's memories between two passes; all other states are float32.
         batch: a fixed batch size; None: any.
         mode: None: a stream where the network streams, single steps where no input has time, else windows.
         overwrite: replace an existing bundle.
@@ -59,7 +61,7 @@ def export_network(
     from .exporter.network import export_network as run
     from .networks import parse_inputs
 
-    options = NetworkOptions(dtype, batch, mode, overwrite)
+    options = NetworkOptions(dtype, batch, mode, overwrite, state_dtype)
     return run(network, parse_inputs(inputs), Path(out), options, name, stage)[0]
 
 
@@ -71,6 +73,7 @@ def export(
     select: str | None = None,
     settings: Mapping[str, object] | None = None,
     dtype: Dtype = "float32",
+    state_dtype: Dtype = "float32",
     batch: int | None = None,
     mode: Mode = "both",
     logits: LogitsOf = "last",
@@ -88,7 +91,8 @@ def export(
         select: the keys that lead to the model (`ema_model`), where the checkpoint holds several.
         settings: settings of the model that the checkpoint does not tell, or tells wrongly, by dotted keys:
             `{"slstm_block.feedforward.act_fn": "gelu"}`.
-        dtype: of the projections; cells, norms and states are float32 in any case.
+        dtype: of the projections; cells and norms are float32 in any case.
+        state_dtype: of the mLSTM's memories between two passes; all other states are float32.
         batch: a fixed batch size; None: any.
         mode: `step`, `prefill` or `both`.
         logits: at each row's `last` position of a pass, or at `all`.
@@ -102,13 +106,13 @@ def export(
     """
     from .checkpoints import ReadOptions, open_checkpoint
     from .exporter import ExportOptions, export_bundle
+    from .quantization import attach_stored
 
-    options = ExportOptions(
-        dtype, batch, mode, logits, link_weights, overwrite, None if tokenizer is None else Path(tokenizer)
-    )
+    tokenizer_file = None if tokenizer is None else Path(tokenizer)
+    options = ExportOptions(dtype, batch, mode, logits, link_weights, overwrite, tokenizer_file, state_dtype)
     said = ReadOptions(None if config is None else Path(config), select, settings or {})
     source = open_checkpoint(Path(checkpoint), said)
-    return export_bundle(source, Path(out), options, stage)
+    return export_bundle(source, Path(out), options, stage, attach_stored)
 
 
 def open_bundle(path: str | Path) -> Bundle:

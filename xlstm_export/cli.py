@@ -22,10 +22,12 @@ from .options import (
     BundleArgument,
     ConfigOption,
     CustomOpsOption,
+    DefinitionsOption,
     JsonOption,
     RuntimeOption,
     SelectOption,
     SetOption,
+    StateDtypeOption,
     chosen_custom_ops,
 )
 from .quantize_command import quantize
@@ -56,10 +58,6 @@ def _batch(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise UserError(ErrorKind.argument, f"--batch is {text!r}: give a positive number or `dynamic`.")
     return int(text)
-
-
-def _targets(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
 
 
 def _refuse(options: Mapping[str, object], what: str) -> None:
@@ -95,8 +93,10 @@ def onnx(
     select: SelectOption = None,
     settings: SetOption = None,
     dtype: Annotated[
-        Dtype, typer.Option(help="The dtype of the projections. Cells, norms and states are float32 in any case.")
+        Dtype, typer.Option(help="The dtype of the projections. Cells and norms are float32 in any case.")
     ] = "float32",
+    state_dtype: StateDtypeOption = "float32",
+    definitions: DefinitionsOption = "standard",
     batch: Annotated[
         str, typer.Option(metavar="N|dynamic", help="The batch size of the graph: a number, or any.")
     ] = "dynamic",
@@ -142,20 +142,23 @@ def onnx(
     check_destination(output, overwrite)
     if _is_factory(checkpoint):
         others = {"--config": config, "--set": settings, "--tokenizer": tokenizer, "--random-init": random_init}
-        _refuse({**others, "--link-weights": link_weights, "--logits": logits != "last"}, "a network of your own")
-        how = (dtype, batch_size, mode, overwrite)
+        others |= {"--link-weights": link_weights, "--logits": logits != "last"}
+        _refuse({**others, "--definitions": definitions != "standard"}, "a network of your own")
+        how = (dtype, batch_size, mode, overwrite, state_dtype)
         return _export_network(str(checkpoint), weights, select, input_ or [], output, *how)
     _refuse({"--weights": weights, "--input": input_}, "a checkpoint; name MODULE:FACTORY for a network of your own")
     with err.status("Reading the checkpoint"):
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle
+        from .quantization import attach_stored
 
-        options = ExportOptions(dtype, batch_size, mode or "both", logits, link_weights, overwrite, tokenizer)
+        chosen = (dtype, batch_size, mode or "both", logits, link_weights, overwrite, tokenizer)
+        options = ExportOptions(*chosen, state_dtype, definitions)
         said = _said(config, select, settings)
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     print_notes(source.notes)
     with progress() as stage:
-        bundle = export_bundle(source, output, options, stage)
+        bundle = export_bundle(source, output, options, stage, attach_stored)
     from .inspection import inspect_bundle, render
 
     out.print(render(inspect_bundle(bundle)))
@@ -287,9 +290,9 @@ def build(
     """Build an engine from a bundle, with a sidecar that describes it."""
     from .engines import EngineRequest, build_engine, render
 
-    request = EngineRequest(
-        runtime, _targets(target) if target else (), batch, max_chunk, plugins, version_compatible, hardware_compatible
-    )
+    targets = tuple(target.split(",")) if target else ()
+    how = (batch, max_chunk, plugins, version_compatible, hardware_compatible)
+    request = EngineRequest(runtime, targets, *how)
     with progress() as stage:
         engine = build_engine(bundle, request, stage)
     out.print(render(engine.record))

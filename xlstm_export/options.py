@@ -9,6 +9,8 @@ import typer
 
 from .bundle import Bundle
 from .bundle.engine_record import RuntimeName
+from .bundle.manifest import Dtype
+from .operators.names import Definitions
 from .runtime.session import Activations
 
 BundleArgument = Annotated[
@@ -43,6 +45,20 @@ CustomOpsOption = Annotated[
         "--custom-ops",
         metavar="LIB|none",
         help="The custom-op library for ONNX Runtime. By default the one that `plugins build` made is used.",
+    ),
+]
+StateDtypeOption = Annotated[
+    Dtype,
+    typer.Option(
+        help="What the memories of the mLSTM are stored in between steps. Half precision halves what they move; "
+        "`validate` tells whether the model bears it."
+    ),
+]
+DefinitionsOption = Annotated[
+    Definitions,
+    typer.Option(
+        help="How the mLSTM is computed without our kernels: in ONNX's own operators (`standard`), or by an operator that "
+        "ONNX Runtime has, which is faster (`linear-attention`)."
     ),
 ]
 RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]

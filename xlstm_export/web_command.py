@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .operators.names import Definitions
-from .options import BundleArgument
+from .options import BundleArgument, DefinitionsOption
 from .terminal import out, progress
 
 
@@ -16,13 +15,7 @@ def web(
     bundle: BundleArgument,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="SITE", help="The folder to write the site to.")],
     title: Annotated[str | None, typer.Option(help="The title of the page. By default the bundle's name.")] = None,
-    definitions: Annotated[
-        Definitions,
-        typer.Option(
-            help="How the mLSTM is computed. `linear-attention` uses an operator of ONNX Runtime and is faster; "
-            "`standard` needs none but ONNX's own."
-        ),
-    ] = "linear-attention",
+    definitions: DefinitionsOption = "linear-attention",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing site.")] = False,
 ) -> None:
     """Write a web page that runs a bundle in the browser: text as it is generated, or a forecast as a chart."""

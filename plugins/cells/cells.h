@@ -11,22 +11,24 @@ namespace xlstm {
 
 enum class DataType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
-// mLSTM (Beck et al. 2024, equations 19 to 27, stabilised). T is `type`; states are float.
-// A state output may be the very same buffer as its input; otherwise they must not overlap.
+// mLSTM (Beck et al. 2024, equations 19 to 27, stabilised). T is `type`; states are float, but for C, which is stored
+// as `memory_type` (TC). Kernels widen it where they read it, compute in float, h included, and round it where they
+// write it. A state output may be the very same buffer as its input; otherwise they must not overlap.
 struct MlstmArgs {
   int64_t batch, sequence, heads, dim_qk, dim_v;
   DataType type;
+  DataType memory_type;    // of C, whatever `type` is
   const void* q;           // (B, S, H, DK) T
   const void* k;           // (B, S, H, DK) T
   const void* v;           // (B, S, H, DV) T
   const void* i;           // (B, S, H) T, input gate pre-activation
   const void* f;           // (B, S, H) T, forget gate pre-activation
-  const float* C_in;       // (B, H, DK, DV)
+  const void* C_in;        // (B, H, DK, DV) TC
   const float* n_in;       // (B, H, DK)
   const float* m_in;       // (B, H)
   const int32_t* lengths;  // (B), or null: every row has length S
   void* h;                 // (B, S, H, DV) T; zero beyond a row's length
-  float* C_out;
+  void* C_out;
   float* n_out;
   float* m_out;
   float q_scale, k_scale;

@@ -23,6 +23,7 @@ struct Attribute {
 enum class Element : int32_t {
   kActivation,  // T: float, float16 or bfloat16, the same for all tensors of the node
   kRecurrent,   // T or float
+  kMemory,      // TC: float, float16 or bfloat16, whatever T is; the computation is float
   kFloat,
   kInt32,
 };
@@ -67,10 +68,10 @@ constexpr Attribute kMlstmAttributes[] = {
     {"q_scale", 1.0f, kAnything}, {"k_scale", 1.0f, kAnything}, {"gate_soft_cap", 0.0f, 0.0f}, {"eps", 1e-6f, 0.0f}};
 constexpr TensorSpec kMlstmInputs[] = {
     {"q", Element::kActivation, "BSHK"}, {"k", Element::kActivation, "BSHK"}, {"v", Element::kActivation, "BSHV"},
-    {"i", Element::kActivation, "BSH"},  {"f", Element::kActivation, "BSH"},  {"C", Element::kFloat, "BHKV"},
+    {"i", Element::kActivation, "BSH"},  {"f", Element::kActivation, "BSH"},  {"C", Element::kMemory, "BHKV"},
     {"n", Element::kFloat, "BHK"},       {"m", Element::kFloat, "BH"},        {"lengths", Element::kInt32, "B"}};
 constexpr TensorSpec kMlstmOutputs[] = {{"h", Element::kActivation, "BSHV"},
-                                        {"C_next", Element::kFloat, "BHKV"},
+                                        {"C_next", Element::kMemory, "BHKV"},
                                         {"n_next", Element::kFloat, "BHK"},
                                         {"m_next", Element::kFloat, "BH"}};
 
@@ -118,7 +119,7 @@ using Extents = ByLetter<int64_t>;
 // One node with everything that its kernel needs, in the order of the tables.
 struct Call {
   Extents extents{kUnknown};
-  DataType type = DataType::kFloat32, recurrent_type = DataType::kFloat32;
+  DataType type = DataType::kFloat32, recurrent_type = DataType::kFloat32, memory_type = DataType::kFloat32;
   std::array<float, kMaxAttributes> attributes{};
   std::array<const void*, kMaxInputs> inputs{};  // null for `lengths` where it is absent
   std::array<void*, kMaxOutputs> outputs{};
@@ -134,17 +135,18 @@ inline MlstmArgs mlstm_args(const Call& call) {
   args.dim_qk = call.extents['K'];
   args.dim_v = call.extents['V'];
   args.type = call.type;
+  args.memory_type = call.memory_type;
   args.q = call.inputs[0];
   args.k = call.inputs[1];
   args.v = call.inputs[2];
   args.i = call.inputs[3];
   args.f = call.inputs[4];
-  args.C_in = input(5);
+  args.C_in = call.inputs[5];
   args.n_in = input(6);
   args.m_in = input(7);
   args.lengths = static_cast<const int32_t*>(call.inputs[8]);
   args.h = call.outputs[0];
-  args.C_out = output(1);
+  args.C_out = call.outputs[1];
   args.n_out = output(2);
   args.m_out = output(3);
   args.q_scale = call.attributes[0];

@@ -1,5 +1,6 @@
 #include "onnxruntime/cell_operator.h"
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -19,9 +20,11 @@ const Operator& contract_of(const OrtCustomOp* op) { return as_operator(op).cell
 Type element_type(const OrtCustomOp* op, Element element) {
   switch (element) {
     case Element::kActivation:
-      return as_operator(op).type;
+      return as_operator(op).types.activation;
     case Element::kRecurrent:
-      return as_operator(op).recurrent_type;
+      return as_operator(op).types.recurrent;
+    case Element::kMemory:
+      return as_operator(op).types.memory;
     case Element::kFloat:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     case Element::kInt32:
@@ -97,17 +100,16 @@ void set_output_shape(OrtShapeInferContext* context, size_t index, Type type, co
 void infer_shapes(const Operator& op, OrtShapeInferContext* context) {
   const OrtApi& api = Ort::GetApi();
   ByLetter<Axis> axes{Axis{}};
-  Type type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  std::array<Type, kMaxInputs> types{};
   for (size_t index = 0; index + 1 < op.inputs.size(); ++index) {  // `lengths` may be absent, and tells nothing more
     OrtTensorTypeAndShapeInfo* info = nullptr;                     // stays the context's
     Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, index, &info));
-    if (index == 0) Ort::ThrowOnError(api.GetTensorElementType(info, &type));
+    Ort::ThrowOnError(api.GetTensorElementType(info, &types[index]));
     learn_axes(op.inputs[index], info, axes);
   }
   for (size_t index = 0; index < op.outputs.size(); ++index) {
-    const TensorSpec& spec = op.outputs[index];
-    const bool activation = spec.element == Element::kActivation;
-    set_output_shape(context, index, activation ? type : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, spec.shape, axes);
+    const size_t like = index == 0 ? 0 : op.first_state + index - 1;  // a state's next value is as the state
+    set_output_shape(context, index, types[like], op.outputs[index].shape, axes);
   }
 }
 
@@ -124,8 +126,9 @@ class CellKernel {
   CellKernel(const CellOperator& op, const OrtKernelInfo* raw_info) : op_(op) {
     const Ort::ConstKernelInfo info(raw_info);  // gone when this returns
     node_ = std::string(op.cell.op.name) + " '" + info.GetNodeName() + "'";
-    call_.type = data_type(op.type);
-    call_.recurrent_type = data_type(op.recurrent_type);
+    call_.type = data_type(op.types.activation);
+    call_.recurrent_type = data_type(op.types.recurrent);
+    call_.memory_type = data_type(op.types.memory);
     const Table<Attribute>& attributes = op.cell.op.attributes;
     for (size_t i = 0; i < attributes.size(); ++i) call_.attributes[i] = attribute_value(raw_info, attributes[i]);
   }
@@ -230,8 +233,8 @@ void run_slstm(const Device& device, const Call& call, OrtKernelContext* context
 const Cell kMlstmCell{kMlstm, run_mlstm, may_reuse<kMlstm>};
 const Cell kSlstmCell{kSlstm, run_slstm, may_reuse<kSlstm>};
 
-CellOperator::CellOperator(const Cell& cell, Type type, Type recurrent_type, const Device& device, uint32_t api_version)
-    : CustomOp{}, cell(cell), type(type), recurrent_type(recurrent_type), device(device) {
+CellOperator::CellOperator(const Cell& cell, Types types, const Device& device, uint32_t api_version)
+    : CustomOp{}, cell(cell), types(types), device(device) {
   OrtCustomOp::version = api_version;
   GetName = [](const OrtCustomOp* op) { return contract_of(op).name; };
   GetExecutionProviderType = [](const OrtCustomOp* op) { return as_operator(op).device.execution_provider; };

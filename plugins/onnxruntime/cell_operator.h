@@ -36,14 +36,18 @@ struct Cell {
 extern const Cell kMlstmCell;
 extern const Cell kSlstmCell;
 
+// One combination of types.
+struct Types {
+  ONNXTensorElementDataType activation, recurrent, memory;  // an operator has but one of the last two
+};
+
 class CellOperator : public CustomOp {
  public:
-  // recurrent_type: of R; unused by the mLSTM. api_version: of the ONNX Runtime that loads the library.
-  CellOperator(const Cell& cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
-               const Device& device, uint32_t api_version);
+  // api_version: of the ONNX Runtime that loads the library.
+  CellOperator(const Cell& cell, Types types, const Device& device, uint32_t api_version);
 
   const Cell& cell;
-  const ONNXTensorElementDataType type, recurrent_type;
+  const Types types;
   const Device& device;
 };
 

@@ -23,10 +23,10 @@ OrtCustomOpDomain* make_domain(uint32_t api_version) {
   OrtCustomOpDomain* domain = nullptr;
   Ort::ThrowOnError(Ort::GetApi().CreateCustomOpDomain(kDomain, &domain));
   constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  const auto add = [&](const Cell& cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
-                       const Device& device) {
+  const auto kinds = {kFloat, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16};
+  const auto add = [&](const Cell& cell, Types types, const Device& device) {
     // Never freed: sessions refer to their operators until the very end of the process.
-    auto* op = new CellOperator(cell, type, recurrent_type, device, api_version);
+    auto* op = new CellOperator(cell, types, device, api_version);
     Ort::ThrowOnError(Ort::GetApi().CustomOpDomain_Add(domain, op));
   };
   std::vector<const Device*> devices{&kCpu};
@@ -34,10 +34,10 @@ OrtCustomOpDomain* make_domain(uint32_t api_version) {
   devices.push_back(&kCuda);
 #endif
   for (const Device* device : devices) {
-    for (const auto type : {kFloat, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16}) {
-      add(kMlstmCell, type, type, *device);
-      add(kSlstmCell, type, type, *device);
-      if (type != kFloat) add(kSlstmCell, type, kFloat, *device);
+    for (const auto type : kinds) {
+      for (const auto memory : kinds) add(kMlstmCell, {type, type, memory}, *device);
+      add(kSlstmCell, {type, type, kFloat}, *device);
+      if (type != kFloat) add(kSlstmCell, {type, kFloat, kFloat}, *device);
     }
   }
   return domain;

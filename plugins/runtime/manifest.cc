@@ -99,7 +99,9 @@ void check_rules(const Fields& entries, const Manifest& manifest) {
   for (const TensorSpec& output : manifest.outputs) check_new(outputs, output.name);
   if (!manifest.lengths.empty()) check_new(inputs, manifest.lengths);
   for (const StateTensor& state : manifest.states) {
-    if (state.dtype != "float32") entries.fail("state " + state.input + " is " + state.dtype + ", not float32");
+    if (state.dtype == "int64" || state.dtype == "int32") {
+      entries.fail("state " + state.input + " is " + state.dtype + ", not one of float32, float16, bfloat16");
+    }
     check_new(inputs, state.input);
     check_new(outputs, state.output);
   }
@@ -167,6 +169,12 @@ bool Manifest::is_single() const {
 std::size_t Manifest::state_row_elements() const {
   std::size_t total = 0;
   for (const StateTensor& state : states) total += state.row_elements();
+  return total;
+}
+
+std::size_t Manifest::state_row_bytes() const {
+  std::size_t total = 0;
+  for (const StateTensor& state : states) total += state.row_elements() * state.element_bytes();
   return total;
 }
 

@@ -38,6 +38,7 @@ struct StateTensor {
   bool in_place = false;  // one cell alone reads and writes it: a kernel that reads before it writes needs one buffer
 
   std::size_t row_elements() const;  // of one sequence
+  std::size_t element_bytes() const { return dtype == "float32" ? 4 : 2; }
   std::vector<std::int64_t> sized(int batch) const;
 };
 
@@ -63,7 +64,8 @@ struct Manifest {
   const TensorSpec& input() const { return inputs.front(); }
   const TensorSpec& output() const { return outputs.front(); }
   bool gives_logits() const { return vocab_size && output().name == "logits"; }  // from which tokens can be drawn
-  std::size_t state_row_elements() const;  // float32 values of all states of one sequence
+  std::size_t state_row_elements() const;                                        // of all states of one sequence
+  std::size_t state_row_bytes() const;                                           // the same, as a session holds them
 };
 
 inline constexpr char kModelFile[] = "model.onnx";

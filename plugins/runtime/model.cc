@@ -195,7 +195,7 @@ Model Model::load(const std::filesystem::path& bundle, const Options& options) {
     info.output_width = manifest.output().row_elements();
   }
   info.batch = manifest.batch;
-  info.state_bytes = manifest.state_row_elements() * sizeof(float);
+  info.state_bytes = manifest.state_row_bytes();
   info.tokenizer = manifest.tokenizer;
   info.bos_token = manifest.bos_token;
   info.eos_tokens = manifest.eos_tokens;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "runtime/buffer.h"
@@ -25,7 +26,8 @@ class StateBuffers {
   int current() const { return current_; }     // the set that holds the states
   void advance() { current_ = 1 - current_; }  // after a step
 
-  // As in Batch. Finished on return, except `reset` on a GPU, which is queued.
+  // As in Batch. Finished on return, except `reset` on a GPU, which is queued. `write` throws Error(state), and writes
+  // nothing, where a value is beyond the range of what a state is stored in.
   void reset(int row);
   void read(float* host) const;
   void write(const float* host);
@@ -36,6 +38,9 @@ class StateBuffers {
   struct Tensor {
     bool shared;
     std::size_t offset, row_bytes;
+    std::string name, dtype;
+    std::size_t row_elements;
+    bool is_half() const { return dtype != "float32"; }
   };
 
   const Buffer& memory(int set, const Tensor& tensor) const { return tensor.shared ? shared_ : sets_[set]; }

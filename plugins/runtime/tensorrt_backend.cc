@@ -70,6 +70,10 @@ std::string name_of(nvinfer1::DataType type) {
   switch (type) {
     case nvinfer1::DataType::kFLOAT:
       return "float32";
+    case nvinfer1::DataType::kHALF:
+      return "float16";
+    case nvinfer1::DataType::kBF16:
+      return "bfloat16";
     case nvinfer1::DataType::kINT32:
       return "int32";
     case nvinfer1::DataType::kINT64:

@@ -76,13 +76,19 @@ DataType cell_type(nvinfer1::DataType type) {
   }
 }
 
-// `activation` is the type of the node's first input.
-bool accepts(Element element, nvinfer1::DataType type, nvinfer1::DataType activation) {
+// The input whose type a tensor's own has to do with: the memory for itself and its next value, else the first.
+size_t leader(const Cell& cell, const TensorSpec& spec) {
+  return spec.element == Element::kMemory ? cell.op.first_state : 0;
+}
+
+// `leader` is the type of the tensor's leader.
+bool accepts(Element element, nvinfer1::DataType type, nvinfer1::DataType leader) {
   switch (element) {
     case Element::kActivation:
-      return is_activation(type) && type == activation;
+    case Element::kMemory:
+      return is_activation(type) && type == leader;
     case Element::kRecurrent:
-      return type == nvinfer1::DataType::kFLOAT || (is_activation(type) && type == activation);
+      return type == nvinfer1::DataType::kFLOAT || (is_activation(type) && type == leader);
     case Element::kFloat:
       return type == nvinfer1::DataType::kFLOAT;
     case Element::kInt32:
@@ -101,10 +107,11 @@ void check_counts(const Cell& cell, int32_t inputs, int32_t outputs) {
   }
 }
 
-void check_type(const TensorSpec& spec, nvinfer1::DataType type, nvinfer1::DataType activation) {
-  if (accepts(spec.element, type, activation)) return;
-  const char* const expected = spec.element == Element::kFloat   ? "float32"
-                               : spec.element == Element::kInt32 ? "int32"
+void check_type(const TensorSpec& spec, nvinfer1::DataType type, nvinfer1::DataType leader) {
+  if (accepts(spec.element, type, leader)) return;
+  const char* const expected = spec.element == Element::kFloat    ? "float32"
+                               : spec.element == Element::kInt32  ? "int32"
+                               : spec.element == Element::kMemory ? "float32, float16 or bfloat16, before and after"
                                : spec.element == Element::kRecurrent
                                    ? "float32 or the type of the first input"
                                    : "float32, float16 or bfloat16, as the first input";
@@ -141,7 +148,7 @@ Extents check_tensors(const Cell& cell, int32_t inputs, int32_t outputs, Get&& g
   Extents extents(kUnknown);
   for (int32_t position = 0; position < inputs + outputs; ++position) {
     const TensorSpec& spec = position < inputs ? cell.op.inputs[position] : cell.op.outputs[position - inputs];
-    check_type(spec, get(position).type, get(0).type);
+    check_type(spec, get(position).type, get(static_cast<int32_t>(leader(cell, spec))).type);
     check_shape(spec, get(position).dims, extents);
   }
   return extents;
@@ -256,7 +263,7 @@ bool CellPlugin::supportsFormatCombination(int32_t position, nvinfer1::DynamicPl
         position < input_count ? cell_.op.inputs[position] : cell_.op.outputs[position - input_count];
     const nvinfer1::PluginTensorDesc& description = in_out[position].desc;
     return description.format == nvinfer1::TensorFormat::kLINEAR &&
-           accepts(spec.element, description.type, in_out[0].desc.type);
+           accepts(spec.element, description.type, in_out[leader(cell_, spec)].desc.type);
   });
 }
 
@@ -264,10 +271,12 @@ int32_t CellPlugin::getOutputDataTypes(nvinfer1::DataType* output_types, int32_t
                                        nvinfer1::DataType const* input_types, int32_t input_count) const noexcept {
   return guarded(cell_, kFailure, [&] {
     check_counts(cell_, input_count, output_count);
-    for (int32_t i = 0; i < input_count; ++i) check_type(cell_.op.inputs[i], input_types[i], input_types[0]);
+    for (int32_t i = 0; i < input_count; ++i) {
+      check_type(cell_.op.inputs[i], input_types[i], input_types[leader(cell_, cell_.op.inputs[i])]);
+    }
     for (int32_t i = 0; i < output_count; ++i) {
-      const bool activation = cell_.op.outputs[i].element == Element::kActivation;
-      output_types[i] = activation ? input_types[0] : nvinfer1::DataType::kFLOAT;
+      const TensorSpec& spec = cell_.op.outputs[i];
+      output_types[i] = spec.element == Element::kFloat ? nvinfer1::DataType::kFLOAT : input_types[leader(cell_, spec)];
     }
     return kSuccess;
   });
@@ -332,6 +341,7 @@ int32_t CellPlugin::onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t 
                       ", every extent must be known by now");
       }
       if (spec.element == Element::kRecurrent) call_.recurrent_type = cell_type(description.type);
+      if (spec.element == Element::kMemory) call_.memory_type = cell_type(description.type);
     }
     call_.type = cell_type(in[0].type);
     has_lengths_ = input_count == static_cast<int32_t>(cell_.op.inputs.size());

@@ -30,7 +30,7 @@ namespace {
 
 struct Case {
   int64_t cell;  // 0: mLSTM, 1: sLSTM
-  int64_t type, recurrent_type;
+  int64_t type, recurrent_type, memory_type;
   int64_t batch, sequence, heads, dim, dim_v;  // dim: DK or DH
   int64_t in_place;                            // bit k: the k-th state output is its input's buffer
   int64_t has_lengths;
@@ -106,7 +106,8 @@ class Runner {
   }
 
  private:
-  size_t activation() const { return case_.type == 0 ? 4 : 2; }
+  static size_t size_of(int64_t type) { return type == 0 ? 4 : 2; }
+  size_t activation() const { return size_of(case_.type); }
 
   Tensor& make(int64_t elements, size_t size) {
     return tensors_.emplace_back(static_cast<size_t>(elements) * size, case_.misalign ? size : 0);
@@ -117,17 +118,20 @@ class Runner {
     return tensor.device;
   }
   // A state output: the buffer of its input, or a new one full of NaN.
-  float* state_output(int index, const float* in, int64_t elements) {
+  void* state_output(int index, const void* in, int64_t elements, size_t size = sizeof(float)) {
     if (case_.in_place >> index & 1) {
       for (Tensor& tensor : tensors_) {
-        if (tensor.device == reinterpret_cast<const char*>(in)) {
+        if (tensor.device == in) {
           tensor.updated = true;
           outputs_.push_back(&tensor);
         }
       }
-      return const_cast<float*>(in);
+      return const_cast<void*>(in);
     }
-    return static_cast<float*>(output(elements, sizeof(float)));
+    return output(elements, size);
+  }
+  float* float_output(int index, const float* in, int64_t elements) {
+    return static_cast<float*>(state_output(index, in, elements));
   }
   void* output(int64_t elements, size_t size) {
     Tensor& tensor = make(elements, size);
@@ -147,19 +151,20 @@ class Runner {
     xlstm::MlstmArgs a{};
     a.batch = c.batch, a.sequence = c.sequence, a.heads = c.heads, a.dim_qk = c.dim, a.dim_v = c.dim_v;
     a.type = static_cast<xlstm::DataType>(c.type);
+    a.memory_type = static_cast<xlstm::DataType>(c.memory_type);
     a.q = input(tokens * c.dim, activation());
     a.k = input(tokens * c.dim, activation());
     a.v = input(tokens * c.dim_v, activation());
     a.i = input(tokens, activation());
     a.f = input(tokens, activation());
-    a.C_in = state(heads * c.dim * c.dim_v);
+    a.C_in = input(heads * c.dim * c.dim_v, size_of(c.memory_type));
     a.n_in = state(heads * c.dim);
     a.m_in = state(heads);
     a.lengths = lengths();
     a.h = output(tokens * c.dim_v, activation());
-    a.C_out = state_output(0, a.C_in, heads * c.dim * c.dim_v);
-    a.n_out = state_output(1, a.n_in, heads * c.dim);
-    a.m_out = state_output(2, a.m_in, heads);
+    a.C_out = state_output(0, a.C_in, heads * c.dim * c.dim_v, size_of(c.memory_type));
+    a.n_out = float_output(1, a.n_in, heads * c.dim);
+    a.m_out = float_output(2, a.m_in, heads);
     a.q_scale = c.parameters[0], a.k_scale = c.parameters[1];
     a.gate_soft_cap = c.parameters[2], a.eps = c.parameters[3];
 #if defined(XLSTM_THROUGH_PLUGIN)
@@ -183,7 +188,7 @@ class Runner {
     a.type = static_cast<xlstm::DataType>(c.type);
     a.recurrent_type = static_cast<xlstm::DataType>(c.recurrent_type);
     a.x = input(elements * c.sequence * 4, activation());
-    a.R = input(c.heads * 4 * c.dim * c.dim, c.recurrent_type == 0 ? 4 : 2);
+    a.R = input(c.heads * 4 * c.dim * c.dim, size_of(c.recurrent_type));
     a.b = state(4 * c.heads * c.dim);
     a.y_in = state(elements);
     a.c_in = state(elements);
@@ -191,10 +196,10 @@ class Runner {
     a.m_in = state(elements);
     a.lengths = lengths();
     a.hidden = output(elements * c.sequence, activation());
-    a.y_out = state_output(0, a.y_in, elements);
-    a.c_out = state_output(1, a.c_in, elements);
-    a.n_out = state_output(2, a.n_in, elements);
-    a.m_out = state_output(3, a.m_in, elements);
+    a.y_out = float_output(0, a.y_in, elements);
+    a.c_out = float_output(1, a.c_in, elements);
+    a.n_out = float_output(2, a.n_in, elements);
+    a.m_out = float_output(3, a.m_in, elements);
     a.forget_clamp = c.parameters[0];
     void* workspace = nullptr;
     if (!c.no_workspace) {

@@ -98,7 +98,7 @@ class Call {
 
 std::function<cudaError_t(cudaStream_t)> through_plugin(const xlstm::MlstmArgs& a) {
   const int64_t B = a.batch, S = a.sequence, H = a.heads, K = a.dim_qk, V = a.dim_v;
-  const DataType T = tensorrt_type(a.type), F = DataType::kFLOAT;
+  const DataType T = tensorrt_type(a.type), M = tensorrt_type(a.memory_type), F = DataType::kFLOAT;
   Call call(make_plugin(
       "MLSTMCell",
       {{"eps", a.eps}, {"gate_soft_cap", a.gate_soft_cap}, {"k_scale", a.k_scale}, {"q_scale", a.q_scale}}));
@@ -107,12 +107,12 @@ std::function<cudaError_t(cudaStream_t)> through_plugin(const xlstm::MlstmArgs& 
   call.input(a.v, T, {B, S, H, V});
   call.input(a.i, T, {B, S, H});
   call.input(a.f, T, {B, S, H});
-  call.input(a.C_in, F, {B, H, K, V});
+  call.input(a.C_in, M, {B, H, K, V});
   call.input(a.n_in, F, {B, H, K});
   call.input(a.m_in, F, {B, H});
   if (a.lengths) call.input(a.lengths, DataType::kINT32, {B});
   call.output(a.h, T, {B, S, H, V});
-  call.output(a.C_out, F, {B, H, K, V});
+  call.output(a.C_out, M, {B, H, K, V});
   call.output(a.n_out, F, {B, H, K});
   call.output(a.m_out, F, {B, H});
   return [call](cudaStream_t stream) { return call(nullptr, stream); };

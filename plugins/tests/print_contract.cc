@@ -11,6 +11,8 @@ const char* name_of(xlstm::Element element) {
       return "T";
     case xlstm::Element::kRecurrent:
       return "TR";
+    case xlstm::Element::kMemory:
+      return "TC";
     case xlstm::Element::kFloat:
       return "tensor(float)";
     case xlstm::Element::kInt32:

@@ -22,19 +22,26 @@ Export = Callable[..., tuple[object, Path, Path]]
 
 
 @pytest.mark.parametrize(
-    "name, dtype, fixed, batch",
+    "name, dtype, states, fixed, batch",
     [
-        ("a-mixed", "float32", None, 1),
-        ("a-mixed", "float16", None, 3),
-        ("a-stack", "float32", None, 2),
-        ("b-single", "float32", 2, 2),
-        ("c-single", "float32", None, 1),
+        ("a-mixed", "float32", "float32", None, 1),
+        ("a-mixed", "float16", "bfloat16", None, 3),
+        ("a-stack", "float32", "float32", None, 2),
+        ("b-single", "float32", "float16", 2, 2),
+        ("c-single", "float32", "float32", None, 1),
     ],
 )
 def test_a_state_saved_on_one_side_continues_on_the_other_to_the_same_bits(
-    release: Path, export_variant: Export, tmp_path: Path, name: str, dtype: str, fixed: int | None, batch: int
+    release: Path,
+    export_variant: Export,
+    tmp_path: Path,
+    name: str,
+    dtype: str,
+    states: str,
+    fixed: int | None,
+    batch: int,
 ) -> None:
-    bundle = export_variant(name, dtype, fixed)[2]
+    bundle = export_variant(name, dtype, fixed, state_dtype=states)[2]
     inputs = make_inputs(bundle, 120, batch)
     ours, theirs = tmp_path / "python.state", tmp_path / "cpp.state"
     with open_session(Bundle.open(bundle), batch=batch) as session:
@@ -88,7 +95,8 @@ def test_a_state_moves_between_dtypes_of_a_model_and_not_to_another_model(
     _, checkpoint, bundle = export_variant("a-mixed")
     state = save_one(release, bundle, tmp_path)
     load = ("--ids", "1", "--max-new-tokens", "1", "--load", state)
-    export_bundle(open_checkpoint(checkpoint), tmp_path / "half", ExportOptions("float16", batch=1))
+    options = ExportOptions("float16", batch=1, state_dtype="bfloat16")
+    export_bundle(open_checkpoint(checkpoint), tmp_path / "half", options)
     run(release / "xlstm-generate", tmp_path / "half", *load)
     # The same architecture with other weights.
     refused = attempt(release / "xlstm-generate", export_variant("a-yaml")[2], *load)

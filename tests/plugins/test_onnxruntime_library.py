@@ -25,7 +25,7 @@ from support.upstream_models import VARIANTS, random_inputs
 from xlstm_export.benchmark.memory import MemoryStream
 from xlstm_export.bundle import Bundle
 from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
-from xlstm_export.operators.schemas import step_functions
+from xlstm_export.operators.schemas import step_functions, with_stored_memory
 from xlstm_export.runtime import open_session
 
 SWEEP = settings(
@@ -62,7 +62,8 @@ def _model(case: Case, dynamic: bool = False, **attributes: object) -> onnx.Mode
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(helper.make_graph([node], "g", inputs, outputs), opset_imports=opsets, ir_version=10)
-    model.functions.append(step_functions()[OPERATORS[case.cell]])
+    definition = step_functions()[OPERATORS[case.cell]]
+    model.functions.append(definition if case.memory == "float32" else with_stored_memory(definition))
     return model
 
 
@@ -72,7 +73,7 @@ def _outputs(case: Case) -> dict[str, tuple[str, tuple[int, ...]]]:
     else:
         batch, sequence, _, heads, dim = case.inputs["x"].shape
         shape = (batch, sequence, heads, dim)
-    states = {name: ("float32", case.inputs[name].shape) for name in STATES[case.cell]}
+    states = {name: (case.type_of(name), case.inputs[name].shape) for name in STATES[case.cell]}
     return {OUTPUTS[case.cell]: (case.dtype, shape)} | states
 
 

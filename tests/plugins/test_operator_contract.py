@@ -17,7 +17,7 @@ from xlstm_export.operators.schemas import register_schemas, sequence_functions
 
 OPERATORS = (MLSTM_CELL, SLSTM_CELL)
 EXTENTS = {letter: extent for extent, letter in enumerate("BSHKVD", 2)}  # no two the same
-ELEMENTS = {"T": TensorProto.FLOAT, "TR": TensorProto.FLOAT, "tensor(float)": TensorProto.FLOAT}
+ELEMENTS = dict.fromkeys(["T", "TR", "TC", "tensor(float)"], TensorProto.FLOAT)
 ELEMENTS["tensor(int32)"] = TensorProto.INT32
 
 

@@ -142,6 +142,7 @@ def mlstm_parameters(draw, max_size: int = 132) -> dict:
         dim_qk=draw(sizes),
         dim_v=dim_v,
         dtype=draw(st.sampled_from(TYPES)),
+        memory=draw(st.sampled_from(TYPES)),
         gates=draw(st.sampled_from(GATES)),
         zero_state=draw(st.booleans()),
         lengths=draw(st.booleans()),

@@ -80,13 +80,19 @@ def _gate(exponent: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def mlstm(
-    inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: str, tensor_cores: bool = False
+    inputs: dict[str, np.ndarray],
+    attributes: dict[str, float],
+    dtype: str,
+    tensor_cores: bool = False,
+    memory: str = "float32",
 ) -> list[Expected]:
     """Expected h, C, n, m. Inputs by their names in the operator, activations already rounded to `dtype`.
 
     `tensor_cores`: the kernel rounds operands of its products to TF32: C and the scores where they meet q and v, and v
     times its weight where it meets k. (q, k and v of 16 bits are exact; n, its products and the scores' sums stay
     float32.) Each product is off by TF32 of its size, and a tensor core cuts its sums where float32 would round them.
+
+    `memory`: the type that C is stored as. A kernel may round it after every position, but not before its h.
     """
     x = _valid(inputs, "qkvif")
     lengths = inputs.get("lengths")
@@ -146,6 +152,8 @@ def mlstm(
 
         outputs.append(np.where(active[:, None, None], h, 0))
         errors.append(np.where(active[:, None, None], h_error, 0))
+        if memory != "float32":
+            C_next_error = _rounded("C", C_next, C_next_error, memory).bound
         keep = active[:, None]
         C, C_error, C_size = (
             np.where(keep[..., None, None], new, old)

@@ -34,6 +34,7 @@ class Case:
     inputs: dict[str, np.ndarray]
     attributes: dict[str, float]
     recurrent: str = "float32"
+    memory: str = "float32"  # the type that C is stored as
     in_place: int = 0  # bit k: the k-th state is updated in place
     misalign: bool = False
     tile: tuple[int, int] = (0, 0)  # of the mLSTM step kernel, for a sequence too
@@ -53,11 +54,13 @@ class Case:
     def type_of(self, name: str) -> str:
         if name == "lengths":
             return "int32"
-        return self.dtype if name in _ACTIVATIONS else (self.recurrent if name == "R" else "float32")
+        if name in _ACTIVATIONS:
+            return self.dtype
+        return {"R": self.recurrent, "C": self.memory}.get(name, "float32")
 
     def expected(self, tensor_cores: bool = False) -> list[cell_reference.Expected]:
         """`tensor_cores`: the mLSTM kernel uses them."""
-        options = {"tensor_cores": tensor_cores} if self.cell == "mlstm" else {}
+        options = {"tensor_cores": tensor_cores, "memory": self.memory} if self.cell == "mlstm" else {}
         return getattr(cell_reference, self.cell)(self.sent, self.attributes, self.dtype, **options)
 
     def encode(self) -> bytes:
@@ -69,6 +72,7 @@ class Case:
             ["mlstm", "slstm"].index(self.cell),
             TYPES.index(self.dtype),
             TYPES.index(self.recurrent),
+            TYPES.index(self.memory),
             batch,
             sequence,
             heads,
@@ -149,7 +153,7 @@ class CellRunner:
             return status, []
         outputs = []
         for name, shape in self._output_shapes(case):
-            dtype = case.dtype if name in ("h", "hidden") else "float32"
+            dtype = case.dtype if name in ("h", "hidden") else case.type_of(name)
             size = int(np.prod(shape)) * (4 if dtype == "float32" else 2)
             outputs.append(from_bytes(self._read(size), shape, dtype))
         (input_written,) = struct.unpack("q", self._read(8))

@@ -21,7 +21,7 @@ class MlstmArgs(ctypes.Structure):
 
     _fields_ = [
         *_fields("batch sequence heads dim_qk dim_v", _INT64),
-        ("type", _INT32),
+        *_fields("type memory_type", _INT32),
         *_fields("q k v i f C n m lengths h C_out n_out m_out", _POINTER),
         *_fields("q_scale k_scale gate_soft_cap eps", _FLOAT),
     ]
@@ -78,9 +78,8 @@ class CpuKernels:
         for bit, name in enumerate(states):
             if not case.in_place >> bit & 1:
                 assert buffers[name].tobytes() == before[name], f"{name} was written to"
-        types = {output: case.dtype}
         return [
-            from_bytes(results[name].tobytes(), shape, types.get(name, "float32"))
+            from_bytes(results[name].tobytes(), shape, case.dtype if name == output else case.type_of(name))
             for name, (shape, _) in shapes.items()
         ]
 
@@ -92,9 +91,9 @@ def _shapes(case: Case) -> dict[str, tuple[tuple[int, ...], int]]:
     else:
         batch, sequence, _, heads, dim = case.inputs["x"].shape
         name, shape = "hidden", (batch, sequence, heads, dim)
-    width = 4 if case.dtype == "float32" else 2
-    shapes = {name: (shape, width * int(np.prod(shape)))}
-    return shapes | {s: (case.inputs[s].shape, 4 * case.inputs[s].size) for s in STATES[case.cell]}
+    typed = [(name, shape, case.dtype)]
+    typed += [(state, case.inputs[state].shape, case.type_of(state)) for state in STATES[case.cell]]
+    return {name: (shape, (4 if t == "float32" else 2) * int(np.prod(shape))) for name, shape, t in typed}
 
 
 def _arguments(case: Case, pointers: dict[str, int]) -> ctypes.Structure:
@@ -102,7 +101,8 @@ def _arguments(case: Case, pointers: dict[str, int]) -> ctypes.Structure:
     if case.cell == "mlstm":
         batch, sequence, heads, dim = case.inputs["q"].shape
         sizes = dict(batch=batch, sequence=sequence, heads=heads, dim_qk=dim, dim_v=case.inputs["v"].shape[-1])
-        return MlstmArgs(**sizes, type=type_index, **pointers, **case.attributes)
+        types = dict(type=type_index, memory_type=TYPES.index(case.memory))
+        return MlstmArgs(**sizes, **types, **pointers, **case.attributes)
     batch, sequence, _, heads, dim = case.inputs["x"].shape
     sizes = dict(batch=batch, sequence=sequence, heads=heads, dim=dim)
     types = dict(type=type_index, recurrent_type=TYPES.index(case.recurrent))

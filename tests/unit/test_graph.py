@@ -155,7 +155,11 @@ def run_definition(name, function, tensors, attributes, definitions="standard"):
     return dict(zip(outputs, session.run(None, {n: t.numpy() for n, t in tensors.items()}), strict=True))
 
 
-TYPES = {torch.float32: onnx.TensorProto.FLOAT, torch.int32: onnx.TensorProto.INT32}
+TYPES = {
+    torch.float32: onnx.TensorProto.FLOAT,
+    torch.float16: onnx.TensorProto.FLOAT16,
+    torch.int32: onnx.TensorProto.INT32,
+}
 
 
 def check_definition(name, definitions, seed, sequence):
@@ -193,6 +197,46 @@ def test_definition_of_a_step_equals_the_eager_operator_on_extreme_inputs(name, 
 @pytest.mark.parametrize("name, definitions", DEFINITIONS)
 def test_definition_of_a_sequence_equals_the_eager_operator_on_extreme_inputs(name, definitions, sequence, seed):
     check_definition(name, definitions, seed, sequence)
+
+
+@pytest.mark.parametrize("sequence", [None, 7])
+def test_definition_for_a_stored_memory_rounds_it_last(sequence):
+    """All else, h included, is to the bit what the other definition gives from the same memory in float32."""
+    functions = schemas.step_functions() if sequence is None else schemas.sequence_functions()
+    tensors, attributes = mlstm_inputs(1, sequence or 1)
+    if sequence is not None:
+        tensors["lengths"] = torch.arange(tensors["m"].shape[0]).int() + 2
+    stored = tensors | {"C": tensors["C"].half()}
+    function = schemas.with_stored_memory(functions["MLSTMCell"])
+    results = run_definition("MLSTMCell", function, stored, attributes)
+    wide = stored | {"C": stored["C"].float()}
+    expected = run_definition("MLSTMCell", functions["MLSTMCell"], wide, attributes)
+    expected["C_next"] = expected["C_next"].astype(np.float16)
+    for output, value in expected.items():
+        np.testing.assert_array_equal(results[output], value, err_msg=output)
+    eager_C = eager.mlstm_cell(*(stored[n] for n in "qkvifCnm"), **attributes, lengths=stored.get("lengths"))[1]
+    np.testing.assert_allclose(results["C_next"], eager_C.numpy(), rtol=2**-9, atol=2**-9)  # a unit of float16 apart
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("mode", ["both", "step"])
+def test_only_the_memories_are_stored_in_half_precision(export_variant, mode, dtype):
+    bundle = Bundle.open(export_variant("a-mixed", mode=mode, state_dtype=dtype)[2])
+    stored = {s.input: s.dtype for s in bundle.manifest.states}
+    assert {name for name, kept in stored.items() if kept == dtype} == {n for n in stored if n.endswith("mlstm.C")}
+    assert {*stored.values()} == {dtype, "float32"} and all(
+        s.in_place for s in bundle.manifest.states if s.dtype == dtype
+    )
+    onnx.checker.check_model(str(bundle.model_file), full_check=True)
+    wide = Bundle.open(export_variant("a-mixed", mode=mode)[2])
+    small = sum(np.prod(s.sized(1)) for s in bundle.manifest.states if s.dtype == dtype)
+    assert wide.manifest.state_bytes() - bundle.manifest.state_bytes() == 2 * small
+    assert wide.model_hash == bundle.model_hash  # saved states move between them
+
+
+def test_a_model_without_memories_refuses_to_store_them_in_half_precision(export_variant):
+    with pytest.raises(UserError, match="--state-dtype float16 is for the memory of an mLSTM"):
+        export_variant("a-all-slstm", state_dtype="float16")
 
 
 def mlstm_conditioning(tensors, attributes, lengths):

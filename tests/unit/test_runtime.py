@@ -130,8 +130,9 @@ def test_bundle_without_tokenizer_says_what_to_do(export_variant):
         open_tokenizer(Bundle.open(bundle))
 
 
-def test_states_can_be_taken_out_and_put_back(export_variant):
-    _, _, bundle = export_variant("a-mixed")
+@pytest.mark.parametrize("state_dtype", ["float32", "float16", "bfloat16"])
+def test_states_can_be_taken_out_and_put_back(export_variant, state_dtype):
+    _, _, bundle = export_variant("a-mixed", state_dtype=state_dtype)
     tokens = np.arange(24).reshape(2, 12)
     with open_session(Bundle.open(bundle), batch=2) as session:
         for t in range(6):
@@ -141,8 +142,36 @@ def test_states_can_be_taken_out_and_put_back(export_variant):
         session.reset()
         assert all((value == 0).all() for value in session.read_states().values())
         session.write_states(kept)
+        assert all(value.dtype == np.float32 for value in kept.values())
+        session.reset(1)
+        assert all((v[0] == kept[name][0]).all() and not v[1].any() for name, v in session.read_states().items())
+        session.write_states(kept)
         again = [session.step(tokens[:, t : t + 1]) for t in range(6, 12)]
     np.testing.assert_array_equal(following, again)
+
+
+@pytest.mark.parametrize("state_dtype, error", [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_states_in_half_precision_cost_their_rounding_and_no_more(export_variant, state_dtype, error):
+    """Logits over 40 tokens: of their spread, no more than 32 roundings (`validation.tolerance`)."""
+    tokens = np.random.default_rng(0).integers(0, 50, (2, 40))
+    results = []
+    for dtype in ("float32", state_dtype):
+        bundle = Bundle.open(export_variant("a-mixed", state_dtype=dtype)[2])
+        with open_session(bundle, batch=2) as session:
+            results.append(np.concatenate([session.step(tokens[:, t : t + 1]) for t in range(40)], 1))
+    exact, rounded = results
+    errors = np.abs(rounded - exact).max(-1) / np.ptp(exact, -1)
+    assert 0 < np.median(errors) < 32 * error
+
+
+def test_a_state_beyond_the_range_of_its_dtype_is_refused(export_variant):
+    bundle = Bundle.open(export_variant("a-mixed", state_dtype="float16")[2])
+    with open_session(bundle) as session:
+        states = session.read_states()
+        name = next(name for name in states if name.endswith("mlstm.C"))
+        with pytest.raises(UserError, match=f"{name} has values beyond the range of float16"):
+            session.write_states(states | {name: np.full_like(states[name], 7e4)})
+        assert not session.read_states()[name].any()
 
 
 def test_results_belong_to_the_caller(export_variant):

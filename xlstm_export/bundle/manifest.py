@@ -9,11 +9,12 @@ import json
 import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import ErrorKind, UserError
+from .dtypes import DTYPES
 from .forecast import ForecastSpec, parse_forecast
-from .strict_json import DTYPES, MAX_COUNT, Fields, read_json
+from .strict_json import MAX_COUNT, Fields, read_json
 
 FORMAT = "xlstm-bundle"
 FORMAT_VERSION = 3
@@ -28,6 +29,8 @@ BYTE_TOKENIZER = "bytes"
 """What a manifest calls the tokenizer whose tokens are the bytes of the text."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
+FLOATS: tuple[Dtype, ...] = get_args(Dtype)
+"""From the finest to the coarsest."""
 Mode = Literal["step", "prefill", "both", "window"]
 LogitsOf = Literal["last", "all"]
 """Positions of a pass at which outputs are given: each row's last, or all."""
@@ -67,7 +70,7 @@ class StateTensor:
 
     input: str
     output: str
-    dtype: str
+    dtype: Dtype
     shape: tuple[Dimension, ...]
     in_place: bool = False
     """One cell alone reads it and writes its next value: kernels that read before they write need one buffer for it."""
@@ -130,8 +133,18 @@ class Manifest:
         return json.dumps(ordered | asdict(self), indent=2) + "\n"
 
     def state_bytes(self, batch: int = 1) -> int:
-        """Bytes of all states of `batch` sequences (float32)."""
-        return sum(4 * math.prod(state.sized(batch)) for state in self.states)
+        """Bytes of all states of `batch` sequences, as a session holds them."""
+        return sum(DTYPES[state.dtype].itemsize * math.prod(state.sized(batch)) for state in self.states)
+
+    @property
+    def state_dtype(self) -> Dtype:
+        """The coarsest that a state is stored in."""
+        return max((state.dtype for state in self.states), key=FLOATS.index, default="float32")
+
+    @property
+    def coarsest_dtype(self) -> Dtype:
+        """Of projections and states."""
+        return max(self.dtype, self.state_dtype, key=FLOATS.index)
 
     @property
     def is_single(self) -> bool:
@@ -214,7 +227,7 @@ def parse_manifest(data: Any, where: str) -> Manifest:
     tokenizer = None if entries.is_null("tokenizer") else entries.file_name("tokenizer")
     manifest = Manifest(
         family=entries.text("family"),
-        dtype=entries.choice("dtype", ("float32", "float16", "bfloat16")),
+        dtype=entries.choice("dtype", FLOATS),
         mode=mode,
         batch=batch,
         inputs=tuple(_tensor(tensor, batch, mode != "step") for tensor in entries.each("inputs")),
@@ -274,7 +287,9 @@ def _contradictions(m: Manifest) -> list[str]:
         faults.append(f"lengths is {m.lengths.dtype} {list(m.lengths.shape)}, not int32 with one number a row")
     tokens = [m.bos_token_id, *m.eos_token_ids] if m.bos_token_id is not None else m.eos_token_ids
     faults += [f"token {t} is not in the vocabulary of {m.vocab_size}" for t in tokens if t >= (m.vocab_size or 0)]
-    faults += [f"state {s.input} is {s.dtype}, not float32" for s in m.states if s.dtype != "float32"]
+    faults += [
+        f"state {s.input} is {s.dtype}, not one of {', '.join(FLOATS)}" for s in m.states if s.dtype not in FLOATS
+    ]
     inputs = [*(t.name for t in m.inputs), *([m.lengths.name] if m.lengths else []), *(s.input for s in m.states)]
     for names in (inputs, [*(t.name for t in m.outputs), *(s.output for s in m.states)]):
         faults += [f"two tensors are called {name}" for name in names if names.count(name) > 1][:1]

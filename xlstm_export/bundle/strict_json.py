@@ -16,7 +16,6 @@ _MAX_DEPTH = 64
 MAX_COUNT = 2**31 - 1
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 2**40
-DTYPES = ("float32", "float16", "bfloat16", "int64", "int32")
 
 
 def read_json(path: Path, remedy: str) -> Any:

@@ -47,6 +47,8 @@ class Checkpoint:
     """A Hugging Face `tokenizer.json` beside the weights."""
     text: TextTokens = TextTokens()
     """The tokens that begin and end a text."""
+    quantization: Mapping[str, object] | None = None
+    """How weights are quantised that are integers in the files, for people; None: none are."""
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class Checkpoint:
         config: Mapping[str, object],
         upstream: Mapping[str, LazyTensor],
         notes: tuple[str, ...] = (),
+        quantization: Mapping[str, object] | None = None,
     ) -> Checkpoint:
         """What a family's reader has understood of `weights`, to whose notes it adds."""
         folders = _folders(weights.path)
@@ -74,6 +77,7 @@ class Checkpoint:
             notes=tuple(printable(note) for note in (*weights.notes, *notes, *text.notes)),
             tokenizer=next((path for folder in folders if (path := folder / TOKENIZER_FILE).is_file()), None),
             text=text,
+            quantization=quantization,
         )
 
     def sha256(self) -> str | None:

@@ -35,13 +35,15 @@ class NetworkOptions:
     """How the bundle of a network shall be."""
 
     dtype: Dtype = "float32"
-    """Of the projections inside xLSTM blocks; all else is float32."""
+    """Of the projections inside xLSTM blocks; cells, norms and the user's own layers are float32."""
     batch: int | None = None
     """A fixed batch size; None: any."""
     mode: Mode | None = None
     """None: a stream (`both`) where the network streams, `step` where no input has time, else `window`."""
     overwrite: bool = False
     """Replace an existing bundle."""
+    state_dtype: Dtype = "float32"
+    """Of the mLSTM's memories C between two passes; all other states are float32."""
 
 
 def export_network(
@@ -105,7 +107,7 @@ def export_network(
             producer={"xlstm-export": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
         )
         tick = stage("Checking the graph", None)
-        manifest = write_bundle(folder, traced.graph, manifest)
+        manifest = write_bundle(folder, traced.graph, manifest, options.state_dtype)
         tick(1)
     return Bundle(out, manifest), verdict
 

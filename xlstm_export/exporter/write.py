@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,14 +28,16 @@ from ..bundle.manifest import (
 )
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.families import forecast_of
+from ..checkpoints.files.tensors import LazyTensor
 from ..checkpoints.files.text_tokens import TOKENIZER_FILE
 from ..errors import ErrorKind, UserError
 from ..modeling.model import Model
 from ..operators.names import Definitions
 from ..operators.schemas import use_definitions
-from ..progress import Stage, no_progress
+from ..progress import Advance, Stage, no_progress
 from ..version import __version__
 from .in_place import mark_in_place
+from .memories import store_memories
 from .trace import input_name, output_name, trace_model
 from .weights import attach_weights
 
@@ -47,7 +50,7 @@ class ExportOptions:
     """How a bundle shall be."""
 
     dtype: Dtype = "float32"
-    """Of the projections' weights and activations; cells, norms and states are float32 in any case."""
+    """Of the projections' weights and activations; cells and norms are float32 in any case."""
     batch: int | None = None
     """A fixed batch size; None: any."""
     mode: Mode = "both"
@@ -61,6 +64,8 @@ class ExportOptions:
     """Replace an existing bundle."""
     tokenizer: Path | None = None
     """A Hugging Face `tokenizer.json` to put into the bundle instead of the checkpoint's own."""
+    state_dtype: Dtype = "float32"
+    """Of the mLSTM's memories C between two passes; all other states are float32."""
     definitions: Definitions = "standard"
     """Of the cells, for runtimes without our kernels."""
 
@@ -76,14 +81,23 @@ class ExportOptions:
             raise UserError(ErrorKind.argument, f"the batch is {self.batch}; give 1 or more, or leave it dynamic.")
 
 
+Attach = Callable[[ir.Model, Mapping[str, LazyTensor], Path, bool, Advance], tuple[str, ...]]
+"""Gives the initializers of a graph their bytes: the model, then arguments and result as of `attach_weights`."""
+
+
 def export_bundle(
-    checkpoint: Checkpoint, out: Path, options: ExportOptions = ExportOptions(), stage: Stage = no_progress
+    checkpoint: Checkpoint,
+    out: Path,
+    options: ExportOptions = ExportOptions(),
+    stage: Stage = no_progress,
+    attach: Attach | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint to the folder `out`.
 
     Args:
         checkpoint: read by `xlstm_export.checkpoints`.
         out: made new; an existing bundle is replaced only with `options.overwrite`, anything else never.
+        attach: what writes the weights; it keeps those that are integers in the checkpoint. None: all become floats.
 
     Raises:
         UserError: `out` is in the way, or a weight is unusable. Nothing is left behind.
@@ -100,21 +114,35 @@ def export_bundle(
         tick(1)
         total = sum(t.nbytes for t in checkpoint.tensors.values())
         tick = stage("Checking and linking weights" if options.link_weights else "Writing weights", total)
-        weight_files = attach_weights(model.graph, checkpoint.tensors, folder, options.link_weights, tick)
+        weights = (checkpoint.tensors, folder, options.link_weights, tick)
+        weight_files = attach(model, *weights) if attach else attach_weights(model.graph, *weights)
         tokenizer = _copy_tokenizer(checkpoint, options.tokenizer, folder)
         tick = stage("Hashing the checkpoint", None)
         source = Source(checkpoint.path.name, digest.result())
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
+        if attach and checkpoint.quantization is not None:
+            manifest = replace(manifest, quantization=dict(checkpoint.quantization))
         tick(1)
         tick = stage("Checking the graph", None)
-        manifest = write_bundle(folder, model, manifest, options.definitions)
+        manifest = write_bundle(folder, model, manifest, options.state_dtype, options.definitions)
         tick(1)
     return Bundle(out, manifest)
 
 
-def write_bundle(folder: Path, model: ir.Model, manifest: Manifest, definitions: Definitions = "standard") -> Manifest:
-    """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest."""
-    manifest = replace(manifest, states=mark_in_place(model.graph, manifest.states))
+def write_bundle(
+    folder: Path,
+    model: ir.Model,
+    manifest: Manifest,
+    state_dtype: Dtype = "float32",
+    definitions: Definitions = "standard",
+) -> Manifest:
+    """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest.
+
+    Raises:
+        UserError: `state_dtype` is half precision, and the graph has no memory to store in it.
+    """
+    states = mark_in_place(model.graph, manifest.states)
+    manifest = replace(manifest, states=store_memories(model, states, state_dtype))
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     proto = ir.to_proto(model)
     use_definitions(proto, definitions)

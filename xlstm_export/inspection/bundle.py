@@ -81,6 +81,8 @@ class BundleInspection:
     read_bytes: int
     """Of the weights in one step: all but the rows of the embedding that are not looked up."""
     state_bytes: int
+    state_dtype: str
+    """The coarsest of the states."""
     """Of one sequence, in one direction."""
     opset: int
     operators: dict[str, int]
@@ -129,6 +131,7 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         weight_bytes=sum(bundle.weight_sizes.values()),
         read_bytes=bundle.step_bytes,
         state_bytes=manifest.state_bytes(),
+        state_dtype=manifest.state_dtype,
         opset=next((o.version for o in bundle.graph.opset_import if o.domain in ("", "ai.onnx")), 0),
         operators=dict(operators.most_common()),
         functions=functions,

@@ -93,7 +93,8 @@ def _network_rows(b: BundleInspection) -> Iterable[tuple[str, str]]:
 def _state_rows(b: BundleInspection) -> Iterable[tuple[str, str]]:
     if b.mode == "window":
         return
-    yield "state", f"{_bytes(b.state_bytes)} a sequence, float32"
+    halves = "" if b.state_dtype == "float32" else f", memories in {b.state_dtype}"
+    yield "state", f"{_bytes(b.state_bytes)} a sequence, float32{halves}"
     moved = f"{_bytes(b.read_bytes)} weights, 2 × {_bytes(b.state_bytes)} states"
     unit = "position" if b.is_network else "patch" if b.dimensions and b.dimensions.patches else "token"
     yield f"a {unit} moves", f"{_bytes(b.token_bytes)}: {moved}"

@@ -3,6 +3,9 @@
 Tracing keeps each as one node, which the exporter writes as `ai.xlstm::MLSTMCell` and `ai.xlstm::SLSTMCell`.
 The eager implementation here is the plain recurrence, in the dtype of the states (float32; float64 for checks),
 and is what every function body and kernel is held against. Shapes: B batch, S sequence, H heads.
+
+The mLSTM's memory C may be stored in half precision: it is widened before the first position of a call, and rounded
+after the last one.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ def mlstm_cell(
         v: (B, S, H, DV) T.
         i, f: (B, S, H) T, pre-activations of the input and forget gate.
         C, n, m: (B, H, DK, DV), (B, H, DK), (B, H): memory, normaliser, stabiliser; all zeros on reset.
-            Their dtype, float32 or float64, is that of the computation.
+            The dtype of n and m, float32 or float64, is that of the computation. C has it too, or is float16 or
+            bfloat16.
         q_scale, k_scale: factors on queries and keys. The `xlstm` package scales k, xLSTM-7B scales q.
         gate_soft_cap: x = cap * tanh(x / cap) on both gates; 0: none.
         eps: added to the denominator after the maximum.
@@ -60,9 +64,9 @@ def mlstm_cell(
     Returns:
         h (B, S, H, DV) T and the next C, n, m.
     """
-    dtype = C.dtype
+    dtype, stored = n.dtype, C.dtype
     outputs = []
-    C, n, m = C.clone(), n.clone(), m.clone()
+    C, n, m = C.to(dtype, copy=True), n.clone(), m.clone()
     for t in range(q.shape[1]):
         q_t, k_t, v_t = q[:, t].to(dtype) * q_scale, k[:, t].to(dtype) * k_scale, v[:, t].to(dtype)
         i_t, f_t = _soft_cap(i[:, t].to(dtype), gate_soft_cap), _soft_cap(f[:, t].to(dtype), gate_soft_cap)
@@ -76,7 +80,7 @@ def mlstm_cell(
         h = numerator / denominator[..., None]
         outputs.append(_keep_idle(lengths, t, h, torch.zeros_like(h)))
         C, n, m = (_keep_idle(lengths, t, new, old) for new, old in ((C_next, C), (n_next, n), (m_next, m)))
-    return torch.stack(outputs, 1).to(q.dtype), C, n, m
+    return torch.stack(outputs, 1).to(q.dtype), C.to(stored), n, m
 
 
 @mlstm_cell.register_fake

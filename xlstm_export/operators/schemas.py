@@ -2,7 +2,7 @@
 
 A definition (`definitions.py`) travels in every file as a model-local function. It is what a runtime without our
 kernels runs, and the specification of every kernel. Computation and states are float32; T is float, float16 or
-bfloat16.
+bfloat16, and so is TC, the memory C of the mLSTM as it is stored between two passes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from . import definitions, linear_attention
 from .names import DOMAIN, MLSTM_CELL, PLUGIN_ATTRIBUTES, SLSTM_CELL, VERSION, Definitions
 
 _T = ("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "activations")
+_TC = ("TC", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "the memory as it is stored")
 _TR = ("TR", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "recurrent weights: T or float")
 
 
@@ -33,9 +34,27 @@ def use_definitions(model: onnx.ModelProto, wanted: Definitions) -> None:
     for function in model.functions:
         if (function.domain, function.name) == (DOMAIN, MLSTM_CELL):
             text = texts.MLSTM_SEQUENCE if "lengths" in function.input else texts.MLSTM_STEP
-            function.CopyFrom(onnx.parser.parse_function(text))
+            stored = function.node[0].op_type == "Cast" and list(function.node[0].input) == ["C"]
+            new = onnx.parser.parse_function(text)
+            function.CopyFrom(with_stored_memory(new) if stored else new)
             known = {opset.domain for opset in model.opset_import}
             model.opset_import.extend(opset for opset in function.opset_import if opset.domain not in known)
+
+
+def with_stored_memory(function: onnx.FunctionProto) -> onnx.FunctionProto:
+    """A definition of the mLSTM for a memory C of any type TC: widened first, rounded last, h from what is unrounded.
+
+    A definition for float32 goes without these casts: where C' is an output of the graph, runtimes would copy it.
+    """
+    wide = onnx.FunctionProto()
+    wide.CopyFrom(function)
+    computed = {"C": "C_float", "C_next": "C_next_float"}
+    for node in wide.node:
+        for names in (node.input, node.output):
+            names[:] = [computed.get(name, name) for name in names]
+    wide.node.insert(0, onnx.helper.make_node("Cast", ["C"], ["C_float"], to=onnx.TensorProto.FLOAT))
+    wide.node.append(onnx.helper.make_node("CastLike", ["C_next_float", "C"], ["C_next"]))
+    return wide
 
 
 def _parse(*texts: str) -> dict[str, onnx.FunctionProto]:
@@ -77,9 +96,9 @@ def _mlstm_schema() -> OpSchema:
     return _schema(
         MLSTM_CELL,
         "mLSTM cell: q, k (B,S,H,DK), v (B,S,H,DV), i, f (B,S,H), C (B,H,DK,DV), n (B,H,DK), m (B,H).",
-        "q:T k:T v:T i:T f:T C:float n:float m:float",
-        "h:T C_next:float n_next:float m_next:float",
-        [_T],
+        "q:T k:T v:T i:T f:T C:TC n:float m:float",
+        "h:T C_next:TC n_next:float m_next:float",
+        [_T, _TC],
         {"q_scale": 1.0, "k_scale": 1.0, "gate_soft_cap": 0.0, "eps": 1e-6},
     )
 

@@ -2,5 +2,6 @@
 
 from .options import Method, QuantizeOptions, WeightFormat
 from .quantize import quantize_bundle
+from .stored import attach_stored
 
-__all__ = ["Method", "QuantizeOptions", "WeightFormat", "quantize_bundle"]
+__all__ = ["Method", "QuantizeOptions", "WeightFormat", "attach_stored", "quantize_bundle"]

@@ -18,12 +18,14 @@ class WrittenWeight:
     Attributes:
         codes: (K, N); (N, K) of a weight that is in no product.
         looked_up: the codes as lookups read them: four-bit ones as bytes of two. Often the same initializer.
-        scales: (blocks, N), or (N, blocks), in the bundle's dtype or a narrower one.
+        scales: (blocks, N), or (N, blocks), in the bundle's dtype or another one.
+        zeros: (blocks, N) like `codes`: zero points of a weight that is in products only; None: all are zero.
     """
 
     codes: ir.Value
     looked_up: ir.Value
     scales: ir.Value
+    zeros: ir.Value | None = None
 
     @property
     def nbytes(self) -> int:
@@ -36,7 +38,8 @@ def put_in(graph: ir.Graph, site: Site, weight: WrittenWeight, bits: int, block_
     Returns:
         The operators of `ai.xlstm` that the graph needs for it.
     """
-    used = {id(value): value for value in (weight.codes, weight.looked_up, weight.scales)}
+    values = (weight.codes, weight.looked_up, weight.scales, weight.zeros)
+    used = {id(value): value for value in values if value is not None}
     for value in used.values():
         graph.register_initializer(value)
     if site.products:
@@ -68,7 +71,7 @@ def _dequantised(graph: ir.Graph, site: Site, weight: WrittenWeight, block_size:
         graph,
         first,
         "DequantizeLinear",
-        [weight.codes, scales],
+        [weight.codes, scales] if weight.zeros is None else [weight.codes, scales, weight.zeros],
         f"{module}/DequantizeLinear",
         dtype,
         shape,

@@ -16,10 +16,9 @@ _CHUNK = 16 << 20
 class WeightFile:
     """Open it in `with`; `add` and `copy` give initializers their bytes."""
 
-    name = WEIGHT_FILE
-
-    def __init__(self, folder: Path):
-        self._file = (folder / WEIGHT_FILE).open("wb")
+    def __init__(self, folder: Path, name: str = WEIGHT_FILE):
+        self.name = name
+        self._file = (folder / name).open("wb")
 
     def __enter__(self) -> WeightFile:
         return self
@@ -34,13 +33,13 @@ class WeightFile:
         for piece in pieces:
             self._file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
         assert self._file.tell() == offset + size, f"{name}: {self._file.tell() - offset} bytes written, not {size}"
-        return _external(name, dtype, shape, offset, size)
+        return self._external(name, dtype, shape, offset, size)
 
     def again(self, name: str, dtype: ir.DataType, shape: tuple[int, ...], written: ir.Value) -> ir.Value:
         """A new initializer of the very bytes of one that has been added."""
         tensor = written.const_value
         assert isinstance(tensor, ir.ExternalTensor) and tensor.offset is not None
-        return _external(name, dtype, shape, tensor.offset, tensor.nbytes)
+        return self._external(name, dtype, shape, tensor.offset, tensor.nbytes)
 
     def copy(self, value: ir.Value) -> int:
         """Give an initializer its own bytes of the old bundle. Returns how many they are."""
@@ -54,10 +53,9 @@ class WeightFile:
         self._file.write(b"\0" * (-self._file.tell() % alignment(size)))
         return self._file.tell()
 
-
-def _external(name: str, dtype: ir.DataType, shape: tuple[int, ...], offset: int, size: int) -> ir.Value:
-    tensor = ir.ExternalTensor(WEIGHT_FILE, offset, size, dtype, shape=ir.Shape(shape), name=name, base_dir="")
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
+    def _external(self, name: str, dtype: ir.DataType, shape: tuple[int, ...], offset: int, size: int) -> ir.Value:
+        tensor = ir.ExternalTensor(self.name, offset, size, dtype, shape=ir.Shape(shape), name=name, base_dir="")
+        return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
 
 
 def _bytes(tensor: ir.ExternalTensor) -> Iterator[np.ndarray]:

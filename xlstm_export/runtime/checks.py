@@ -9,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 
 from ..bundle import Manifest, TensorSpec
+from ..bundle.dtypes import DTYPES
 from ..errors import ErrorKind, UserError
 
 
@@ -128,19 +129,29 @@ def check_row(row: int | None, batch: int) -> None:
         _fail(f"row {row} is not one of 0 to {batch - 1}: the session has a batch of {batch}.")
 
 
-def checked_states(manifest: Manifest, batch: int, states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All states by name, contiguous float32, in the manifest's order.
+def checked_states(
+    manifest: Manifest, batch: int, states: Mapping[str, np.ndarray], kind: ErrorKind = ErrorKind.argument
+) -> dict[str, np.ndarray]:
+    """All states by name, contiguous, in their own dtypes and the manifest's order.
 
     Raises:
-        UserError: one is missing, or has another shape.
+        UserError: one is missing, has another shape, or is beyond the range of its dtype (which is of this `kind`).
     """
     arrays = {}
     for state in manifest.states:
         if state.input not in states:
             _fail(f"state {state.input} is missing. Give all that `read_states` gave.")
-        arrays[state.input] = array = np.ascontiguousarray(states[state.input], state.dtype)
-        if array.shape != state.sized(batch):
-            _fail(f"state {state.input} has shape {array.shape}, expected {state.sized(batch)}.")
+        given = np.asarray(states[state.input], np.float32)
+        if given.shape != state.sized(batch):
+            _fail(f"state {state.input} has shape {given.shape}, expected {state.sized(batch)}.")
+        with np.errstate(over="ignore"):
+            arrays[state.input] = array = np.ascontiguousarray(given, DTYPES[state.dtype])
+        if state.dtype != "float32" and not np.array_equal(np.isfinite(given), np.isfinite(array)):
+            raise UserError(
+                kind,
+                f"state {state.input} has values beyond the range of {state.dtype}, in which this bundle stores it. "
+                "Use a bundle with --state-dtype bfloat16 or float32.",
+            )
     return arrays
 
 

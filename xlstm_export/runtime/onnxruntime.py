@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from ..bundle import Bundle, TensorSpec
+from ..bundle.dtypes import DTYPES
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
 from .checks import Pass
 from .session import ACTIVATIONS, Activations, Session
 from .widen import widen_bfloat16
 
+_BFLOAT16 = onnx.TensorProto.BFLOAT16
 _ACCURACY_LEVELS: dict[Activations, str] = {"float32": "1", "int8": "4"}
 """Of ONNX Runtime's products with quantised weights."""
 
@@ -31,6 +36,12 @@ class OnnxRuntimeSession(Session):
         super().__init__(bundle, batch)
         # ONNX Runtime, when asked for CUDA instead, prints errors where there is none.
         self._device = "cuda" if list_gpus() else "cpu"
+        if self._device == "cuda" and bundle.manifest.state_dtype == "bfloat16":
+            raise UserError(
+                ErrorKind.unavailable,
+                f"{bundle.path} stores states in bfloat16, which ONNX Runtime's Python package cannot read from a GPU. "
+                "Export it with --state-dtype float16 or float32, run it on TensorRT, or in the C++ library.",
+            )
         self._session = _load(bundle, custom_ops, self._device, activations)
         states = bundle.manifest.states
         self._names = [s.input for s in states]
@@ -46,7 +57,9 @@ class OnnxRuntimeSession(Session):
         self._one = self._several = _BoundPass(self, 1)
 
     def _zeros(self, tensor: TensorSpec, positions: int) -> ort.OrtValue:
-        zeros = np.zeros(tensor.sized(self.batch, positions), tensor.dtype)
+        zeros = np.zeros(tensor.sized(self.batch, positions), DTYPES[tensor.dtype])
+        if tensor.dtype == "bfloat16":
+            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(zeros.view(np.uint16), _BFLOAT16)
         return ort.OrtValue.ortvalue_from_numpy(zeros, self._device, 0)
 
     def _run(self, given: Pass) -> dict[str, np.ndarray]:
@@ -73,25 +86,34 @@ class OnnxRuntimeSession(Session):
 
     def _reset(self, row: int | None) -> None:
         if row is None:
-            self._write_states({s.input: np.zeros(s.sized(self.batch), np.float32) for s in self.manifest.states})
+            self._write_states({s.input: np.zeros(s.sized(self.batch), DTYPES[s.dtype]) for s in self.manifest.states})
             return
         states = self.read_states()
         for value in states.values():
             value[row] = 0
-        self._write_states(states)
+        self.write_states(states)
 
     def read_states(self) -> dict[str, np.ndarray]:
         self._require_states()
         current = self._buffers[self._turn]
-        return {name: value.numpy().copy() for name, value in zip(self._names, current, strict=True)}
+        return {name: _as_float32(value) for name, value in zip(self._names, current, strict=True)}
 
     def _write_states(self, states: dict[str, np.ndarray]) -> None:
         for name, value in zip(self._names, self._buffers[self._turn], strict=True):
-            value.update_inplace(states[name])
+            array = states[name]
+            value.update_inplace(array.view(np.uint16) if array.dtype == DTYPES["bfloat16"] else array)
         self._spoilt = False
 
     def close(self) -> None:
         del self._one, self._several, self._session
+
+
+def _as_float32(value: ort.OrtValue) -> np.ndarray:
+    """A copy. ONNX Runtime does not give bfloat16 to NumPy: it is read where it lies, on the CPU."""
+    if value.element_type() != _BFLOAT16:
+        return value.numpy().astype(np.float32)
+    bits = (ctypes.c_uint16 * math.prod(value.shape())).from_address(value.data_ptr())
+    return np.frombuffer(bits, DTYPES["bfloat16"]).reshape(value.shape()).astype(np.float32)
 
 
 class _BoundPass:

@@ -173,13 +173,16 @@ class Session(ABC):
 
     @abstractmethod
     def read_states(self) -> dict[str, np.ndarray]:
-        """A copy of the states by name (`blocks.0.mlstm.C`, `encoder.blocks.2.slstm.c`), (B, ...) float32."""
+        """A copy of the states by name (`blocks.0.mlstm.C`, `encoder.blocks.2.slstm.c`), (B, ...).
+
+        float32, whatever they are stored in.
+        """
 
     def write_states(self, states: Mapping[str, np.ndarray]) -> None:
-        """Set all states, as `read_states` gave them.
+        """Set all states, as `read_states` gave them; what is stored in half precision is rounded to it.
 
         Raises:
-            UserError: one is missing or of another shape. The states stay as they were.
+            UserError: one is missing, of another shape, or beyond the range of its dtype. The states stay as they were.
         """
         self._write_states(checked_states(self.manifest, self.batch, states))
 
@@ -209,7 +212,8 @@ class Session(ABC):
             data = Path(path).read_bytes()
         except OSError as error:
             raise UserError(ErrorKind.state, f"{path} cannot be read: {error.strerror}.") from None
-        self.write_states(decode_states(self.bundle, self.batch, data, str(path)))
+        states = decode_states(self.bundle, self.batch, data, str(path))
+        self._write_states(checked_states(self.manifest, self.batch, states, ErrorKind.state))
 
     def __enter__(self) -> Session:
         return self

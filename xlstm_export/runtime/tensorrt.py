@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..bundle import Bundle, Engine, Manifest, TensorSpec
+from ..bundle.dtypes import DTYPES
 from ..bundle.engine_record import EngineRuntime, ProfileName
 from ..cache import cache_folder
 from ..checksum import sha256
@@ -26,7 +27,6 @@ from .checks import Pass
 from .session import Session
 
 _ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
-_BYTES = {"float32": 4, "int32": 4, "int64": 8}
 
 
 class _ProfilePass:
@@ -204,11 +204,11 @@ class DeviceSession(Session):
         self._memory.synchronize()  # passes have streams of their own
 
     def read_states(self) -> dict[str, np.ndarray]:
-        arrays = {s.input: np.empty(s.sized(self.batch), s.dtype) for s in self.manifest.states}
+        arrays = {s.input: np.empty(s.sized(self.batch), DTYPES[s.dtype]) for s in self.manifest.states}
         for array, offset in zip(arrays.values(), self._state_sets[self._turn], strict=True):
             self._memory.download(offset, array)
         self._memory.synchronize()
-        return arrays
+        return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
 
     def _write_states(self, states: dict[str, np.ndarray]) -> None:
         for array, offset in zip(states.values(), self._state_sets[self._turn], strict=True):
@@ -346,4 +346,4 @@ def _lay_out(sizes: list[int]) -> tuple[list[int], int]:
 
 
 def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
-    return math.prod(shape) * _BYTES[dtype]
+    return math.prod(shape) * DTYPES[dtype].itemsize

@@ -117,7 +117,7 @@ def make_references(module: nn.Module, manifest: Manifest, seed: int) -> tuple[R
         UserError: it fails in both.
     """
     integers = largest_integer(module)
-    dtype, quantization = getattr(torch, manifest.dtype), Quantization.of(manifest)
+    dtype, quantization = getattr(torch, manifest.coarsest_dtype), Quantization.of(manifest)
     nudge = partial(perturb, dtype=dtype, seed=seed, quantization=quantization)
     nudged = NetworkReference(module, manifest, torch.float32, nudge)
     axes, plan = _input_axes(manifest), _plan(module, manifest)

@@ -43,6 +43,8 @@ class ValidationReport:
     fault: Fault | None
     reference: str = "upstream"
     """What ran beside the bundle, in words."""
+    state_dtype: str = "float32"
+    """The coarsest of its states."""
     notes: tuple[str, ...] = ()
     """What whoever reads the report must know of the comparison."""
 
@@ -110,7 +112,11 @@ def render(report: ValidationReport) -> RenderableType:
 def _run_table(report: ValidationReport) -> Table:
     outputs = list(report.runs[0].outputs)
     kind = outputs[0] if len(outputs) == 1 else "outputs"
-    ours, theirs = f"{report.bundle} ({report.dtype}, {report.runtime})", f"{report.checkpoint} ({report.family})"
+    states = "" if report.state_dtype == "float32" else f", states in {report.state_dtype}"
+    ours, theirs = (
+        f"{report.bundle} ({report.dtype}{states}, {report.runtime})",
+        f"{report.checkpoint} ({report.family})",
+    )
     table = Table(title=f"{ours} against {report.reference} on {theirs}", title_justify="left", caption_justify="left")
     table.caption = (
         "Error (what is allowed). Outputs: relative to their spread, max - min. "
@@ -224,7 +230,11 @@ def _verdict_line(report: ValidationReport) -> Text:
         return Text(f"Passed in {report.seconds:.0f} s: the bundle computes what {whose} does.", style="bold green")
     failed = sum(not verdict.passed for verdict in report.verdicts)
     text = Text(f"FAILED: {failed} of {len(report.verdicts)} checks. ", style="bold red")
-    fault = report.fault
-    if fault is None:
-        return text
-    return text.append(f"First {fault.quantity} at step {fault.step} of run {fault.run!r}: {fault.explanation}.")
+    if (fault := report.fault) is not None:
+        text.append(f"First {fault.quantity} at step {fault.step} of run {fault.run!r}: {fault.explanation}.")
+    if report.state_dtype != "float32":
+        text.append(
+            f" Export it with --state-dtype float32: if that passes, the model does not bear states in "
+            f"{report.state_dtype}."
+        )
+    return text

@@ -20,6 +20,16 @@ of eighteen random models in the three dtypes, all of them ill-conditioned in pl
 times the larger of 32 u and the median sensitivity, and the largest error, the end of a heavy tail, at most 9.4 times
 the larger of floor and largest sensitivity. A wrong weight or gate is not of the size of a roundoff: it does not hide.
 
+**States in half precision**. Where the memories of the mLSTM are stored in a coarser dtype than T, u is its. A state
+that is decayed by F and added to is rounded once a step, by at most u of itself, and what F has forgotten is gone: over
+a memory of N = min(steps, 1 / (1 - F)) steps, roundings of independent sign add up to sqrt(N) u. 32 u holds that for
+MEMORY steps (sqrt(512) = 23). But an addition of less than half a unit in the state's last place is lost whole, and so
+is the next one: where additions agree in sign over more than 1 / u steps, the state stands still, the errors have one
+sign and grow with N, to hundreds of u. That is what `typical` refuses in the long run. Measured over 2,000 steps of a
+cell of width 64, in units of u, for float16 and for bfloat16, with independent keys and values: 3 and 2 at a memory of
+10 steps, 8 and 7 of 100, 18 and 17 of 1,000, 40 and 32 without forgetting; with keys and values of a common mean as
+large as their deviation: 2 and 2, 5 and 8, 37 and 76, 96 and 109 (relative to the largest value: 0.05 and 0.43).
+
 **Networks**. The reference of a user's own network is the module in float64; its sensitivity is the error of the module
 in float32 with its weights moved, so that it holds what float32 itself does to that module. The limits are the same.
 

@@ -91,7 +91,7 @@ def validate(
     tick(1)
     tick = stage("Loading the upstream model", None)
     model = load_upstream(source)
-    nudged = perturbed(model, getattr(torch, manifest.dtype), seed, Quantization.of(manifest))
+    nudged = perturbed(model, getattr(torch, manifest.coarsest_dtype), seed, Quantization.of(manifest))
     tick(1)
     shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
     how = (options.runtime, rows, options.custom_ops, None, options.activations)
@@ -118,7 +118,7 @@ def conclude(
 ) -> ValidationReport:
     """Judge the runs; arguments as the fields of the report, `started` on the monotonic clock."""
     manifest = bundle.manifest
-    tolerance = Tolerance(manifest.dtype, Quantization.of(manifest))
+    tolerance = Tolerance(manifest.coarsest_dtype, Quantization.of(manifest))
     verdicts = tuple(judge(runs, tolerance))
     return ValidationReport(
         bundle=bundle.path.resolve().name,
@@ -126,6 +126,7 @@ def conclude(
         checkpoint_sha256=digest,
         family=manifest.family,
         dtype=manifest.dtype,
+        state_dtype=manifest.state_dtype,
         runtime=options.runtime,
         seed=options.seed,
         versions=versions(),

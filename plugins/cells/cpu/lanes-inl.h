@@ -1,5 +1,5 @@
-// Loading and storing the three activation types as float vectors. Compiled once for each instruction set: include it
-// after hwy/foreach_target.h, as Highway's own -inl.h files.
+// Loading and storing the three types of activations and of the mLSTM's memory as float vectors. Compiled once for each
+// instruction set: include it after hwy/foreach_target.h, as Highway's own -inl.h files.
 #if defined(XLSTM_CELLS_CPU_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XLSTM_CELLS_CPU_LANES_INL_H_
 #undef XLSTM_CELLS_CPU_LANES_INL_H_
@@ -18,7 +18,7 @@ namespace xlstm::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Storage of an activation; the arithmetic is always float.
+// Storage; the arithmetic is always float.
 using Float16 = hwy::float16_t;
 using BFloat16 = hwy::bfloat16_t;
 
@@ -65,6 +65,13 @@ HWY_INLINE void store_low_halves(DU /*d*/, hn::Vec<DU> bits, void* to) {
 // Both conversions round to nearest, ties to even, on every instruction set: Highway's own truncate where the processor
 // has no instruction for it. Every finite float, infinities included, becomes what IEEE 754 says; a NaN stays one.
 
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+template <class D>
+HWY_INLINE void store(D /*d*/, hn::Vec<D> value, Float16* to) {
+  const hn::Rebind<Float16, D> narrow;
+  hn::StoreU(hn::DemoteTo(narrow, value), narrow, to);
+}
+#else
 template <class D>
 HWY_INLINE void store(D d, hn::Vec<D> value, Float16* to) {
   const hn::RebindToUnsigned<D> du;
@@ -88,6 +95,7 @@ HWY_INLINE void store(D d, hn::Vec<D> value, Float16* to) {
   const auto result = hn::IfThenElse(hn::RebindMask(du, below(0x47800000)), finite, special);
   store_low_halves(du, hn::Or(result, sign), to);
 }
+#endif
 
 template <class D>
 HWY_INLINE void store(D /*d*/, hn::Vec<D> value, BFloat16* to) {

@@ -219,8 +219,8 @@ void advance_panel(const MlstmArgs& a, const Plan& plan, const Head& s, const Pa
           {panel.C, kPanel});
 }
 
-// Columns [begin, begin + columns) of one head's C, a panel, over a span.
-template <class T>
+// Columns [begin, begin + columns) of one head's C, a panel, over a span. Between two spans C is stored as M, too.
+template <class T, class M>
 void memory_part(const MlstmArgs& a, const Plan& plan, Span span, int64_t head, int64_t begin, int64_t columns,
                  const Head& s, const Panel& panel) {
   const int64_t valid = valid_positions(a, head, span), stride = a.heads * a.dim_v;
@@ -228,8 +228,8 @@ void memory_part(const MlstmArgs& a, const Plan& plan, Span span, int64_t head, 
   const int64_t memory = head * a.dim_qk * a.dim_v + begin;
   const T* v = static_cast<const T*>(a.v) + at;
   T* h = static_cast<T*>(a.h) + at;
-  const float* C_in = (span.begin == 0 ? a.C_in : a.C_out) + memory;
-  float* C_out = a.C_out + memory;
+  M* C_out = static_cast<M*>(a.C_out) + memory;
+  const M* C_in = span.begin == 0 ? static_cast<const M*>(a.C_in) + memory : C_out;
   if (valid > 0 || C_in != C_out) {
     std::fill(panel.C, panel.C + plan.padded_dim_qk * kPanel, 0.0f);
     for (int64_t r = 0; r < a.dim_qk; ++r) scaled_copy(columns, 1.0f, C_in + r * a.dim_v, panel.C + r * kPanel);
@@ -237,7 +237,10 @@ void memory_part(const MlstmArgs& a, const Plan& plan, Span span, int64_t head, 
       advance_panel<T>(a, plan, s, panel, first, std::min(plan.chunk, valid - first), columns, v + first * stride,
                        h + first * stride);
     }
-    for (int64_t r = 0; r < a.dim_qk; ++r) scaled_copy(columns, 1.0f, panel.C + r * kPanel, C_out + r * a.dim_v);
+    for (int64_t r = 0; r < a.dim_qk; ++r) {
+      for_lanes(columns, [&](auto d, int64_t c)
+                             HWY_ATTR { store(d, hn::LoadU(d, panel.C + r * kPanel + c), C_out + r * a.dim_v + c); });
+    }
   }
   for (int64_t t = valid; t < span.count; ++t) {
     std::memset(static_cast<void*>(h + t * stride), 0, static_cast<size_t>(columns) * sizeof(T));
@@ -260,7 +263,7 @@ Plan make_plan(const MlstmArgs& a, int64_t threads) {
   return plan;
 }
 
-template <class T>
+template <class T, class M>
 void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
   const int64_t heads = a.batch * a.heads;
   if (heads == 0) return;
@@ -291,7 +294,7 @@ void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
         const int64_t h = task / plan.splits, first = task % plan.splits * plan.columns;
         const Panel panel(plan, panel_scratch + task * panel_size);
         for (int64_t c = first; c < std::min(first + plan.columns, a.dim_v); c += kPanel) {
-          memory_part<T>(a, plan, span, group + h, c, std::min(kPanel, a.dim_v - c), head(h), panel);
+          memory_part<T, M>(a, plan, span, group + h, c, std::min(kPanel, a.dim_v - c), head(h), panel);
         }
       });
     }
@@ -301,7 +304,11 @@ void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
 }  // namespace
 
 void mlstm_chunkwise(const MlstmArgs& args, const ParallelFor& parallel_for) {
-  dispatch_type(args.type, [&](auto zero) HWY_ATTR { mlstm_typed<decltype(zero)>(args, parallel_for); });
+  dispatch_type(args.type, [&](auto activation) HWY_ATTR {
+    dispatch_type(args.memory_type, [&](auto memory) HWY_ATTR {
+      mlstm_typed<decltype(activation), decltype(memory)>(args, parallel_for);
+    });
+  });
 }
 
 }  // namespace xlstm::cpu::HWY_NAMESPACE

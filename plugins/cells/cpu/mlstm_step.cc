@@ -1,5 +1,5 @@
 // One position of the mLSTM on a CPU. The memory C is the only large thing: it is read once and written once, and
-// everything that touches it (decay, outer product, query) is fused into that one pass.
+// everything that touches it (decay, outer product, query) is fused into that one pass. M is the type it is stored as.
 //
 // Two parts for each head: the normaliser part (gates, m, n and the divisor; DK floats), and the memory part, which is
 // split over columns of C where there are fewer heads than threads. Columns are independent of each other, so no result
@@ -81,10 +81,10 @@ void normaliser_part(const MlstmArgs& a, int64_t head, Position& p) {
 }
 
 // C' = F C + (input k) v^T and numerator += C'^T (q_scale q), for `rows` rows. key and query hold the complete factors
-// of each row. kStream: past the caches, which needs aligned whole cache lines.
-template <int rows, bool kStream>
+// of each row. kStream: past the caches, which needs floats, and aligned whole cache lines.
+template <int rows, bool kStream, class M>
 HWY_INLINE void advance_rows(int64_t columns, int64_t stride, float forget, const float* key, const float* query,
-                             const float* value, const float* C_in, float* C_out, float* numerator) {
+                             const float* value, const M* C_in, M* C_out, float* numerator) {
   const auto advance = [&](auto d, auto vectors, int64_t c) HWY_ATTR {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     hn::Vec<decltype(d)> v[vectors], sum[vectors];
@@ -98,18 +98,18 @@ HWY_INLINE void advance_rows(int64_t columns, int64_t stride, float forget, cons
       const auto decay = hn::Set(d, forget), k = hn::Set(d, key[r]), q = hn::Set(d, query[r]);
       for (int j = 0; j < vectors; ++j) {
         const int64_t at = r * stride + c + j * lanes;
-        const auto memory = hn::MulAdd(k, v[j], hn::Mul(decay, hn::LoadU(d, C_in + at)));
+        const auto memory = hn::MulAdd(k, v[j], hn::Mul(decay, load(d, C_in + at)));
         if constexpr (kStream) {
           hn::Stream(memory, d, C_out + at);
         } else {
-          hn::StoreU(memory, d, C_out + at);
+          store(d, memory, C_out + at);
         }
         sum[j] = hn::MulAdd(q, memory, sum[j]);
       }
     }
     for (int j = 0; j < vectors; ++j) hn::StoreU(sum[j], d, numerator + c + j * lanes);
   };
-  // One cache line of each row at a time: stores past the caches go out in whole lines.
+  // One cache line of floats of each row at a time: stores past the caches go out in whole lines.
   const hn::ScalableTag<float> d;
   constexpr int kVectors = HWY_LANES(float) == 1 ? 1 : HWY_LANES(float) >= kLine ? 1 : kLine / HWY_LANES(float);
   constexpr int64_t kStep = kVectors * HWY_LANES(float);
@@ -119,9 +119,9 @@ HWY_INLINE void advance_rows(int64_t columns, int64_t stride, float forget, cons
 }
 
 // `columns` columns of one head's C.
-template <class T, bool kStream>
-void advance_memory(const MlstmArgs& a, Position p, const T* q, const T* k, const T* v, int64_t columns,
-                    const float* C_in, float* C_out, T* h) {
+template <bool kStream, class T, class M>
+void advance_memory(const MlstmArgs& a, Position p, const T* q, const T* k, const T* v, int64_t columns, const M* C_in,
+                    M* C_out, T* h) {
   HWY_ALIGN_MAX float value[kMaxColumns];
   HWY_ALIGN_MAX float numerator[kMaxColumns];
   for_lanes(columns, [&](auto d, int64_t c) HWY_ATTR {
@@ -151,25 +151,28 @@ void advance_memory(const MlstmArgs& a, Position p, const T* q, const T* k, cons
 }
 
 // Columns [begin, end) of one head's C.
-template <class T>
+template <class T, class M>
 void memory_part(const MlstmArgs& a, int64_t head, int64_t begin, int64_t end, Position p, bool stream) {
   const int64_t columns = end - begin, qk = head * a.dim_qk, out = head * a.dim_v + begin;
   const T *q = static_cast<const T*>(a.q) + qk, *k = static_cast<const T*>(a.k) + qk;
   const T* v = static_cast<const T*>(a.v) + out;
   T* h = static_cast<T*>(a.h) + out;
-  const float* C_in = a.C_in + qk * a.dim_v + begin;
-  float* C_out = a.C_out + qk * a.dim_v + begin;
+  const M* C_in = static_cast<const M*>(a.C_in) + qk * a.dim_v + begin;
+  M* C_out = static_cast<M*>(a.C_out) + qk * a.dim_v + begin;
   if (row_length(a, head) == 0) {
     for (int64_t r = 0; C_in != C_out && r < a.dim_qk; ++r) {
-      std::memcpy(C_out + r * a.dim_v, C_in + r * a.dim_v, columns * sizeof(float));
+      std::memcpy(static_cast<void*>(C_out + r * a.dim_v), C_in + r * a.dim_v, columns * sizeof(M));
     }
     if (a.sequence == 1) std::memset(static_cast<void*>(h), 0, columns * sizeof(T));
-  } else if (stream) {
-    advance_memory<T, true>(a, p, q, k, v, columns, C_in, C_out, h);
-    hwy::FlushStream();
-  } else {
-    advance_memory<T, false>(a, p, q, k, v, columns, C_in, C_out, h);
+    return;
   }
+  if constexpr (std::is_same_v<M, float>) {
+    if (stream) {
+      advance_memory<true>(a, p, q, k, v, columns, C_in, C_out, h);
+      return hwy::FlushStream();
+    }
+  }
+  advance_memory<false>(a, p, q, k, v, columns, C_in, C_out, h);
 }
 
 // Stores past the caches pay where C goes to another buffer and is too large to be found in a cache at the next token:
@@ -178,7 +181,7 @@ HWY_INLINE bool should_stream(const MlstmArgs& a) {
   constexpr int64_t kLargeBytes = 1 << 20;
   const int64_t bytes = a.batch * a.heads * a.dim_qk * a.dim_v * static_cast<int64_t>(sizeof(float));
   const bool aligned = a.dim_v % kLine == 0 && reinterpret_cast<uintptr_t>(a.C_out) % (kLine * sizeof(float)) == 0;
-  return a.C_in != a.C_out && aligned && bytes >= kLargeBytes;
+  return a.memory_type == DataType::kFloat32 && a.C_in != a.C_out && aligned && bytes >= kLargeBytes;
 }
 
 // Columns of C for one task: all of them where the heads alone keep the threads evenly busy.
@@ -193,7 +196,7 @@ int64_t task_columns(const MlstmArgs& a, int64_t heads, int64_t threads) {
   return columns();
 }
 
-template <class T>
+template <class T, class M>
 void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
   const int64_t heads = a.batch * a.heads;
   if (heads == 0) return;
@@ -204,10 +207,10 @@ void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
   const auto normaliser = [&](int64_t head) HWY_ATTR { normaliser_part<T>(a, head, positions[head]); };
   const auto memory = [&](int64_t head, int64_t split) HWY_ATTR {
     const int64_t begin = split * columns, end = std::min(begin + columns, a.dim_v);
-    memory_part<T>(a, head, begin, end, positions[head], stream);
+    memory_part<T, M>(a, head, begin, end, positions[head], stream);
   };
   const int64_t normaliser_bytes = 4 * a.dim_qk * static_cast<int64_t>(sizeof(float));
-  const int64_t memory_bytes = 2 * a.dim_qk * columns * static_cast<int64_t>(sizeof(float));
+  const int64_t memory_bytes = 2 * a.dim_qk * columns * static_cast<int64_t>(sizeof(M));
   if (splits == 1) {
     parallel_for(heads, memory_bytes, [&](int64_t head) HWY_ATTR {
       normaliser(head);
@@ -223,7 +226,11 @@ void mlstm_typed(const MlstmArgs& a, const ParallelFor& parallel_for) {
 
 // At most one position.
 void mlstm_step(const MlstmArgs& args, const ParallelFor& parallel_for) {
-  dispatch_type(args.type, [&](auto zero) HWY_ATTR { mlstm_typed<decltype(zero)>(args, parallel_for); });
+  dispatch_type(args.type, [&](auto activation) HWY_ATTR {
+    dispatch_type(args.memory_type, [&](auto memory) HWY_ATTR {
+      mlstm_typed<decltype(activation), decltype(memory)>(args, parallel_for);
+    });
+  });
 }
 
 }  // namespace xlstm::cpu::HWY_NAMESPACE

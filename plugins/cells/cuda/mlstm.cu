@@ -14,8 +14,10 @@ bool valid(const MlstmArgs& a) {
 }
 
 bool fits_vector(const MlstmArgs& a) {
-  const size_t activation = a.type == DataType::kFloat32 ? sizeof(float) : sizeof(__half);
-  return a.dim_v % 4 == 0 && is_aligned(a.C_in, 16) && is_aligned(a.C_out, 16) && is_aligned(a.v, 4 * activation);
+  const auto size = [](DataType type) { return type == DataType::kFloat32 ? sizeof(float) : sizeof(__half); };
+  const size_t memory = 4 * size(a.memory_type);
+  return a.dim_v % 4 == 0 && is_aligned(a.C_in, memory) && is_aligned(a.C_out, memory) &&
+         is_aligned(a.v, 4 * size(a.type));
 }
 
 bool normaliser_in_place(const MlstmArgs& a) { return a.n_in == a.n_out || a.m_in == a.m_out; }
@@ -30,7 +32,7 @@ cudaLaunchConfig_t make_config(int64_t blocks, int threads, size_t shared_bytes,
 }
 
 // Positions [begin, end), whose states the arguments give at `begin`.
-template <typename T, int kVector, int kLanes>
+template <typename T, typename M, int kVector, int kLanes>
 cudaError_t launch_positions(const MlstmArgs& args, int64_t begin, int64_t end, cudaStream_t stream) {
   const int64_t heads = args.batch * args.heads;
   const int64_t tiles = ceil_div<int64_t>(args.dim_v, kVector * kLanes);
@@ -39,19 +41,20 @@ cudaError_t launch_positions(const MlstmArgs& args, int64_t begin, int64_t end, 
 
   const size_t shared_bytes = end - begin > 1 ? sizeof(float) * args.dim_qk : 0;
   cudaLaunchConfig_t config = make_config(heads * tiles, kMlstmThreads, shared_bytes, stream);
-  cudaError_t status = cudaLaunchKernelEx(&config, mlstm_step_kernel<T, kVector, kLanes>, args, begin, end, one_launch);
+  cudaError_t status =
+      cudaLaunchKernelEx(&config, mlstm_step_kernel<T, M, kVector, kLanes>, args, begin, end, one_launch);
   if (status != cudaSuccess || one_launch) return status;
   config = make_config(heads, kMlstmThreads, 0, stream);
   return cudaLaunchKernelEx(&config, mlstm_normaliser_kernel<T>, args, begin, end);
 }
 
-template <typename T, int kVector, int kLanes>
+template <typename T, typename M, int kVector, int kLanes>
 cudaError_t launch_sequence(MlstmArgs args, cudaStream_t stream) {
   if (args.sequence <= 1 || args.dim_qk <= kMaxSharedNormaliser) {
-    return launch_positions<T, kVector, kLanes>(args, 0, args.sequence, stream);
+    return launch_positions<T, M, kVector, kLanes>(args, 0, args.sequence, stream);
   }
   for (int64_t position = 0; position < args.sequence; ++position) {
-    const cudaError_t status = launch_positions<T, kVector, kLanes>(args, position, position + 1, stream);
+    const cudaError_t status = launch_positions<T, M, kVector, kLanes>(args, position, position + 1, stream);
     if (status != cudaSuccess) return status;
     args.C_in = args.C_out;
     args.n_in = args.n_out;
@@ -60,19 +63,27 @@ cudaError_t launch_sequence(MlstmArgs args, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-template <typename T>
+template <typename T, typename M>
 cudaError_t launch_typed(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream) {
-  if (tile.vector == 1 && tile.lanes == 32) return launch_sequence<T, 1, 32>(args, stream);
+  if (tile.vector == 1 && tile.lanes == 32) return launch_sequence<T, M, 1, 32>(args, stream);
   if (tile.vector != 4 || !fits_vector(args)) return cudaErrorInvalidValue;
   switch (tile.lanes) {
     case 4:
-      return launch_sequence<T, 4, 4>(args, stream);
+      return launch_sequence<T, M, 4, 4>(args, stream);
     case 8:
-      return launch_sequence<T, 4, 8>(args, stream);
+      return launch_sequence<T, M, 4, 8>(args, stream);
     case 32:
-      return launch_sequence<T, 4, 32>(args, stream);
+      return launch_sequence<T, M, 4, 32>(args, stream);
   }
   return cudaErrorInvalidValue;
+}
+
+// Calls fn(T{}, M{}) with the C++ types of the activations and of C.
+template <typename Function>
+void dispatch_types(const MlstmArgs& args, Function&& fn) {
+  dispatch_type(args.type, [&](auto activation) {
+    dispatch_type(args.memory_type, [&](auto memory) { fn(activation, memory); });
+  });
 }
 
 // Calls fn(layout) with the layout of every shape that the chunkwise kernel has.
@@ -84,7 +95,7 @@ void for_each_chunk(Function&& fn) {
   fn(ChunkLayout<32, 16>{});
 }
 
-template <typename T, int kLength, int kColumns>
+template <typename T, typename M, int kLength, int kColumns>
 cudaError_t launch_chunkwise(const MlstmArgs& args, cudaStream_t stream) {
   const int64_t heads = args.batch * args.heads;
   const int64_t tiles = ceil_div<int64_t>(args.dim_v, kColumns);
@@ -95,7 +106,7 @@ cudaError_t launch_chunkwise(const MlstmArgs& args, cudaStream_t stream) {
   const bool one_launch = tiles == 1 || !normaliser_in_place(args);
 
   const int64_t shared_bytes = ChunkLayout<kLength, kColumns>::bytes(args.dim_qk);
-  const auto kernel = mlstm_chunkwise_kernel<T, kLength, kColumns>;
+  const auto kernel = mlstm_chunkwise_kernel<T, M, kLength, kColumns>;
   cudaError_t status =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (status != cudaSuccess) return status;
@@ -124,7 +135,9 @@ cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream
   if (args.batch == 0 || args.heads == 0 || args.dim_v == 0 || args.sequence == 0) return cudaSuccess;
   if (!valid(args)) return cudaErrorInvalidValue;
   cudaError_t status = cudaErrorInvalidValue;
-  dispatch_type(args.type, [&](auto example) { status = launch_typed<decltype(example)>(args, tile, stream); });
+  dispatch_types(args, [&](auto activation, auto memory) {
+    status = launch_typed<decltype(activation), decltype(memory)>(args, tile, stream);
+  });
   return status;
 }
 
@@ -154,8 +167,9 @@ cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cuda
   for_each_chunk([&](auto layout) {
     using Layout = decltype(layout);
     if (chunk.length != Layout::kLength || chunk.columns != Layout::kColumns) return;
-    dispatch_type(args.type, [&](auto example) {
-      status = launch_chunkwise<decltype(example), Layout::kLength, Layout::kColumns>(args, stream);
+    dispatch_types(args, [&](auto activation, auto memory) {
+      using T = decltype(activation);
+      status = launch_chunkwise<T, decltype(memory), Layout::kLength, Layout::kColumns>(args, stream);
     });
   });
   return status;

@@ -154,8 +154,8 @@ class Transfer {
 };
 
 // Grid: batch * heads * tiles of C; dynamic shared memory: ChunkLayout::bytes. `vectorised`: DK and DV are multiples of
-// 4, and q, k, v and both C are aligned to four of their elements.
-template <typename T, int kLength, int kColumns>
+// 4, and q, k, v and both C are aligned to four of their elements. C is stored as M.
+template <typename T, typename M, int kLength, int kColumns>
 __global__ void __launch_bounds__(chunk_threads(kLength))
     mlstm_chunkwise_kernel(const MlstmArgs args, const bool vectorised, const bool store_normaliser) {
   using Layout = ChunkLayout<kLength, kColumns>;
@@ -187,9 +187,9 @@ __global__ void __launch_bounds__(chunk_threads(kLength))
   const int warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int sum_row = thread / kRowThreads, sum_part = thread % kRowThreads;
 
-  const float* const C_in = args.C_in + head * DK * DV + first_column;
+  const M* const C_in = static_cast<const M*>(args.C_in) + head * DK * DV + first_column;
   for (int first = 0; first < padded; first += kSlab) {
-    Transfer<float, kSlab, kColumns, kThreads> rows;
+    Transfer<M, kSlab, kColumns, kThreads> rows;
     rows.fetch(C_in + first * DV, DV, DK - first, columns, vectorised);
     rows.store(C + first * kValueStride, kValueStride);
   }
@@ -304,12 +304,15 @@ __global__ void __launch_bounds__(chunk_threads(kLength))
     if (column < columns) h[(row_token + position * args.heads) * DV + column] = from_float<T>(0.0f);
   }
   // C is complete since a barrier of the last chunk; without one every thread writes what it has read itself.
-  float* const C_out = args.C_out + head * DK * DV + first_column;
+  M* const C_out = static_cast<M*>(args.C_out) + head * DK * DV + first_column;
   constexpr int kRowVectors = kColumns / 4;
   for (int index = thread; index < padded * kRowVectors; index += kThreads) {
     const int row = index / kRowVectors, column = index % kRowVectors * 4;
     if (row >= DK) break;
-    const Vector<float, 4> part = load_vector<4>(C + row * kValueStride + column);
+    const Vector<float, 4> computed = load_vector<4>(C + row * kValueStride + column);
+    Vector<M, 4> part;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) part.values[j] = from_float<M>(computed.values[j]);
     if (vectorised) {
       if (column < columns) store_vector(C_out + row * DV + column, part);
       continue;

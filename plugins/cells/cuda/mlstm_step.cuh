@@ -30,9 +30,10 @@ __device__ __forceinline__ MlstmGates<float> mlstm_gates_at(const MlstmArgs& arg
                      args.gate_soft_cap);
 }
 
-// Positions [begin, end) of the sequence, whose states the arguments give at `begin`. Grid: batch * heads * tiles.
-// Dynamic shared memory: DK floats if end - begin > 1.
-template <typename T, int kVector, int kLanes>
+// Positions [begin, end) of the sequence, whose states the arguments give at `begin`. C is stored as M; over several
+// positions that is after each of them. Grid: batch * heads * tiles. Dynamic shared memory: DK floats if end - begin
+// > 1.
+template <typename T, typename M, int kVector, int kLanes>
 __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
     mlstm_step_kernel(const MlstmArgs args, const int64_t begin, const int64_t end, const bool store_normaliser) {
   constexpr int kColumns = kVector * kLanes;
@@ -59,8 +60,8 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
   const int h_column = tile * kColumns + static_cast<int>(threadIdx.x);
   const bool owns_h = threadIdx.x < kColumns && h_column < DV;
 
-  const float* C_read = args.C_in + head * (DK * DV) + column;
-  float* const C_write = args.C_out + head * (DK * DV) + column;
+  const M* C_read = static_cast<const M*>(args.C_in) + head * (DK * DV) + column;
+  M* const C_write = static_cast<M*>(args.C_out) + head * (DK * DV) + column;
   const bool owns_normaliser = store_normaliser && tile == 0;
   const float* n_read = args.n_in + head * DK;
   float* const n_write = owns_normaliser ? args.n_out + head * DK : (end - begin > 1 ? shared_n : nullptr);
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
 
     // Rows first, first + kGroups, ...: their loads are independent, and the first ones fly while the gates are
     // computed.
-    Vector<float, kVector> C[kMlstmUnroll];
+    Vector<M, kVector> C[kMlstmUnroll];
     float q_row[kMlstmUnroll], k_row[kMlstmUnroll], n_row[kMlstmUnroll];
     const auto load_rows = [&](int first) {
 #pragma unroll
@@ -117,8 +118,9 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
         if (in_range) {
 #pragma unroll
           for (int j = 0; j < kVector; ++j) {
-            C[u].values[j] = gates.forget * C[u].values[j] + key * to_float(v.values[j]);
-            h[j] += C[u].values[j] * query;
+            const float memory = gates.forget * to_float(C[u].values[j]) + key * to_float(v.values[j]);
+            C[u].values[j] = from_float<M>(memory);
+            h[j] += memory * query;
           }
           store_vector(C_write + row * DV, C[u]);
         }

@@ -123,13 +123,15 @@ struct Case {
   DataType type;
   bool in_place, lengths, extreme;
   int64_t threads;
+  DataType memory = DataType::kFloat32;  // what the mLSTM's C is stored as
 };
 
 std::string describe(const Case& c) {
   char text[160];
-  std::snprintf(text, sizeof text, "B %d S %d H %d D %d DV %d type %d%s%s%s threads %d", int(c.batch), int(c.sequence),
-                int(c.heads), int(c.dim), int(c.dim_v), int(c.type), c.in_place ? " in place" : "",
-                c.lengths ? " lengths" : "", c.extreme ? " extreme" : "", int(c.threads));
+  std::snprintf(text, sizeof text, "B %d S %d H %d D %d DV %d type %d memory %d%s%s%s threads %d", int(c.batch),
+                int(c.sequence), int(c.heads), int(c.dim), int(c.dim_v), int(c.type), int(c.memory),
+                c.in_place ? " in place" : "", c.lengths ? " lengths" : "", c.extreme ? " extreme" : "",
+                int(c.threads));
   return text;
 }
 
@@ -165,11 +167,11 @@ void test_mlstm(const Case& c, Random& random) {
   };
   Tensor i = gates(), f = gates();
   const bool zero = c.extreme && random.generator() % 2;
-  Tensor C = random.normal(DataType::kFloat32, B * H * K * V, zero ? 0 : 1);
+  Tensor C = random.normal(c.memory, B * H * K * V, zero ? 0 : 1);
   Tensor n = random.normal(DataType::kFloat32, B * H * K, zero ? 0 : 1);
   Tensor m = zero || !c.extreme ? random.normal(DataType::kFloat32, B * H, zero ? 0 : 1)
                                 : random.extreme(DataType::kFloat32, B * H);
-  Tensor C_new(DataType::kFloat32, C.values.size()), n_new(DataType::kFloat32, n.values.size());
+  Tensor C_new(c.memory, C.values.size()), n_new(DataType::kFloat32, n.values.size());
   Tensor m_new(DataType::kFloat32, m.values.size()), h(c.type, v.values.size());
   const std::vector<int32_t> lengths = row_lengths(c);
   const float q_scale = 0.5f, k_scale = 0.25f, cap = c.extreme ? 0.0f : 15.0f, eps = 1e-6f;
@@ -181,17 +183,18 @@ void test_mlstm(const Case& c, Random& random) {
                         K,
                         V,
                         c.type,
+                        c.memory,
                         q.data(),
                         k.data(),
                         v.data(),
                         i.data(),
                         f.data(),
-                        c.in_place ? C_new.states() : C.states(),
+                        c.in_place ? C_new.data() : C.data(),
                         c.in_place ? n_new.states() : n.states(),
                         c.in_place ? m_new.states() : m.states(),
                         c.lengths ? lengths.data() : nullptr,
                         h.data(),
-                        C_new.states(),
+                        C_new.data(),
                         n_new.states(),
                         m_new.states(),
                         q_scale,
@@ -243,6 +246,8 @@ void test_mlstm(const Case& c, Random& random) {
           const double query = q_scale * q.values[gate * K + r];
           numerator += memory * query;
           numerator_error += std::fabs(query) * (error + std::fabs(memory) * (K + 2) * kEpsilon);
+          // Rounded between two spans of positions, and at the end; allowed after each of them.
+          if (c.memory != DataType::kFloat32) error += output_rounding(c.memory, memory);
         }
         const double expected = numerator / divisor;
         const double error = numerator_error / divisor + std::fabs(expected) * divisor_error / divisor;
@@ -256,7 +261,7 @@ void test_mlstm(const Case& c, Random& random) {
     expect_near(c, "m", head, mh, m_new.floats[head], m_error);
     for (int64_t r = 0; r < K; ++r) expect_near(c, "n", head * K + r, nh[r], n_new.floats[head * K + r], n_error[r]);
     for (int64_t j = 0; j < K * V; ++j) {
-      expect_near(c, "C", head * K * V + j, Ch[j], C_new.floats[head * K * V + j], C_error[j]);
+      expect_near(c, "C", head * K * V + j, Ch[j], C_new.get(head * K * V + j), C_error[j]);
     }
   }
 }
@@ -359,14 +364,16 @@ int main(int argc, char** argv) {
   }
   Random random{std::mt19937(7)};
   int cases = 0;
+  const DataType types[] = {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16};
   const int64_t extents[][4] = {{1, 1, 1, 1},   {2, 3, 5, 7},    {3, 2, 16, 32},
                                 {1, 4, 33, 65}, {5, 1, 48, 130}, {35, 1, 4, 8}};
   for (const auto& [batch, heads, dim, dim_v] : extents) {
-    for (const DataType type : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    for (const DataType type : types) {
       for (int variant = 0; variant < 12; ++variant) {
         const bool in_place = variant & 1, lengths = variant & 2, extreme = variant >= 8;
         const int64_t sequence = variant & 4 ? (batch > 4 ? 3 : 20) : 1, threads = int64_t{1} << (variant % 5);
-        const Case c{batch, sequence, heads, dim, dim_v, type, in_place, lengths, extreme, threads};
+        const DataType memory = types[(variant + static_cast<int>(type)) % 3];
+        const Case c{batch, sequence, heads, dim, dim_v, type, in_place, lengths, extreme, threads, memory};
         test_mlstm(c, random);
         test_slstm(c, variant & 4 || type == DataType::kFloat32, random);
         ++cases;
@@ -377,10 +384,11 @@ int main(int argc, char** argv) {
   test_mlstm({1, 1, 4, 256, 256, DataType::kFloat32, false, false, false, 1}, random);
   test_mlstm({1, 1, 1, 300, 1100, DataType::kFloat32, false, false, false, 3}, random);
   // Several chunks of the mLSTM, passes over its C and groups of heads; one row of the sLSTM for many threads.
-  for (const DataType type : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+  for (const DataType type : types) {
     test_mlstm({1, 330, 1, 20, 70, type, false, false, false, 2}, random);
     test_mlstm({5, 65, 1, 33, 17, type, true, true, false, 1}, random);
-    test_mlstm({3, 130, 2, 5, 3, type, true, true, true, 2}, random);
+    test_mlstm({3, 130, 2, 5, 3, type, true, true, true, 2, DataType::kFloat16}, random);
+    test_mlstm({1, 300, 1, 20, 70, type, false, false, false, 2, DataType::kBFloat16}, random);
     test_slstm({9, 7, 1, 40, 0, type, true, true, false, 16}, false, random);
   }
   // Empty extents touch nothing.

@@ -194,6 +194,13 @@ void shapes_and_types_that_do_not_fit_are_refused_when_an_engine_runs() {
   };
   for (const bool lengths : {false, true}) {
     CHECK(mlstm_node(3, kH, lengths).shape_change(create("MLSTMCell", {})) == 0);
+    // The memory in a type of its own, which is that of its next value too.
+    Node node = mlstm_node(3, kF, lengths);
+    node.tensors[5].type = kH;
+    CHECK(node.shape_change(create("MLSTMCell", {})) != 0);
+    CHECK(logger().said({"C_next", "float32", "before and after"}));
+    node.tensors[node.inputs + 1].type = kH;
+    CHECK(node.shape_change(create("MLSTMCell", {})) == 0);
     CHECK(slstm_node(3, kH, kH, lengths).shape_change(create("SLSTMCell", {})) == 0);
   }
   // Every tensor in turn: one axis too long, one axis less, another type.

@@ -14,6 +14,7 @@ from ...modeling.architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..files.settings import Marks, Settings
 from ..files.weights import Weights, missing
+from ..quantised import read_quantised
 from . import mlstm_large as large
 from .family import Family, Tables, join_tables
 
@@ -38,6 +39,7 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
             f"{weights.path} has no configuration, and weights do not tell the soft caps and epsilons of an xLSTM "
             "model. Put its config.json beside the weights, or pass it with --config.",
         )
+    weights, settings, quantization = read_quantised(weights, settings)
     respelled, tied, notes = _respelled(settings), False, tuple[str, ...]()
     whole = not large.is_backbone(weights)
     weights = _renamed(large.with_backbone(weights))
@@ -62,6 +64,7 @@ def read(weights: Weights, settings: Settings) -> Checkpoint:
         config=_hf_config(model, respelled),
         upstream=upstream if whole else large.without_backbone(upstream),
         notes=notes,
+        quantization=quantization,
     )
 
 
@@ -93,8 +96,6 @@ def _respelled(settings: Settings) -> Settings:
     """The settings under the names of `xLSTMLargeConfig`; both spellings of a key must agree."""
     if settings.values.get("model_type", "xlstm") != "xlstm":
         raise settings.error("model_type", 'expected "xlstm"')
-    if settings.values.get("quantization_config"):
-        raise settings.error("quantization_config", "quantised checkpoints are not supported; give the original")
     values = dict(settings.values)
     for theirs, ours in SPELLINGS.items():
         if values.get(theirs) is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ...errors import ErrorKind, UserError
+from .codes import Codes
 from .finite import is_finite, not_finite_error
 
 CHUNK = 16 << 20
@@ -42,6 +43,8 @@ class LazyTensor:
     extent: FileExtent | None = None
     read_range: Callable[[int, int], torch.Tensor] | None = None
     """Elements [start, stop) in row-major order, flat: set where a part can be read without the whole."""
+    codes: Codes | None = None
+    """The integers that a quantised weight is made of, as long as it is the whole or rows of what is stored."""
     reason: str | None = None
     """Why it cannot be read: "sparse", "quantised", ...; None where it can."""
 
@@ -137,7 +140,8 @@ class LazyTensor:
         """Rows [start, stop) of the first axis: still one run of bytes."""
         shape, row = (stop - start, *self.shape[1:]), math.prod(self.shape[1:])
         if self.read_range is None:
-            return LazyTensor(shape, self.dtype, lambda: self.read()[start:stop])
+            codes = None if self.codes is None else self.codes.rows(start, stop)
+            return LazyTensor(shape, self.dtype, lambda: self.read()[start:stop], codes=codes)
         extent, read_range = None, self.read_range
         if self.extent is not None:
             size = row * self.dtype.itemsize

@@ -17,7 +17,7 @@ struct Dims {
   std::int64_t d[MAX_DIMS];
 };
 
-enum class DataType : std::int32_t { kFLOAT, kINT32, kINT64 };
+enum class DataType : std::int32_t { kFLOAT, kHALF, kINT32, kINT64, kBF16 };
 enum class TensorIOMode : std::int32_t { kNONE, kINPUT, kOUTPUT };
 enum class OptProfileSelector : std::int32_t { kMIN, kOPT, kMAX };
 enum class ExecutionContextAllocationStrategy : std::int32_t { kSTATIC, kON_PROFILE_CHANGE };
