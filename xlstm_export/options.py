@@ -57,8 +57,8 @@ StateDtypeOption = Annotated[
 DefinitionsOption = Annotated[
     Definitions,
     typer.Option(
-        help="How the mLSTM is computed without our kernels: in ONNX's own operators (`standard`), or by an operator that "
-        "ONNX Runtime has, which is faster (`linear-attention`)."
+        help="How the mLSTM is computed without our kernels: in ONNX's own operators (`standard`), or by an operator "
+        "that ONNX Runtime has, which is faster (`linear-attention`)."
     ),
 ]
 RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]
