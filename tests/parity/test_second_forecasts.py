@@ -23,7 +23,7 @@ from xlstm_export.forecasting import Forecaster, ForecastStream
 from xlstm_export.forecasting.trends import Reading, has_trend
 from xlstm_export.forecasting.windows import Scaling, windows_of
 from xlstm_export.runtime import open_session
-from xlstm_export.validation.upstream import load_upstream
+from xlstm_export.references.load import load_upstream
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="tirex-2 wants Python 3.11")
 
