@@ -3,7 +3,8 @@
     python scripts/bench_forecast.py [--model tirex2] [--custom-ops LIB] [--batch 1,32] [--threads 1] [--repeats 5]
 
 One model of the published size with random weights (the time does not depend on them), horizon 64 from a context of
-2,048 points. Each line is the median of several runs; all in one process, by turns with nothing else. Compared are
+2,048 points. Each line is the median of several runs, all in one process; with one thread, of processor time, so that
+other programs on the machine count only as far as they take its caches and memory. Compared are
   upstream          `tirex-ts` with its PyTorch cells, or `tirex-2`, as shipped
   upstream compiled the same with `torch.compile` on its cells, as its `load_model(compile=True)` does
   full window       the bundle's graph with the cells' definitions in ONNX Runtime: every window whole, from zeros
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import statistics
 import tempfile
 import time
@@ -62,12 +64,13 @@ def run_upstream(reference: Any, series: np.ndarray, rollout: int = 1) -> None:
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
-    """The median, after one run to warm up."""
+    """The median, after one run to warm up; of one thread, what the processor spent on it and not on other programs."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = []
     for _ in range(1 + repeats):
-        start = time.perf_counter()
+        start = clock()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times[1:])
 
 
@@ -85,6 +88,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave upstream compiled out")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of ONNX Runtime's sessions, too
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reference = make_model(args.model, folder)

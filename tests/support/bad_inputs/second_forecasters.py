@@ -72,7 +72,7 @@ def second_forecaster_with_fewer_quantiles_than_outputs(folder: Path):
     return second(folder, settings=changed(quantiles=[0.1, 0.5, 0.9]))
 
 
-@bad("output_layer.weight of")
+@bad("output_patch_embedding.hidden_layer.weight of")
 def second_forecaster_with_another_expansion(folder: Path):
     return second(folder, settings=changed(h_expand=4))
 
