@@ -209,9 +209,8 @@ def bench_bundles(folders: list[Path], native: Path, batches: list[int], threads
     print(f"{'batch':>5} {'bundle':>20} {'states MB':>10} {' '.join(f'{head:>16}' for head in heads)} {'limit':>8}")
     sessions = [bundle_sessions(bundle, native, threads) for bundle in opened]
     for batch in batches:
-        variants = [
-            v for b, pair in zip(opened, sessions, strict=True) for v in bundle_variants(b, pair, memory, batch)
-        ]
+        pairs = zip(opened, sessions, strict=True)
+        variants = [variant for pair in pairs for variant in bundle_variants(*pair, memory, batch)]
         times = iter(1e3 * seconds / 2 for seconds in take_turns(variants))
         for bundle in opened:
             *measured, limit = (next(times) for _ in range(4))

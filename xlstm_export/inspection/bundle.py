@@ -81,9 +81,9 @@ class BundleInspection:
     read_bytes: int
     """Of the weights in one step: all but the rows of the embedding that are not looked up."""
     state_bytes: int
+    """Of one sequence, in one direction."""
     state_dtype: str
     """The coarsest of the states."""
-    """Of one sequence, in one direction."""
     opset: int
     operators: dict[str, int]
     """Nodes of the graph by operator, most frequent first; ours with their domain."""
