@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from .bundle.engine_record import EngineRuntime
+from .bundle.engine_record import ACTIVATIONS, EngineRuntime
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
 from .forecast_command import forecast
 from .options import (
+    ActivationsOption,
     BundleArgument,
     ConfigOption,
     CustomOpsOption,
@@ -25,6 +26,7 @@ from .options import (
     SetOption,
     chosen_custom_ops,
 )
+from .plugins_command import plugins
 from .quantize_command import quantize
 from .terminal import Commands, err, out, print_notes, print_result, progress
 
@@ -213,6 +215,7 @@ def validate(
         ),
     ] = None,
     custom_ops: CustomOpsOption = None,
+    activations: ActivationsOption = ACTIVATIONS,
 ) -> None:
     """Compare a bundle with the PyTorch model it was made from, step by step. Exit code 1 when they differ."""
     from .validation import ValidationOptions, render, validate_network, write_report
@@ -224,7 +227,7 @@ def validate(
             "validate needs what the bundle was made from: --checkpoint CKPT, or for a network of your own "
             "--module package.module:factory with its --weights CKPT.",
         )
-    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, seed)
+    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, seed, activations)
     if module is not None:
         from .networks import load_module
 
@@ -315,6 +318,7 @@ def generate(
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
+    activations: ActivationsOption = ACTIVATIONS,
 ) -> None:
     """Continue a text, printing it as it is generated."""
     from .api import generate as run
@@ -332,6 +336,7 @@ def generate(
         tokenizer=tokenizer,
         runtime=runtime,
         custom_ops=chosen_custom_ops(custom_ops),
+        activations=activations,
     )
     sys.stdout.write(prompt)
     for piece in text:
@@ -356,13 +361,14 @@ def bench(
     ] = 512,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
+    activations: ActivationsOption = ACTIVATIONS,
     json: JsonOption = False,
 ) -> None:
     """Time steps, as a fraction of what the memory bandwidth allows, and a prompt; or whole windows."""
     from .benchmark import render, time_steps
 
     with progress() as stage:
-        timing = time_steps(bundle, runtime, batch, steps, prompt, chosen_custom_ops(custom_ops), stage)
+        timing = time_steps(bundle, runtime, batch, steps, prompt, chosen_custom_ops(custom_ops), stage, activations)
     print_result(timing.to_json() if json else None, lambda: render(timing))
 
 
@@ -391,50 +397,7 @@ def doctor() -> None:
     out.print(render(findings))
 
 
-plugins_app = typer.Typer(help="Native kernels: the TensorRT plugin and the ONNX Runtime custom-op library.")
-app.add_typer(plugins_app, name="plugins", no_args_is_help=True)
-
-
-@plugins_app.command("build")
-def plugins_build(
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SM,...", help="GPU architectures (sm86,sm89), or `current`; those of a release when not given."
-        ),
-    ] = None,
-    no_cuda: Annotated[bool, typer.Option("--no-cuda", help="Build only the CPU kernels, for ONNX Runtime.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="The folder for the libraries. By default the user cache."),
-    ] = None,
-) -> None:
-    """Compile the libraries and install them where they are found by default. Headers that are missing are fetched."""
-    from .native.build import build_libraries
-
-    with progress() as stage:
-        result = build_libraries(target.split(",") if target else (), not no_cuda, output, stage)
-    for note in result.notes:
-        err.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    for library in result.libraries:
-        out.print(f"Built {library}", highlight=False, soft_wrap=True)
-    for name, reason in result.left_out.items():
-        out.print(f"Left out {name}: {reason}", highlight=False, soft_wrap=True)
-
-
-@plugins_app.command("check")
-def plugins_check(
-    library: Annotated[
-        Path | None, typer.Argument(metavar="LIB", help="The plugin library. By default the one that was built.")
-    ] = None,
-) -> None:
-    """Load the TensorRT plugin into every registry that is installed. Exit code 1 when one does not take it."""
-    from .native.check import check_library, render
-    from .native.locate import TENSORRT_PLUGINS, require_library
-
-    check = check_library(require_library(TENSORRT_PLUGINS, library))
-    out.print(render(check), soft_wrap=True)
-    raise typer.Exit(0 if check.passed else 1)
+app.add_typer(plugins, name="plugins", no_args_is_help=True)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .bundle import Bundle
-from .bundle.engine_record import RuntimeName
+from .bundle.engine_record import Activations, RuntimeName
 
 BundleArgument = Annotated[
     Bundle,
@@ -42,6 +42,13 @@ CustomOpsOption = Annotated[
         "--custom-ops",
         metavar="LIB|none",
         help="The custom-op library for ONNX Runtime. By default the one that `plugins build` made is used.",
+    ),
+]
+ActivationsOption = Annotated[
+    Activations,
+    typer.Option(
+        help="What ONNX Runtime multiplies quantised weights with on a CPU: `int8` rounds each product's inputs to 8 "
+        "bits and is fast, `float32` does not and is exact."
     ),
 ]
 RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]

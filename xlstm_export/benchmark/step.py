@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..bundle import Bundle, Manifest
+from ..bundle.engine_record import ACTIVATIONS, Activations
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, Session, open_session
 from .forecasts import ForecastTiming, time_forecasts
@@ -94,12 +95,13 @@ def time_steps(
     prompt: int = 512,
     custom_ops: Path | None = None,
     stage: Stage = no_progress,
+    activations: Activations = ACTIVATIONS,
 ) -> StepTiming:
     """Time `steps` steps of random inputs after a warm-up, a prompt, then the memory of the machine.
 
     Args:
         bundle: a language model, or a network of any mode.
-        runtime, batch, custom_ops: what runs it, on how many sequences.
+        runtime, batch, custom_ops, activations: what runs it, on how many sequences.
         steps: the number of steps, or of windows.
         prompt: positions of a prompt (not in mode `step`, which has no other way than steps); of one pass of a network
             that streams; of each window, where that may have any length.
@@ -113,7 +115,7 @@ def time_steps(
     random = np.random.default_rng(0)
     progress = stage("Running windows" if window else "Stepping", steps)
     inputs, seconds = [_draw(manifest, batch, max(positions, 1), random) for _ in range(_DRAWS)], []
-    with open_session(bundle, runtime, batch, custom_ops) as session:
+    with open_session(bundle, runtime, batch, custom_ops, activations=activations) as session:
         for step in range(_WARM_UP_STEPS + steps):
             start = time.perf_counter()
             session.run(inputs[step % _DRAWS])

@@ -9,10 +9,11 @@ import numpy as np
 import onnxruntime as ort
 
 from ..bundle import Bundle, TensorSpec
+from ..bundle.engine_record import ACTIVATIONS, Activations
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
 from .checks import Pass
-from .session import ACTIVATIONS, Activations, Session
+from .session import Session
 from .widen import widen_bfloat16
 
 _ACCURACY_LEVELS: dict[Activations, str] = {"float32": "1", "int8": "4"}

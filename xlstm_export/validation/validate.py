@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..bundle import Bundle, Manifest
+from ..bundle.engine_record import ACTIVATIONS, Activations
 from ..bundle.manifest import NETWORK
 from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
@@ -49,6 +50,8 @@ class ValidationOptions:
     """Rows side by side; None: the bundle's own, or 4 where it is dynamic."""
     seed: int = 0
     """Of the random inputs and of the perturbation."""
+    activations: Activations = ACTIVATIONS
+    """What ONNX Runtime multiplies quantised weights with."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -91,7 +94,10 @@ def validate(
     nudged = perturbed(model, getattr(torch, manifest.dtype), seed)
     tick(1)
     shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
-    with open_session(bundle, options.runtime, rows, options.custom_ops) as session, threads_for(model.module):
+    with (
+        open_session(bundle, options.runtime, rows, options.custom_ops, activations=options.activations) as session,
+        threads_for(model.module),
+    ):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
         runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
         if manifest.forecast is not None:
