@@ -70,21 +70,25 @@ def round_to_nearest(blocks: np.ndarray, format_: Format, scale_dtype: np.dtype)
     return format_.encode(blocks / scales[..., None]), scales
 
 
-def search_scales(blocks: np.ndarray, format_: Format, scale_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def search_scales(
+    blocks: np.ndarray, format_: Format, scale_dtype: np.dtype, importance: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The scale with the least squared error, of those that clip a block's largest value more or less.
 
     The best of a grid is refined by least squares (of weights w and their codes c: scale = <w, c> / <c, c>). Arguments
-    and result as of `round_to_nearest`, whose scale is one of the grid.
+    and result as of `round_to_nearest`, whose scale is one of the grid; `importance`, (1, blocks, block_size), weighs
+    the squares.
     """
     largest = np.abs(blocks).max(-1) / format_.high
     scales = stored(largest, scale_dtype)
-    trials = _Trials(blocks, format_)
+    trials = _Trials(blocks, format_, importance)
     best = trials.error(scales)
     for shrink in _GRIDS[format_.bits]:
         trials.keep_better(stored(largest * np.float32(shrink), scale_dtype), scales, best)
     for _ in range(_REFINEMENTS):
         codes = format_.encode(blocks / scales[..., None])
-        fitted = np.einsum("nbk,nbk->nb", blocks, codes) / np.maximum(np.einsum("nbk,nbk->nb", codes, codes), 1e-30)
+        weighed = codes if importance is None else codes * importance
+        fitted = np.einsum("nbk,nbk->nb", blocks, weighed) / np.maximum(np.einsum("nbk,nbk->nb", codes, weighed), 1e-30)
         trials.keep_better(stored(fitted, scale_dtype), scales, best)
     return format_.encode(blocks / scales[..., None]), scales
 
@@ -97,8 +101,9 @@ _REFINEMENTS = 2
 class _Trials:
     """The errors of one piece's blocks under different scales, computed in two buffers that stay in the cache."""
 
-    def __init__(self, blocks: np.ndarray, format_: Format):
+    def __init__(self, blocks: np.ndarray, format_: Format, importance: np.ndarray | None):
         self._blocks, self._format = blocks, format_
+        self._weight = None if importance is None else np.sqrt(importance)
         self._buffer = np.empty_like(blocks)
 
     def error(self, scales: np.ndarray) -> np.ndarray:
@@ -108,6 +113,8 @@ class _Trials:
         codes = self._format.round(buffer)
         np.multiply(codes, scales[..., None], out=buffer)
         np.subtract(buffer, self._blocks, out=buffer)
+        if self._weight is not None:
+            np.multiply(buffer, self._weight, out=buffer)
         return np.einsum("nbk,nbk->nb", buffer, buffer)
 
     def keep_better(self, trial: np.ndarray, scales: np.ndarray, best: np.ndarray) -> None:

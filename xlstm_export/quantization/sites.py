@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from .formats import INT8, Format
+
 KEPT = ("*igate.*", "*fgate.*", "*slstm.?gate.*")
 """What stays as it is unless the user says otherwise: gates. (Norms, convolutions, R and block-diagonal projections
 are no matrices of products.)"""
@@ -58,6 +60,12 @@ class Site:
         assert self.value.shape is not None
         rows, columns = self.value.shape.numpy()
         return rows, columns
+
+
+def fitting(site: Site, format_: Format) -> Format:
+    """Eight bits where rows of four-bit codes that are looked up would not begin with a byte."""
+    row = site.outputs if site.products else site.inputs
+    return INT8 if format_.bits == 4 and site.lookups and row % 2 else format_
 
 
 def find_sites(graph: ir.Graph, block_size: int) -> list[Site]:
