@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksum import sha256
 from ..errors import ErrorKind, UserError
+from ..operators.lookups import LOOKUPS
 from .engine_choice import Engine, Wanted, choose_engine, engine_files
 from .engine_record import EngineRecord, EngineRuntime, FileHash, read_record
 from .manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
 
 if TYPE_CHECKING:
     import onnx
+
+
+_LOOKUPS = ("Gather", *LOOKUPS)
 
 
 @dataclass(frozen=True)
@@ -98,21 +101,24 @@ class Bundle:
 
     @cached_property
     def weight_sizes(self) -> dict[str, int]:
-        """Bytes of each weight by name."""
+        """Bytes of each weight by name. Bytes that two names share (a quantised embedding's) are the first one's."""
         import onnx
 
-        return {
-            tensor.name: math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            for tensor in self.graph.graph.initializer
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
-        }
+        sizes, seen = {}, set()
+        for tensor in self.graph.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                where = {entry.key: entry.value for entry in tensor.external_data}
+                extent = (where["location"], where.get("offset"))
+                sizes[tensor.name] = 0 if extent in seen else int(where["length"])
+                seen.add(extent)
+        return sizes
 
     @cached_property
     def step_bytes(self) -> int:
         """Bytes of weights that one step reads: all but the rows of the embedding that are not looked up."""
         nodes = self.graph.graph.node
-        looked_up = {node.input[0] for node in nodes if node.op_type == "Gather"}
-        read_whole = {name for node in nodes if node.op_type != "Gather" for name in node.input}
+        looked_up = {name for node in nodes if node.op_type in _LOOKUPS for name in node.input}
+        read_whole = {name for node in nodes if node.op_type not in _LOOKUPS for name in node.input}
         return sum(size for name, size in self.weight_sizes.items() if name not in looked_up or name in read_whole)
 
     def fits(self, record: EngineRecord) -> bool:

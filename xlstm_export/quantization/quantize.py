@@ -20,7 +20,7 @@ from .matrices import Quantised, by_rows, quantise, row_pieces, scale_dtype
 from .options import QuantizeOptions
 from .plan import Plan, make_plan
 from .rewrite import WrittenWeight, define, put_in
-from .sites import Site, find_sites, fitting, matches, unmatched
+from .sites import Site, find_sites, matches, unmatched
 from .weight_file import WeightFile
 
 _QUANTISERS = {"rtn": round_to_nearest, "search": search_scales, "gptq": search_scales}
@@ -52,8 +52,7 @@ def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: 
     sites = _checked_sites(model.graph, bundle, options)
     plan = make_plan(bundle, model.graph, sites, options, stage)
     with new_folder(out) as folder:
-        total = sum(t.nbytes for t in _external(model.graph).values())
-        tick = stage("Quantising weights", total)
+        tick = stage("Quantising weights", sum(tensor.nbytes for tensor in _external_weights(model.graph)))
         with WeightFile(folder) as file:
             description = _write_weights(model, sites, plan, options, file, tick)
         tokenizer = bundle.manifest.tokenizer
@@ -89,17 +88,17 @@ def _write_weights(
     by_value = {id(site.value): site for site in sites}
     operators: set[str] = set()
     stored = weights = 0
+    parameters = sum(tensor.size for tensor in _external_weights(model.graph))
     others = {}
     for value in list(model.graph.initializers.values()):
         site = by_value.get(id(value))
-        wanted = None if site is None else plan.formats[site.name]
-        if site is None or wanted is None:
+        format_ = None if site is None else plan.formats[site.name]
+        if site is None or format_ is None:
             if isinstance(value.const_value, ir.ExternalTensor):
                 progress(file.copy(value))
             if site is not None:
                 others[site.name] = "float"
             continue
-        format_ = fitting(site, wanted)
         quantised = plan.ready.get(site.name) or _quantise(site, format_, options, progress)
         written = _write_site(site, format_, quantised, file)
         operators |= put_in(model.graph, site, written, format_.bits, options.block_size)
@@ -111,6 +110,7 @@ def _write_weights(
         "weights": options.weights,
         "block_size": options.block_size,
         "method": options.method,
+        "parameters": parameters,
         "bits_per_weight": round(8 * stored / weights, 4),
         "others": others,
     } | ({} if plan.divergence is None else {"kl_divergence": plan.divergence})
@@ -144,6 +144,7 @@ def _write_site(site: Site, format_: Format, quantised: Quantised, file: WeightF
     return WrittenWeight(codes, looked_up, scales)
 
 
-def _external(graph: ir.Graph) -> dict[str, ir.ExternalTensor]:
-    values = graph.initializers.items()
-    return {name: v.const_value for name, v in values if isinstance(v.const_value, ir.ExternalTensor)}
+def _external_weights(graph: ir.Graph) -> list[ir.ExternalTensor]:
+    """Tensors that lie in the weight file."""
+    tensors = (value.const_value for value in graph.initializers.values())
+    return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from .formats import INT8, Format
+from .formats import INT4, INT8, Format
 
 KEPT = ("*igate.*", "*fgate.*", "*slstm.?gate.*")
 """What stays as it is unless the user says otherwise: gates. (Norms, convolutions, R and block-diagonal projections
@@ -62,10 +62,15 @@ class Site:
         return rows, columns
 
 
-def fitting(site: Site, format_: Format) -> Format:
-    """Eight bits where rows of four-bit codes that are looked up would not begin with a byte."""
+def fitting(site: Site, format_: Format) -> Format | None:
+    """The format, or the one that stands in for it where a weight's rows are looked up; None: it stays as it is.
+
+    A row of four-bit codes has to begin with a byte, and eight-bit floats are not looked up.
+    """
+    if not site.lookups:
+        return format_
     row = site.outputs if site.products else site.inputs
-    return INT8 if format_.bits == 4 and site.lookups and row % 2 else format_
+    return {INT4.name: INT8 if row % 2 else INT4, INT8.name: INT8}.get(format_.name)
 
 
 def find_sites(graph: ir.Graph, block_size: int) -> list[Site]:
