@@ -44,10 +44,12 @@ class Calibration:
         self._manifest = bundle.manifest
         rows = bundle.manifest.batch or _ROWS
         tokens = read_text(text, bundle, rows, _SPREAD).inputs.T[:, : _ROWS * _POSITIONS // rows]
-        length = 1 if bundle.manifest.mode == "step" else _PASS
+        dynamic = bundle.manifest.batch is None and bundle.manifest.mode != "step"
+        length = _PASS if dynamic else 1
         self._passes = [tokens[:, at : at + length] for at in range(0, tokens.shape[1], length)]
         model = ir.load(bundle.model_file)
-        _give_all_positions(model.graph)
+        if dynamic:
+            _give_all_positions(model.graph)
         sites = {site.name: site for site in find_sites(model.graph, block_size)}
         self._sites = {name: sites[name] for name in names}
         self._fed = {name: _fed(site) for name, site in self._sites.items()}
@@ -119,7 +121,10 @@ def _as_fed(site: Site, weights: np.ndarray) -> np.ndarray:
 
 
 def _give_all_positions(graph: ir.Graph) -> None:
-    """Leave out the choice of each row's last position, before the last norm: `Gather` from (batch * sequence, D)."""
+    """Leave out the choice of each row's last position, before the last norm: `Gather` from (batch * sequence, D).
+
+    Logits are then (batch * sequence, 1, V), as the last `Reshape` has any number of rows where the batch is dynamic.
+    """
     batch = graph.inputs[0].shape[0] if graph.inputs[0].shape is not None else None
     for node in graph:
         data, out = node.inputs[0] if node.inputs else None, node.outputs[0]
