@@ -1,10 +1,10 @@
-"""Export a checkpoint of the size of xLSTM-7B: how much memory, time and disk it takes.
+"""Export a checkpoint of the size of xLSTM-7B, and quantise the bundle: how much memory, time and disk it takes.
 
-    python scripts/bench_export_7b.py WORK_FOLDER [--blocks 32] [--pickle] [--copy]
+    python scripts/bench_export_7b.py WORK_FOLDER [--blocks 32] [--pickle] [--copy] [--quantize rtn,search]
 
 Makes a sharded bfloat16 Hugging Face checkpoint of random values (14 GB for 32 blocks) in WORK_FOLDER, or one file of
 torch.save (--pickle), exports it in a process of its own with --link-weights (or without: --copy), prints a table, and
-removes both unless --keep is given.
+removes all unless --keep is given. --quantize has the bundle written in 4 bits as well, by each method.
 """
 
 import argparse
@@ -145,12 +145,33 @@ def disk_used(folder: Path, linked_from: Path) -> int:
     )
 
 
+def quantize(bundle: Path, out: Path, methods: list[str]) -> None:
+    """Print time and memory of each method, each in a process of its own."""
+    table = Table("method", "wall clock", "processor", "peak memory", "weights", title="int4, blocks of 32")
+    for method in methods:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "xlstm_export.cli", "quantize", str(bundle), "-o", str(out), "--overwrite"]
+        process = subprocess.Popen([*command, "--weights", "int4", "--method", method], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        if status:
+            sys.exit("quantize failed")
+        size = (out / "model.weights").stat().st_size
+        seconds, processor = time.perf_counter() - start, used.ru_utime + used.ru_stime
+        memory = used.ru_maxrss * 1024
+        table.add_row(
+            method, f"{seconds:.0f} s", f"{processor:.0f} s", f"{memory / 1e9:.2f} GB", f"{size / 1e9:.2f} GB"
+        )
+    Console().print(table)
+    print("load average", os.getloadavg())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--blocks", type=int, default=32)
     parser.add_argument("--pickle", action="store_true")
     parser.add_argument("--copy", action="store_true")
+    parser.add_argument("--quantize", metavar="METHOD,...")
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
     checkpoint, bundle = args.work / "checkpoint", args.work / "bundle"
@@ -172,10 +193,13 @@ def main() -> None:
         table.add_row("time", f"{seconds:.0f} s", "" if args.copy else "120 s")
         table.add_row("disk added", f"{disk_used(bundle, checkpoint) / 1e6:,.1f} MB", "" if args.copy else "100 MB")
         Console().print(table)
+        if args.quantize:
+            quantize(bundle, args.work / "quantised", args.quantize.split(","))
     finally:
         if not args.keep:
             shutil.rmtree(bundle, ignore_errors=True)
             shutil.rmtree(checkpoint, ignore_errors=True)
+            shutil.rmtree(args.work / "quantised", ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .bundle import Bundle
-from .bundle.engine_record import RuntimeName
+from .bundle.engine_record import ACTIVATIONS, Activations, RuntimeName
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
 from .forecasting import Forecaster
@@ -131,6 +131,7 @@ def open_session(
     runtime: RuntimeName = "onnxruntime",
     custom_ops: str | Path | None = None,
     engine: str | Path | None = None,
+    activations: Activations = ACTIVATIONS,
 ) -> Session:
     """A session of `batch` sequences with zero states: feed it, read and write its states, save and load them.
 
@@ -140,12 +141,13 @@ def open_session(
         runtime: `onnxruntime` (CUDA where there is a GPU, else the CPU), `tensorrt-rtx` or `tensorrt`.
         custom_ops: the custom-op library for ONNX Runtime; None runs the cells' definitions.
         engine: for the TensorRT runtimes; None takes the bundle's newest that fits.
+        activations: what ONNX Runtime multiplies quantised weights with on the CPU: `int8` is fast, `float32` exact.
 
     Raises:
         UserError: a batch that the bundle was not made for, or a runtime that is not here.
     """
     library = None if custom_ops is None else Path(custom_ops)
-    return _open_session(bundle, runtime, batch, library, None if engine is None else Path(engine))
+    return _open_session(bundle, runtime, batch, library, None if engine is None else Path(engine), activations)
 
 
 def generate(
@@ -160,6 +162,7 @@ def generate(
     tokenizer: str | Path | None = None,
     runtime: RuntimeName = "onnxruntime",
     custom_ops: str | Path | None = None,
+    activations: Activations = ACTIVATIONS,
 ) -> TextGeneration:
     """Continue a text. Iterate over what this returns for pieces of text, as soon as they are complete.
 
@@ -172,14 +175,16 @@ def generate(
         ignore_eos: go on where the model ends a text.
         stops: texts, of which the first to appear ends the text before it.
         tokenizer: a `tokenizer.json` to use instead of the bundle's own.
-        runtime, custom_ops: as for `open_session`.
+        runtime, custom_ops, activations: as for `open_session`.
 
     Raises:
         UserError: the bundle has no tokenizer or no logits, the prompt is empty, or the runtime is not here.
     """
     require_logits(bundle.manifest)  # before a missing tokenizer is asked for
     words = open_tokenizer(bundle, None if tokenizer is None else Path(tokenizer))
-    session = open_session(bundle, batch=bundle.manifest.batch or 1, runtime=runtime, custom_ops=custom_ops)
+    session = open_session(
+        bundle, batch=bundle.manifest.batch or 1, runtime=runtime, custom_ops=custom_ops, activations=activations
+    )
     generation = Generation(session, words.encode(prompt), max_new_tokens, Sampler(sampling), chunk, ignore_eos)
     return TextGeneration(generation, words, stops)
 
@@ -198,6 +203,7 @@ def forecast(
     rollout: int | None = None,
     runtime: RuntimeName = "onnxruntime",
     custom_ops: str | Path | None = None,
+    activations: Activations = ACTIVATIONS,
     stage: Stage = no_progress,
 ) -> Forecast:
     """What comes after each series, as upstream's own forecast has it.
@@ -211,7 +217,7 @@ def forecast(
             window holds.
         rollout: of TiRex, patches that one window is used for; more than 1, which is upstream's default, is faster over
             long horizons, and another forecast.
-        runtime, custom_ops: as for `open_session`.
+        runtime, custom_ops, activations: as for `open_session`.
         stage: told of the progress.
 
     Raises:
@@ -225,7 +231,7 @@ def forecast(
         series = {f"series {index}": row for index, row in enumerate(several)}
     rows = [np.asarray(row)[-context:] if context else np.asarray(row) for row in series.values()]
     batch = bundle.manifest.batch or min(max(len(rows), 1), MOST_SERIES)
-    with open_session(bundle, batch=batch, runtime=runtime, custom_ops=custom_ops) as session:
+    with open_session(bundle, batch=batch, runtime=runtime, custom_ops=custom_ops, activations=activations) as session:
         forecaster = Forecaster(session)
         levels = forecaster.quantiles if quantiles is None else tuple(quantiles)
         chosen = forecaster.spec.select(levels)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .bundle.engine_record import ACTIVATIONS
 from .errors import ErrorKind, UserError
 from .options import (
     ActivationsOption,
@@ -19,7 +20,6 @@ from .options import (
     SetOption,
     chosen_custom_ops,
 )
-from .runtime.session import ACTIVATIONS
 from .terminal import print_result, progress
 
 

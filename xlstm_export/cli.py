@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from .bench_command import bench
-from .bundle.engine_record import EngineRuntime
+from .bundle.engine_record import ACTIVATIONS, EngineRuntime
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .compare_command import compare
 from .errors import ErrorKind, UserError
@@ -30,8 +30,8 @@ from .options import (
     StateDtypeOption,
     chosen_custom_ops,
 )
+from .plugins_command import plugins
 from .quantize_command import quantize
-from .runtime.session import ACTIVATIONS
 from .terminal import Commands, err, out, print_notes, print_result, progress
 from .web_command import web
 
@@ -233,7 +233,7 @@ def validate(
             "validate needs what the bundle was made from: --checkpoint CKPT, or for a network of your own "
             "--module package.module:factory with its --weights CKPT.",
         )
-    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, activations, seed)
+    options = ValidationOptions(runtime, chosen_custom_ops(custom_ops), steps, text, batch, seed, activations)
     if module is not None:
         from .networks import load_module
 
@@ -324,6 +324,7 @@ def generate(
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
+    activations: ActivationsOption = ACTIVATIONS,
 ) -> None:
     """Continue a text, printing it as it is generated."""
     from .api import generate as run
@@ -341,6 +342,7 @@ def generate(
         tokenizer=tokenizer,
         runtime=runtime,
         custom_ops=chosen_custom_ops(custom_ops),
+        activations=activations,
     )
     sys.stdout.write(prompt)
     for piece in text:
@@ -384,50 +386,7 @@ def doctor() -> None:
     out.print(render(findings))
 
 
-plugins_app = typer.Typer(help="Native kernels: the TensorRT plugin and the ONNX Runtime custom-op library.")
-app.add_typer(plugins_app, name="plugins", no_args_is_help=True)
-
-
-@plugins_app.command("build")
-def plugins_build(
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SM,...", help="GPU architectures (sm86,sm89), or `current`; those of a release when not given."
-        ),
-    ] = None,
-    no_cuda: Annotated[bool, typer.Option("--no-cuda", help="Build only the CPU kernels, for ONNX Runtime.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="The folder for the libraries. By default the user cache."),
-    ] = None,
-) -> None:
-    """Compile the libraries and install them where they are found by default. Headers that are missing are fetched."""
-    from .native.build import build_libraries
-
-    with progress() as stage:
-        result = build_libraries(target.split(",") if target else (), not no_cuda, output, stage)
-    for note in result.notes:
-        err.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    for library in result.libraries:
-        out.print(f"Built {library}", highlight=False, soft_wrap=True)
-    for name, reason in result.left_out.items():
-        out.print(f"Left out {name}: {reason}", highlight=False, soft_wrap=True)
-
-
-@plugins_app.command("check")
-def plugins_check(
-    library: Annotated[
-        Path | None, typer.Argument(metavar="LIB", help="The plugin library. By default the one that was built.")
-    ] = None,
-) -> None:
-    """Load the TensorRT plugin into every registry that is installed. Exit code 1 when one does not take it."""
-    from .native.check import check_library, render
-    from .native.locate import TENSORRT_PLUGINS, require_library
-
-    check = check_library(require_library(TENSORRT_PLUGINS, library))
-    out.print(render(check), soft_wrap=True)
-    raise typer.Exit(0 if check.passed else 1)
+app.add_typer(plugins, name="plugins", no_args_is_help=True)
 
 
 def main() -> None:

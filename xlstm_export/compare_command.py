@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .bundle import Bundle
+from .bundle.engine_record import ACTIVATIONS
 from .options import ActivationsOption, CustomOpsOption, JsonOption, RuntimeOption, chosen_custom_ops
-from .runtime.session import ACTIVATIONS
 from .terminal import print_result, progress
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import BundleArgument, CustomOpsOption, JsonOption, RuntimeOption, chosen_custom_ops
+from .bundle.engine_record import ACTIVATIONS
+from .options import ActivationsOption, BundleArgument, CustomOpsOption, JsonOption, RuntimeOption, chosen_custom_ops
 from .terminal import print_result, progress
 
 
@@ -35,6 +36,7 @@ def forecast(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw history, median and bands.")] = None,
     runtime: RuntimeOption = "onnxruntime",
     custom_ops: CustomOpsOption = None,
+    activations: ActivationsOption = ACTIVATIONS,
 ) -> None:
     """Forecast columns of a CSV file: what comes after their last line, in quantiles."""
     from .api import forecast as run
@@ -55,6 +57,7 @@ def forecast(
             rollout=rollout,
             runtime=runtime,
             custom_ops=chosen_custom_ops(custom_ops),
+            activations=activations,
             stage=stage,
         )
     if csv_out is not None:

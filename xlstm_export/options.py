@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from .bundle import Bundle
-from .bundle.engine_record import RuntimeName
+from .bundle.engine_record import Activations, RuntimeName
 from .bundle.manifest import Dtype
 from .operators.names import Definitions
-from .runtime.session import Activations
 
 BundleArgument = Annotated[
     Bundle,
@@ -61,14 +60,14 @@ DefinitionsOption = Annotated[
         "that ONNX Runtime has, which is faster (`linear-attention`)."
     ),
 ]
-RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]
 ActivationsOption = Annotated[
     Activations,
     typer.Option(
-        help="What ONNX Runtime multiplies quantised weights with on the CPU: `float32`, or inputs rounded to `int8`, "
-        "which is faster and less exact."
+        help="What ONNX Runtime multiplies quantised weights with on a CPU: `int8` rounds each product's inputs to 8 "
+        "bits and is fast, `float32` does not and is exact."
     ),
 ]
+RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data instead of tables.")]
 
 

@@ -10,7 +10,7 @@ import typer
 
 from .bundle import Bundle
 from .errors import ErrorKind, UserError
-from .options import BundleArgument
+from .options import BundleArgument, CustomOpsOption, chosen_custom_ops
 from .quantization.options import Method, QuantizeOptions, WeightFormat
 from .quantization.sites import KEPT
 from .terminal import out, progress
@@ -61,6 +61,7 @@ def quantize(
     bits: Annotated[
         float | None, typer.Option(metavar="4.5", help="The same as bits a weight of the matrices, scales included.")
     ] = None,
+    custom_ops: CustomOpsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Write a bundle again with its matrices in 8 or 4 bits."""
@@ -68,7 +69,8 @@ def quantize(
 
     kept = tuple(keep.split(",")) if keep else ()
     limit = _size(size) if size is not None else None
-    options = QuantizeOptions(weights, block_size, method, kept, text, limit, bits, overwrite)
+    library = chosen_custom_ops(custom_ops)
+    options = QuantizeOptions(weights, block_size, method, kept, text, limit, bits, library, overwrite)
     with progress() as stage:
         result = quantize_bundle(bundle, output, options, stage)
     _print_sizes(bundle, result)

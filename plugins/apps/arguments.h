@@ -18,7 +18,8 @@ class Arguments {
   // `names`, `flags`: of the application's own options, with and without a value. Throws xlstm::Error(argument) for an
   // unknown option or a missing value.
   Arguments(int argc, char** argv, std::set<std::string> names, const std::set<std::string>& flags) {
-    names.insert({"backend", "device", "threads", "chunk", "onnxruntime", "custom-ops", "engine", "plugins"});
+    names.insert(
+        {"backend", "device", "threads", "chunk", "onnxruntime", "custom-ops", "engine", "plugins", "activations"});
     for (int i = 1; i < argc; ++i) {
       const std::string argument = argv[i];
       if (argument == "--help") {
@@ -81,13 +82,17 @@ class Arguments {
     options.custom_ops = text("custom-ops");
     options.engine = text("engine");
     options.plugin_library = text("plugins");
+    const std::map<std::string, xlstm::Activations> activations{{"int8", xlstm::Activations::int8},
+                                                                {"float32", xlstm::Activations::float32}};
+    options.activations = choice("activations", activations, "int8");
     return xlstm::Model::load(bundle_, options);
   }
 
  private:
   template <class T>
-  T choice(const std::string& name, const std::map<std::string, T>& allowed) const {
-    const auto found = allowed.find(text(name, "automatic"));
+  T choice(const std::string& name, const std::map<std::string, T>& allowed,
+           const std::string& otherwise = "automatic") const {
+    const auto found = allowed.find(text(name, otherwise));
     if (found != allowed.end()) return found->second;
     std::string names;
     for (const auto& item : allowed) names += (names.empty() ? "" : ", ") + item.first;
@@ -106,6 +111,8 @@ inline constexpr char kCommonHelp[] =
     "  --chunk N          positions of a prompt that one pass takes in (default 256, or what the engine takes)\n"
     "  --onnxruntime LIB  libonnxruntime.so (default: $XLSTM_ONNXRUNTIME, then the system's)\n"
     "  --custom-ops LIB   libxlstm_onnxruntime.so, the cells as custom operators (default: their definitions)\n"
+    "  --activations A    what quantised weights are multiplied with on a CPU: int8 (default, fast) or float32 "
+    "(exact)\n"
     "  --engine FILE      a TensorRT engine built from this bundle\n"
     "  --plugins LIB      libxlstm_tensorrt.so (default: the one beside the engine)\n";
 

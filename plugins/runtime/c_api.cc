@@ -102,6 +102,7 @@ xlstm::Options to_options(const xlstm_options* c) {
   options.tensorrt_library = or_empty(c->tensorrt_library);
   options.plugin_library = or_empty(c->plugin_library);
   options.chunk = c->chunk;
+  options.activations = static_cast<xlstm::Activations>(c->activations);
   return options;
 }
 

@@ -261,6 +261,8 @@ class OnnxRuntimeBundle : public LoadedBundle {
     Ort::SessionOptions result;
     result.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
     if (options.threads) result.SetIntraOpNumThreads(options.threads);
+    const bool exact = options.activations == Activations::float32;
+    result.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", exact ? "1" : "4");
     if (const auto& library = options.custom_ops; !library.empty()) {
       std::error_code failure;
       const auto path = std::filesystem::canonical(library, failure);

@@ -22,8 +22,8 @@ from xlstm_export.exporter import export_bundle
 from xlstm_export.forecasting import Forecaster, ForecastStream
 from xlstm_export.forecasting.trends import Reading, has_trend
 from xlstm_export.forecasting.windows import Scaling, windows_of
-from xlstm_export.runtime import open_session
 from xlstm_export.references.load import load_upstream
+from xlstm_export.runtime import open_session
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="tirex-2 wants Python 3.11")
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..bundle import Bundle
+from ..bundle.engine_record import ACTIVATIONS, Activations
 from ..bundle.manifest import NETWORK
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName
-from ..runtime.session import ACTIVATIONS, Activations
 from .contender import Contender
 from .forecasts import ForecastTiming
 from .job import Job, Peer, Source

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..bundle.engine_record import ACTIVATIONS, Activations
 from ..runtime import RuntimeName
-from ..runtime.session import ACTIVATIONS, Activations
 
 if TYPE_CHECKING:
     from ..checkpoints.checkpoint import Checkpoint

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import onnx
 
 
+_LOOKUPS = ("Gather", *LOOKUPS)
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A folder written by `xlstm-export onnx`. Nothing of it is kept in memory but manifest and graph."""
@@ -98,24 +101,24 @@ class Bundle:
 
     @cached_property
     def weight_sizes(self) -> dict[str, int]:
-        """Bytes in the file of each weight by name."""
+        """Bytes of each weight by name. Bytes that two names share (a quantised embedding's) are the first one's."""
         import onnx
 
-        return {
-            tensor.name: sum(int(entry.value) for entry in tensor.external_data if entry.key == "length")
-            for tensor in self.graph.graph.initializer
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
-        }
+        sizes, seen = {}, set()
+        for tensor in self.graph.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                where = {entry.key: entry.value for entry in tensor.external_data}
+                extent = (where["location"], where.get("offset"))
+                sizes[tensor.name] = 0 if extent in seen else int(where["length"])
+                seen.add(extent)
+        return sizes
 
     @cached_property
     def step_bytes(self) -> int:
         """Bytes of weights that one step reads: all but the rows of the embedding that are not looked up."""
         nodes = self.graph.graph.node
-        looked_up, read_whole = set(), set()
-        for node in nodes:
-            tables = {"Gather": 1}.get(node.op_type, 2 if node.op_type in LOOKUPS else 0)  # codes and scales
-            looked_up.update(node.input[:tables])
-            read_whole.update(node.input[tables:])
+        looked_up = {name for node in nodes if node.op_type in _LOOKUPS for name in node.input}
+        read_whole = {name for node in nodes if node.op_type not in _LOOKUPS for name in node.input}
         return sum(size for name, size in self.weight_sizes.items() if name not in looked_up or name in read_whole)
 
     def fits(self, record: EngineRecord) -> bool:

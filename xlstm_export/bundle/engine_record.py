@@ -23,6 +23,9 @@ EngineRuntime = Literal["tensorrt-rtx", "tensorrt"]
 ENGINE_RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt-rtx", "tensorrt")
 RuntimeName = Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
 """What runs a bundle."""
+Activations = Literal["int8", "float32"]
+"""What ONNX Runtime multiplies quantised weights with on the CPU."""
+ACTIVATIONS: Activations = "int8"
 ProfileName = Literal["decode", "prefill", "window"]
 PROFILES: dict[Mode, tuple[ProfileName, ...]] = {
     "step": ("decode",),

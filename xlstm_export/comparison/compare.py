@@ -13,11 +13,11 @@ import numpy as np
 from ..benchmark.job import Job
 from ..benchmark.rounds import Limit, Timing, start, take_turns
 from ..bundle import Bundle
+from ..bundle.engine_record import ACTIVATIONS, Activations
 from ..bundle.manifest import MODEL_FILE
 from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
 from ..runtime import RuntimeName, open_session
-from ..runtime.session import ACTIVATIONS, Activations
 from ..validation.texts import read_text
 from .quality import Quality, measure_quality
 

@@ -1,6 +1,6 @@
-"""Changes to the cells' definitions that one engine builder or another needs. The bundle itself is never touched.
+"""Changes to the graph that one engine builder or another needs. The bundle itself is never touched.
 
-Both return a copy: external weights are referred to, not held, so a model's graph is small.
+All return a copy: external weights are referred to, not held, so a model's graph is small.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import onnx
 from onnx import helper
 
+from ..operators.lookups import INT4_ROWS, INT8_ROWS, LOOKUPS
 from ..operators.names import DOMAIN
 from .targets import parse_version
 
@@ -30,6 +31,43 @@ def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     del copy.functions[:]
     copy.functions.extend(kept)
     return copy
+
+
+def with_plain_lookups(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which rows of a quantised embedding are gathered behind `DequantizeLinear`.
+
+    TensorRT allows quantised constants nowhere else, and knows no bytes; it reads the same bytes as four-bit integers.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    weights = {tensor.name: tensor for tensor in copy.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in copy.graph.node:
+        lookup = node.domain == DOMAIN and node.op_type in LOOKUPS
+        nodes += _plain_lookup(node, weights[node.input[0]]) if lookup else [node]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    kept = [f for f in copy.functions if f.domain != DOMAIN or f.name not in LOOKUPS]
+    del copy.functions[:]
+    copy.functions.extend(kept)
+    return copy
+
+
+def _plain_lookup(node: onnx.NodeProto, codes: onnx.TensorProto) -> list[onnx.NodeProto]:
+    if codes.data_type == onnx.TensorProto.UINT8:  # two four-bit codes a byte
+        codes.data_type = onnx.TensorProto.INT4
+        codes.dims[1] *= 2
+    by_rows = node.op_type in (INT4_ROWS, INT8_ROWS)
+    (_, scales, indices), out = node.input, node.output[0]
+    scale, weights, found = f"{out}__scale", f"{out}__weights", out if by_rows else f"{out}__columns"
+    (block_size,) = (a.i for a in node.attribute if a.name == "block_size")
+    axes = {"axis": 1 if by_rows else 0, "block_size": block_size}
+    nodes = [
+        helper.make_node("Cast", [scales], [scale], to=onnx.TensorProto.FLOAT),
+        helper.make_node("DequantizeLinear", [codes.name, scale], [weights], **axes),
+        helper.make_node("Gather", [weights, indices], [found], axis=0 if by_rows else 1),
+    ]
+    return nodes if by_rows else [*nodes, helper.make_node("Transpose", [found], [out], perm=[1, 0])]
 
 
 def with_products_as_sums(model: onnx.ModelProto) -> onnx.ModelProto:

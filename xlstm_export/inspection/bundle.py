@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Any
 
 from ..bundle import Bundle, Engine, Manifest
 from ..bundle.manifest import FILE_NAME, NETWORK, Dimension
@@ -77,6 +78,8 @@ class BundleInspection:
     cells: tuple[CellInfo, ...]
     """Of a network; empty where there are `dimensions`."""
     parameters: int
+    quantization: dict[str, Any] | None
+    """How weights were made smaller, as the manifest has it; None: they were not."""
     weight_bytes: int
     read_bytes: int
     """Of the weights in one step: all but the rows of the embedding that are not looked up."""
@@ -127,7 +130,8 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         producer=manifest.producer,
         dimensions=None if network else dimensions_of(manifest.architecture, str(bundle.path / FILE_NAME)),
         cells=tuple(_cells(bundle)) if network else (),
-        parameters=sum(math.prod(t.dims) for t in graph.initializer if t.name in bundle.weight_sizes),
+        parameters=_parameters(bundle),
+        quantization=manifest.quantization,
         weight_bytes=sum(bundle.weight_sizes.values()),
         read_bytes=bundle.step_bytes,
         state_bytes=manifest.state_bytes(),
@@ -139,6 +143,13 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         engines=tuple(map(_engine_info, repeat(bundle), bundle.engines())),
         missing_files=bundle.missing_files,
     )
+
+
+def _parameters(bundle: Bundle) -> int:
+    """Weights, which are counted before they are quantised: then there are scales among them."""
+    if bundle.manifest.quantization is not None:
+        return int(bundle.manifest.quantization.get("parameters", 0))
+    return sum(math.prod(t.dims) for t in bundle.graph.graph.initializer if t.name in bundle.weight_sizes)
 
 
 def _engine_info(bundle: Bundle, engine: Engine) -> EngineInfo:

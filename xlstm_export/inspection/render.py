@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
@@ -43,6 +44,7 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
         ("family", f"{b.family}, from {b.source}"),
         *(_dimension_rows(b.dimensions) if b.dimensions else _network_rows(b)),
         ("parameters", f"{b.parameters:,} in {_bytes(b.weight_bytes)} ({b.dtype} projections)"),
+        *_quantization_rows(b.quantization),
         *_state_rows(b),
         ("batch", "dynamic" if b.batch is None else str(b.batch)),
         *([] if b.is_network else [("tokenizer", b.tokenizer or "none: token ids only")]),
@@ -88,6 +90,18 @@ def _network_rows(b: BundleInspection) -> Iterable[tuple[str, str]]:
     for kind, cells in by_kind.items():
         modules = [cell.name.rpartition("/")[0] or cell.name for cell in cells]
         yield f"  {kind}", f"{len(cells)}: {', '.join(dict.fromkeys(modules))}"
+
+
+def _quantization_rows(found: dict[str, Any] | None) -> Iterable[tuple[str, str]]:
+    if found is None:
+        return
+    text = (
+        f"{found.get('weights')} in blocks of {found.get('block_size')} by {found.get('method')}, "
+        f"{found.get('bits_per_weight')} bits a weight with scales"
+    )
+    formats = Counter(found.get("others", {}).values())
+    others = ", ".join(f"{count} in {name}" for name, count in formats.items())
+    yield "quantised", f"{text}; other matrices: {others}" if others else text
 
 
 def _state_rows(b: BundleInspection) -> Iterable[tuple[str, str]]:

@@ -70,42 +70,58 @@ def round_to_nearest(blocks: np.ndarray, format_: Format, scale_dtype: np.dtype)
     return format_.encode(blocks / scales[..., None]), scales
 
 
-def search_scales(blocks: np.ndarray, format_: Format, scale_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def search_scales(
+    blocks: np.ndarray, format_: Format, scale_dtype: np.dtype, importance: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The scale with the least squared error, of those that clip a block's largest value more or less.
 
-    The best of a grid is refined by least squares (codes c of weights w: scale = <w, c> / <c, c>). Arguments and result
-    as of `round_to_nearest`, which is where the search begins.
+    The best of a grid is refined by least squares (of weights w and their codes c: scale = <w, c> / <c, c>). Arguments
+    and result as of `round_to_nearest`, whose scale is one of the grid; `importance`, (1, blocks, block_size), weighs
+    the squares.
     """
-    codes, scales = round_to_nearest(blocks, format_, scale_dtype)
-    best = _squared_error(blocks, codes, scales)
     largest = np.abs(blocks).max(-1) / format_.high
+    scales = stored(largest, scale_dtype)
+    trials = _Trials(blocks, format_, importance)
+    best = trials.error(scales)
     for shrink in _GRIDS[format_.bits]:
-        _keep_better(blocks, format_, stored(largest * np.float32(shrink), scale_dtype), codes, scales, best)
+        trials.keep_better(stored(largest * np.float32(shrink), scale_dtype), scales, best)
     for _ in range(_REFINEMENTS):
-        fitted = np.einsum("nbk,nbk->nb", blocks, codes) / np.maximum(np.einsum("nbk,nbk->nb", codes, codes), 1e-30)
-        _keep_better(blocks, format_, stored(fitted, scale_dtype), codes, scales, best)
-    return codes, scales
+        codes = format_.encode(blocks / scales[..., None])
+        weighed = codes if importance is None else codes * importance
+        fitted = np.einsum("nbk,nbk->nb", blocks, weighed) / np.maximum(np.einsum("nbk,nbk->nb", codes, weighed), 1e-30)
+        trials.keep_better(stored(fitted, scale_dtype), scales, best)
+    return format_.encode(blocks / scales[..., None]), scales
 
 
-# A four-bit code reaches -8 on one side; clipping down to 0.66 of a normally distributed block's largest value pays.
+# A four-bit code reaches -8 on one side; clipping down to two thirds of a block's largest value may pay.
 _GRIDS = {4: tuple(np.linspace(0.66, 1.0, 12, endpoint=False)), 8: (0.94, 0.97, 0.985)}
 _REFINEMENTS = 2
 
 
-def _keep_better(
-    blocks: np.ndarray, format_: Format, trial: np.ndarray, codes: np.ndarray, scales: np.ndarray, best: np.ndarray
-) -> None:
-    """Put codes and scales of the trial in place of the best so far where their error is less."""
-    trial_codes = format_.encode(blocks / trial[..., None])
-    error = _squared_error(blocks, trial_codes, trial)
-    better = error < best
-    codes[better], scales[better], best[better] = trial_codes[better], trial[better], error[better]
+class _Trials:
+    """The errors of one piece's blocks under different scales, computed in two buffers that stay in the cache."""
 
+    def __init__(self, blocks: np.ndarray, format_: Format, importance: np.ndarray | None):
+        self._blocks, self._format = blocks, format_
+        self._weight = None if importance is None else np.sqrt(importance)
+        self._buffer = np.empty_like(blocks)
 
-def _squared_error(blocks: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    difference = codes * scales[..., None]
-    difference -= blocks
-    return np.einsum("nbk,nbk->nb", difference, difference)
+    def error(self, scales: np.ndarray) -> np.ndarray:
+        """Squared error of each block."""
+        buffer = np.divide(self._blocks, scales[..., None], out=self._buffer)
+        np.clip(buffer, self._format.low, self._format.high, out=buffer)
+        codes = self._format.round(buffer)
+        np.multiply(codes, scales[..., None], out=buffer)
+        np.subtract(buffer, self._blocks, out=buffer)
+        if self._weight is not None:
+            np.multiply(buffer, self._weight, out=buffer)
+        return np.einsum("nbk,nbk->nb", buffer, buffer)
+
+    def keep_better(self, trial: np.ndarray, scales: np.ndarray, best: np.ndarray) -> None:
+        """Put the trial's scales in place of the best so far where their error is less."""
+        error = self.error(trial)
+        np.copyto(scales, trial, where=error < best)
+        np.minimum(best, error, out=best)
 
 
 def stored(scales: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..progress import Advance
-from .formats import Format, blocked
+from .formats import Format, blocked, search_scales
 from .sites import Site
 
 _PIECE = 1 << 20
@@ -92,6 +92,29 @@ def quantise(
         for done in threads.map(piece, range(0, rows, step)):
             progress(done * inputs)
     return Quantised(codes, scales)
+
+
+def laid_out(site: Site, codes: np.ndarray, scales: np.ndarray, format_: Format) -> Quantised:
+    """A matrix that was quantised as a whole: codes (N, K) and scales (N, blocks)."""
+    codes = codes.astype(format_.storage)
+    return Quantised(codes, scales) if by_rows(site) else Quantised(np.ascontiguousarray(codes.T), scales.T)
+
+
+def approximated(site: Site, format_: Format, block_size: int) -> np.ndarray:
+    """W as it is read back after `search_scales`, (N, K) float32."""
+    blocks = blocked(read_rows(site, 0, site.outputs), block_size)
+    codes, scales = search_scales(blocks, format_, scale_dtype(site).numpy())
+    return dequantised(site, codes.reshape(site.outputs, -1), scales, block_size)
+
+
+def dequantised(site: Site, codes: np.ndarray, scales: np.ndarray, block_size: int) -> np.ndarray:
+    """W (N, K) of codes (N, K or more) and scales (N, blocks)."""
+    return codes[:, : site.inputs] * np.repeat(scales, block_size, 1)[:, : site.inputs]
+
+
+def scale_dtype(site: Site) -> ir.DataType:
+    """Half precision in any case: as codes are those of the rounded scales, finer ones gain nothing."""
+    return ir.DataType.BFLOAT16 if site.dtype == ir.DataType.BFLOAT16 else ir.DataType.FLOAT16
 
 
 def row_pieces(values: np.ndarray) -> Iterator[np.ndarray]:

@@ -32,6 +32,8 @@ class QuantizeOptions:
     """The most bytes of the weight file: tensors that pay most for it stay at 8 bits or in the bundle's dtype."""
     bits: float | None = None
     """The same as bits a weight, of the matrices that can be quantised, scales included."""
+    custom_ops: Path | None = None
+    """The custom-op library that the text is run with; None runs the cells' definitions."""
     overwrite: bool = False
     """Replace an existing bundle."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,16 @@ from ..bundle.manifest import BYTE_TOKENIZER
 from ..errors import ErrorKind, UserError
 from ..exporter.write import write_bundle
 from ..progress import Advance, Stage, no_progress
-from .formats import FORMATS, INT8, Format, packed, round_to_nearest, search_scales
-from .matrices import Quantised, by_rows, quantise, row_pieces
+from .formats import Format, packed, round_to_nearest, search_scales
+from .matrices import Quantised, by_rows, quantise, row_pieces, scale_dtype
 from .options import QuantizeOptions
+from .plan import Plan, make_plan
 from .rewrite import WrittenWeight, define, put_in
 from .sites import Site, find_sites, matches, unmatched
 from .weight_file import WeightFile
 
-_QUANTISERS = {"rtn": round_to_nearest, "search": search_scales}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What becomes of the weights that can be quantised.
-
-    Attributes:
-        formats: by name; None: it stays as it is.
-        ready: matrices that are quantised already.
-    """
-
-    formats: Mapping[str, Format | None]
-    ready: Mapping[str, Quantised]
+_QUANTISERS = {"rtn": round_to_nearest, "search": search_scales, "gptq": search_scales}
+"""What GPTQ leaves: weights that are in no product."""
 
 
 def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: Stage = no_progress) -> Bundle:
@@ -62,10 +50,9 @@ def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: 
         raise UserError(ErrorKind.argument, f"{out} is the bundle itself. Choose another folder with -o.")
     model = ir.load(bundle.model_file)
     sites = _checked_sites(model.graph, bundle, options)
-    plan = _plan(bundle, sites, options, stage)
+    plan = make_plan(bundle, model.graph, sites, options, stage)
     with new_folder(out) as folder:
-        total = sum(t.nbytes for t in _external(model.graph).values())
-        tick = stage("Quantising weights", total)
+        tick = stage("Quantising weights", sum(tensor.nbytes for tensor in _external_weights(model.graph)))
         with WeightFile(folder) as file:
             description = _write_weights(model, sites, plan, options, file, tick)
         tokenizer = bundle.manifest.tokenizer
@@ -94,18 +81,6 @@ def _checked_sites(graph: ir.Graph, bundle: Bundle, options: QuantizeOptions) ->
     return sites
 
 
-def _plan(bundle: Bundle, sites: list[Site], options: QuantizeOptions, stage: Stage) -> Plan:
-    wanted = FORMATS[options.weights]
-    formats = {site.name: None if matches(site.name, options.keep) else wanted for site in sites}
-    return Plan(formats, {})
-
-
-def _fitting(site: Site, format_: Format) -> Format:
-    """Eight bits where rows of four-bit codes that are looked up would not begin with a byte."""
-    row = site.inputs if by_rows(site) else site.outputs
-    return INT8 if format_.bits == 4 and site.lookups and row % 2 else format_
-
-
 def _write_weights(
     model: ir.Model, sites: list[Site], plan: Plan, options: QuantizeOptions, file: WeightFile, progress: Advance
 ) -> dict[str, Any]:
@@ -113,17 +88,17 @@ def _write_weights(
     by_value = {id(site.value): site for site in sites}
     operators: set[str] = set()
     stored = weights = 0
+    parameters = sum(tensor.size for tensor in _external_weights(model.graph))
     others = {}
     for value in list(model.graph.initializers.values()):
         site = by_value.get(id(value))
-        wanted = None if site is None else plan.formats[site.name]
-        if site is None or wanted is None:
+        format_ = None if site is None else plan.formats[site.name]
+        if site is None or format_ is None:
             if isinstance(value.const_value, ir.ExternalTensor):
                 progress(file.copy(value))
             if site is not None:
                 others[site.name] = "float"
             continue
-        format_ = _fitting(site, wanted)
         quantised = plan.ready.get(site.name) or _quantise(site, format_, options, progress)
         written = _write_site(site, format_, quantised, file)
         operators |= put_in(model.graph, site, written, format_.bits, options.block_size)
@@ -135,9 +110,10 @@ def _write_weights(
         "weights": options.weights,
         "block_size": options.block_size,
         "method": options.method,
+        "parameters": parameters,
         "bits_per_weight": round(8 * stored / weights, 4),
         "others": others,
-    }
+    } | ({} if plan.divergence is None else {"kl_divergence": plan.divergence})
 
 
 def _quantise(site: Site, format_: Format, options: QuantizeOptions, progress: Advance) -> Quantised:
@@ -146,7 +122,7 @@ def _quantise(site: Site, format_: Format, options: QuantizeOptions, progress: A
         site,
         format_,
         options.block_size,
-        _scale_dtype(site).numpy(),
+        scale_dtype(site).numpy(),
         _QUANTISERS[options.method],
         lambda count: progress(count * width),
     )
@@ -162,17 +138,13 @@ def _write_site(site: Site, format_: Format, quantised: Quantised, file: WeightF
     codes = looked_up = file.add(f"{site.name}.codes", *layout, pieces)
     if as_bytes and not rows:  # the same bytes, which products read as four-bit integers
         looked_up = file.again(f"{site.name}.bytes", ir.DataType.UINT8, pairs, codes)
-    dtype = _scale_dtype(site)
+    dtype = scale_dtype(site)
     narrow = quantised.scales.astype(dtype.numpy())
     scales = file.add(f"{site.name}.scales", dtype, narrow.shape, [narrow])
     return WrittenWeight(codes, looked_up, scales)
 
 
-def _scale_dtype(site: Site) -> ir.DataType:
-    """Half precision in any case: as codes are those of the rounded scales, finer ones gain nothing."""
-    return ir.DataType.BFLOAT16 if site.dtype == ir.DataType.BFLOAT16 else ir.DataType.FLOAT16
-
-
-def _external(graph: ir.Graph) -> dict[str, ir.ExternalTensor]:
-    values = graph.initializers.items()
-    return {name: v.const_value for name, v in values if isinstance(v.const_value, ir.ExternalTensor)}
+def _external_weights(graph: ir.Graph) -> list[ir.ExternalTensor]:
+    """Tensors that lie in the weight file."""
+    tensors = (value.const_value for value in graph.initializers.values())
+    return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]

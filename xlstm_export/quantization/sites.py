@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from .formats import INT4, INT8, Format
+
 KEPT = ("*igate.*", "*fgate.*", "*slstm.?gate.*")
 """What stays as it is unless the user says otherwise: gates. (Norms, convolutions, R and block-diagonal projections
 are no matrices of products.)"""
@@ -58,6 +60,17 @@ class Site:
         assert self.value.shape is not None
         rows, columns = self.value.shape.numpy()
         return rows, columns
+
+
+def fitting(site: Site, format_: Format) -> Format | None:
+    """The format, or the one that stands in for it where a weight's rows are looked up; None: it stays as it is.
+
+    A row of four-bit codes has to begin with a byte, and eight-bit floats are not looked up.
+    """
+    if not site.lookups:
+        return format_
+    row = site.outputs if site.products else site.inputs
+    return {INT4.name: INT8 if row % 2 else INT4, INT8.name: INT8}.get(format_.name)
 
 
 def find_sites(graph: ir.Graph, block_size: int) -> list[Site]:

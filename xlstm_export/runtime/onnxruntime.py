@@ -13,10 +13,11 @@ import onnxruntime as ort
 
 from ..bundle import Bundle, TensorSpec
 from ..bundle.dtypes import DTYPES
+from ..bundle.engine_record import ACTIVATIONS, Activations
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
 from .checks import Pass
-from .session import ACTIVATIONS, Activations, Session
+from .session import Session
 from .widen import widen_bfloat16
 
 _BFLOAT16 = onnx.TensorProto.BFLOAT16

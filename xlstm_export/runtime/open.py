@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from ..bundle import Bundle
-from ..bundle.engine_record import RuntimeName
+from ..bundle.engine_record import ACTIVATIONS, Activations, RuntimeName
 from ..errors import ErrorKind, UserError
-from .session import ACTIVATIONS, Activations, Session
+from .session import Session
 
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
@@ -29,8 +29,8 @@ def open_session(
         batch: number of sequences; must be the bundle's own when that is fixed.
         custom_ops: the custom-op library for ONNX Runtime; None runs the cells' definitions.
         engine: for the TensorRT runtimes; None takes the bundle's newest that fits.
-        activations: what ONNX Runtime multiplies quantised weights with on the CPU: `float32` is exact, `int8` rounds
-            the inputs of each product to 8 bits as well.
+        activations: what ONNX Runtime multiplies quantised weights with on the CPU. `int8` rounds the inputs of each
+            product to 8 bits; `float32` is exact, and for 8-bit weights slower than a bundle that is not quantised.
 
     Raises:
         UserError: a batch that the bundle was not made for, or a runtime that is not here.

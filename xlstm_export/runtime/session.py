@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,8 +13,6 @@ from ..bundle.state_file import decode_states, encode_states, write_states
 from ..errors import ErrorKind, UserError
 from .checks import Pass, PassCheck, check_row, checked_states
 
-Activations = Literal["int8", "float32"]
-ACTIVATIONS: Activations = "float32"
 DEFAULT_CHUNK = 256
 """Positions of one pass of a prompt: enough that weights are read from memory for hundreds of positions at once."""
 

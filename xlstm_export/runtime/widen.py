@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-_ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul"}
+_ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul", "DequantizeLinear"}
 
 
 def widen_bfloat16(path: Path) -> bytes:
@@ -26,6 +26,9 @@ def widen_bfloat16(path: Path) -> bytes:
                 model.graph.insert_before(node, cast)
                 node.replace_input_with(index, cast.outputs[0])
         result = node.outputs[0]
+        if node.op_type == "DequantizeLinear":  # what multiplies with it is widened too, and only so are the two fused
+            result.dtype = ir.DataType.FLOAT
+            continue
         narrow = _cast(result, ir.DataType.BFLOAT16, f"{node.name}/narrow")
         ir.convenience.replace_all_uses_with(result, narrow.outputs[0])
         narrow.replace_input_with(0, result)

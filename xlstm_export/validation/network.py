@@ -191,7 +191,7 @@ def _stream(
     random = np.random.default_rng(options.seed)
     most = options.steps if references.stepping else _longest(references, options.steps)
     notes = () if most == options.steps else (f"The module takes no more than {most} positions; runs end there.",)
-    with open_session(bundle, options.runtime, rows, options.custom_ops) as session:
+    with open_session(bundle, options.runtime, rows, options.custom_ops, activations=options.activations) as session:
 
         def run(name: str, what: str, passes: list[Feeding]) -> Scenario:
             return run_passes(session, references, passes, name, what, random, tick)
@@ -225,7 +225,10 @@ def _windows(
     sized = any(tensor.time_axis is not None for tensor in manifest.inputs)
     with ExitStack() as opened:
         sessions: list[Session] = [
-            opened.enter_context(open_session(bundle, options.runtime, batch, options.custom_ops)) for batch in batches
+            opened.enter_context(
+                open_session(bundle, options.runtime, batch, options.custom_ops, activations=options.activations)
+            )
+            for batch in batches
         ]
         most = min(options.steps, sessions[0].max_chunk or options.steps)
         lengths = [n for n in WINDOWS if n <= most] or [most]

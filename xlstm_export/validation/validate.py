@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..bundle import Bundle, Manifest
+from ..bundle.engine_record import ACTIVATIONS, Activations
 from ..bundle.manifest import NETWORK
 from ..checkpoints import Checkpoint
 from ..errors import ErrorKind, UserError
@@ -17,7 +18,6 @@ from ..forecasting import Forecaster
 from ..progress import Stage, no_progress
 from ..references.load import check_pair, load_upstream
 from ..runtime import RuntimeName, open_session
-from ..runtime.session import ACTIVATIONS, Activations
 from .forecasts import run_forecasts
 from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
@@ -48,10 +48,10 @@ class ValidationOptions:
     """What the long run reads, and both are scored on; None: random tokens."""
     batch: int | None = None
     """Rows side by side; None: the bundle's own, or 4 where it is dynamic."""
-    activations: Activations = ACTIVATIONS
-    """What quantised weights are multiplied with."""
     seed: int = 0
     """Of the random inputs and of the perturbation."""
+    activations: Activations = ACTIVATIONS
+    """What ONNX Runtime multiplies quantised weights with."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -94,8 +94,10 @@ def validate(
     nudged = perturbed(model, getattr(torch, manifest.coarsest_dtype), seed, Quantization.of(manifest))
     tick(1)
     shapes = {state.input: state.sized(1)[1:] for state in manifest.states}
-    how = (options.runtime, rows, options.custom_ops, None, options.activations)
-    with open_session(bundle, *how) as session, threads_for(model.module):
+    with (
+        open_session(bundle, options.runtime, rows, options.custom_ops, activations=options.activations) as session,
+        threads_for(model.module),
+    ):
         machines = Machines(UpstreamSession(model, shapes, rows), UpstreamSession(nudged, shapes, rows), session)
         runs = run_all(machines, manifest, options.steps, tokens, seed, stage)
         if manifest.forecast is not None:

@@ -34,6 +34,7 @@ typedef enum {
 
 typedef enum { XLSTM_BACKEND_AUTOMATIC = 0, XLSTM_BACKEND_ONNXRUNTIME = 1, XLSTM_BACKEND_TENSORRT = 2 } xlstm_backend;
 typedef enum { XLSTM_DEVICE_AUTOMATIC = 0, XLSTM_DEVICE_CPU = 1, XLSTM_DEVICE_CUDA = 2 } xlstm_device;
+typedef enum { XLSTM_ACTIVATIONS_INT8 = 0, XLSTM_ACTIVATIONS_FLOAT32 = 1 } xlstm_activations;
 
 /* As xlstm::Options. Start from xlstm_default_options(); NULL paths are empty. */
 typedef struct {
@@ -49,6 +50,7 @@ typedef struct {
   const char* tensorrt_library;
   const char* plugin_library;
   int chunk;
+  xlstm_activations activations;
 } xlstm_options;
 
 typedef enum { XLSTM_FLOAT32 = 0, XLSTM_INT64 = 1, XLSTM_INT32 = 2 } xlstm_dtype;

@@ -100,6 +100,12 @@ enum class Device {
   cuda,
 };
 
+/// What ONNX Runtime multiplies quantised weights with on the CPU.
+enum class Activations {
+  int8,     ///< the inputs of each product rounded to 8 bits: fast
+  float32,  ///< exact; for 8-bit weights slower than a bundle that is not quantised
+};
+
 /// Where to run, and where the libraries lie. Empty paths: see each. The defaults suit most.
 struct Options {
   Backend backend = Backend::automatic;
@@ -123,6 +129,7 @@ struct Options {
   std::filesystem::path tensorrt_library;
   /// libxlstm_tensorrt.so. Empty: the one that lies beside the engine, if any.
   std::filesystem::path plugin_library;
+  Activations activations = Activations::int8;
 };
 
 /// An input or an output of a model.

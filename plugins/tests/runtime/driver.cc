@@ -58,6 +58,7 @@ xlstm::Model load(const char* bundle, Named& named) {
   options.cuda_graph = named["graph"] != "0";
   options.engine = named["engine"];
   options.custom_ops = named["custom_ops"];
+  if (named["activations"] == "float32") options.activations = xlstm::Activations::float32;
   if (!named["threads"].empty()) options.threads = std::stoi(named["threads"]);
   if (!named["chunk"].empty()) options.chunk = std::stoi(named["chunk"]);
   const auto model = xlstm::Model::load(bundle, options);
