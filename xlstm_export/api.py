@@ -106,7 +106,7 @@ def export(
     """
     from .checkpoints import ReadOptions, open_checkpoint
     from .exporter import ExportOptions, export_bundle
-    from .quantization import attach_stored
+    from .quantization.stored import attach_stored
 
     tokenizer_file = None if tokenizer is None else Path(tokenizer)
     options = ExportOptions(dtype, batch, mode, logits, link_weights, overwrite, tokenizer_file, state_dtype)

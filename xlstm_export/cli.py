@@ -150,7 +150,7 @@ def onnx(
     with err.status("Reading the checkpoint"):
         from .checkpoints import open_checkpoint, random_checkpoint
         from .exporter import ExportOptions, export_bundle
-        from .quantization import attach_stored
+        from .quantization.stored import attach_stored
 
         chosen = (dtype, batch_size, mode or "both", logits, link_weights, overwrite, tokenizer)
         options = ExportOptions(*chosen, state_dtype, definitions)
