@@ -5,7 +5,7 @@
 
 #include <onnxruntime_cxx_api.h>
 
-#include "cells/contract.h"
+#include "cells/layer_contract.h"
 #include "onnxruntime/device.h"
 
 namespace xlstm::ort {
@@ -35,10 +35,11 @@ struct Cell {
 
 extern const Cell kMlstmCell;
 extern const Cell kSlstmCell;
+extern const Cell kCausalConvLayer, kMlstmProjectionsLayer, kGatedHeadNormLayer, kSkipGatedHeadNormLayer;  // CPU only
 
 class CellOperator : public CustomOp {
  public:
-  // recurrent_type: of R; unused by the mLSTM. api_version: of the ONNX Runtime that loads the library.
+  // recurrent_type: of R; unused but by the sLSTM. api_version: of the ONNX Runtime that loads the library.
   CellOperator(const Cell& cell, ONNXTensorElementDataType type, ONNXTensorElementDataType recurrent_type,
                const Device& device, uint32_t api_version);
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..operators.eager import mlstm_cell, slstm_cell
+from ..operators.eager_layers import gated_head_norm, mlstm_projections, skip_gated_head_norm
 from .architecture import Block, MLSTMBlock, MLSTMLargeBlock, SLSTMBlock
 from .layers import (
     BlockDiagonalLinear,
@@ -53,19 +54,11 @@ class MLSTMLayer(nn.Module):
 
     def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         C, n, m, window = states
-        heads = (chunk.batch, chunk.sequence, self.heads, self.head_dim)
         x_m, z = self.proj_up(x).to(self.compute).chunk(2, -1)
         x_conv, window = self.conv(x_m, window, chunk)
-        x_conv = nn.functional.silu(x_conv)
-        q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x_m)
-        qkv = torch.cat([q, k, v], -1)
-        i, f = (gate(qkv).reshape(heads[:3]) for gate in (self.igate, self.fgate))
+        project = self._project_narrow if self.q_proj.is_narrow and self.q_proj.bias is None else self._project
         h, C, n, m = mlstm_cell(
-            q.reshape(heads),
-            k.reshape(heads),
-            v.reshape(heads),
-            i,
-            f,
+            *project(x_conv, x_m, chunk),
             C,
             n,
             m,
@@ -75,8 +68,32 @@ class MLSTMLayer(nn.Module):
             eps=1e-6,
             lengths=chunk.lengths,
         )
-        y = (self.head_norm(h) + self.skip * x_conv) * nn.functional.silu(z)
+        y = skip_gated_head_norm(h, self.head_norm.by_head, z, self.skip, x_conv, self.head_norm.eps)
         return self.proj_down(y), (C, n, m, window)
+
+    def _project(self, x_conv: Tensor, x: Tensor, chunk: Chunk) -> tuple[Tensor, ...]:
+        """q, k, v (B, S, H, DH) and i, f (B, S, H)."""
+        heads = (chunk.batch, chunk.sequence, self.heads)
+        q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x)
+        qkv = torch.cat([q, k, v], -1)
+        gates = (gate(qkv).reshape(heads) for gate in (self.igate, self.fgate))
+        return *(part.reshape(*heads, self.head_dim) for part in (q, k, v)), *gates
+
+    def _project_narrow(self, x_conv: Tensor, x: Tensor, chunk: Chunk) -> tuple[Tensor, ...]:
+        """The same, as one operator."""
+        return mlstm_projections(
+            x_conv,
+            x,
+            self.q_proj.weight,
+            self.k_proj.weight,
+            self.v_proj.weight,
+            self.igate.weight,
+            self.igate.bias,
+            self.fgate.weight,
+            self.fgate.bias,
+            together=self.q_proj.together,
+            lengths=chunk.lengths,
+        )
 
 
 class SLSTMLayer(nn.Module):
@@ -103,7 +120,7 @@ class SLSTMLayer(nn.Module):
         x_conv = x
         if self.conv is not None:
             x_conv, window = self.conv(x, rest[0], chunk)
-            x_conv, rest = nn.functional.silu(x_conv), [window]
+            rest = [window]
         gates = torch.stack([self.igate(x_conv), self.fgate(x_conv), self.zgate(x), self.ogate(x)], 1)
         gates = gates.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
         hidden, y, c, n, m = slstm_cell(
@@ -145,7 +162,11 @@ class MLSTMLargeLayer(nn.Module):
             eps=self.spec.cell_eps,
             lengths=chunk.lengths,
         )
-        y = torch.sigmoid(self.ogate(x).to(self.compute)) * self.head_norm(h)
+        gate = self.ogate(x).to(self.compute)
+        if self.head_norm.bias is None:
+            y = gated_head_norm(h, self.head_norm.by_head, gate, self.head_norm.eps)
+        else:
+            y = torch.sigmoid(gate) * self.head_norm(h)
         return self.out_proj(y), tuple(states)
 
 
