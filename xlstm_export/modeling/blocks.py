@@ -20,6 +20,7 @@ from .layers import (
     LayerNorm,
     Linear,
     RMSNorm,
+    block_diagonals,
     make_norm,
     parameter,
 )
@@ -121,7 +122,8 @@ class SLSTMLayer(nn.Module):
         if self.conv is not None:
             x_conv, window = self.conv(x, rest[0], chunk)
             rest = [window]
-        gates = torch.stack([self.igate(x_conv), self.fgate(x_conv), self.zgate(x), self.ogate(x)], 1)
+        early, late = block_diagonals(x_conv, self.igate, self.fgate), block_diagonals(x, self.zgate, self.ogate)
+        gates = torch.cat([early, late], 1).to(self.igate.out_dtype)
         gates = gates.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
         hidden, y, c, n, m = slstm_cell(
             gates, self.R, self.b, y, c, n, m, forget_clamp=self.forget_clamp, lengths=chunk.lengths

@@ -147,17 +147,10 @@ class BlockDiagonalLinear(nn.Module):
         self.bias = parameter(num_blocks * block_dim, dtype=dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks = self._transposed_blocks()
-        groups, width, _ = blocks.shape
-        x = x.to(self.weight.dtype)
-        if groups == 1:
-            y = x @ blocks[0]
-        else:
-            y = x.reshape(-1, groups, width).transpose(0, 1) @ blocks
-            y = y.transpose(0, 1).reshape(-1, groups * width)
+        y = block_diagonals(x, self).reshape(-1, self.weight.shape[0] * self.weight.shape[1])
         return (y if self.bias is None else y + self.bias).to(self.out_dtype)
 
-    def _transposed_blocks(self) -> Tensor:
+    def transposed_blocks(self) -> Tensor:
         """(G / together, together * in, together * out)."""
         blocks, n = self.weight.transpose(1, 2), self.together
         if n == 1:
@@ -165,6 +158,19 @@ class BlockDiagonalLinear(nn.Module):
         _, width, _ = blocks.shape
         diagonal = torch.eye(n, dtype=blocks.dtype).reshape(n, 1, n, 1)
         return (blocks.reshape(-1, n, width, 1, width) * diagonal).reshape(-1, n * width, n * width)
+
+
+def block_diagonals(x: Tensor, *layers: BlockDiagonalLinear) -> Tensor:
+    """P block-diagonal projections of one x (N, D), of one shape and without their biases, in one product.
+
+    Returns (N, P, G, D / G), of each projection D values, in the dtype of their `weight`.
+    """
+    blocks = torch.cat([layer.transposed_blocks() for layer in layers], -1)
+    groups, width, _ = blocks.shape
+    x = x.to(blocks.dtype)
+    # TensorRT-RTX 1.7 has an internal error on a batch of one matrix.
+    y = x @ blocks[0] if groups == 1 else x.reshape(-1, groups, width).transpose(0, 1) @ blocks
+    return y.reshape(groups, -1, len(layers), width).permute(1, 2, 0, 3)
 
 
 class LayerNorm(nn.Module):

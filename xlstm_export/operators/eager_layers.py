@@ -82,9 +82,10 @@ def mlstm_projections(
         return blocks.reshape(x.shape).to(i_weight.dtype)
 
     q, k, v = project(x_conv, q_weight), project(x_conv, k_weight), project(x, v_weight)
-    qkv = torch.cat([q, k, v], -1)
+    qkv = torch.cat([q, k, v], -1).to(x.dtype)
     heads = (*_rows(x, lengths), i_weight.shape[0])
-    i, f = (F.linear(qkv, w, b).reshape(heads) for w, b in ((i_weight, i_bias), (f_weight, f_bias)))
+    gates = [(i_weight, i_bias), (f_weight, f_bias)]
+    i, f = (F.linear(qkv, w.to(x.dtype), b.to(x.dtype)).reshape(heads).to(w.dtype) for w, b in gates)
     return q.reshape(*heads, -1), k.reshape(*heads, -1), v.reshape(*heads, -1), i, f
 
 

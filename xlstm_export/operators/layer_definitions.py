@@ -78,6 +78,16 @@ def _block_diagonal(name: str, x: str) -> str:
 """
 
 
+def _gate(name: str) -> str:
+    """Pre-activations of one gate. Accumulated in float32: ONNX Runtime has no bfloat16 product on a CPU."""
+    return f"""
+    {name}_weight_float = Cast <to: int = 1> ({name}_weight)
+    {name}_bias_float = Cast <to: int = 1> ({name}_bias)
+    {name}_float = Gemm <transB: int = 1> (qkv_float, {name}_weight_float, {name}_bias_float)
+    {name}_all = CastLike ({name}_float, {name}_weight)
+"""
+
+
 _PROJECTIONS = f"""
     zero = Constant <value_ints: ints = [0]> ()
     one = Constant <value_ints: ints = [1]> ()
@@ -110,8 +120,9 @@ _PROJECTIONS = f"""
     {_block_diagonal("v", "x")}
 
     qkv = Concat <axis: int = 1> (q_all, k_all, v_all)
-    i_all = Gemm <transB: int = 1> (qkv, i_weight, i_bias)
-    f_all = Gemm <transB: int = 1> (qkv, f_weight, f_bias)
+    qkv_float = Cast <to: int = 1> (qkv)
+    {_gate("i")}
+    {_gate("f")}
     heads = Shape (i_bias)
 """
 
