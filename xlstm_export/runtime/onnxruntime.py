@@ -15,7 +15,6 @@ from .checks import Pass
 from .session import Session
 from .widen import widen_bfloat16
 
-
 LAYERS_ENTRY = "ai.xlstm.layers"
 """Session entry of the custom-op library: whether what stands around the cells runs in its kernels too (CPUs only)."""
 _TINY = 8 << 20
