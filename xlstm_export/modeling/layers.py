@@ -45,11 +45,9 @@ class Chunk:
         shape = (batch, *[1] * (axis - 1), sequence, *[1] * (inputs.dim() - axis - 1))
         return torch.where(valid.reshape(shape), inputs, zero.to(inputs.dtype))
 
-    def rows(self, x: Tensor, first: Tensor, count: int, stride: int) -> Tensor:
-        """Of x (B * stride, D), the `count` rows from `first` (B) on in each sequence: (B * count, D)."""
-        start = torch.arange(self.batch) * stride + first
-        index = start if count == 1 else (start[:, None] + torch.arange(count)).reshape(-1)
-        return x.index_select(0, index)
+    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Of x (N, D), each row's last position, its first where there is none: (B, D)."""
+        return x.index_select(0, torch.arange(self.batch) * self.sequence + (lengths - 1).clamp(min=0))
 
 
 @dataclass(frozen=True)

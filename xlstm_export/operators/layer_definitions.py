@@ -79,11 +79,16 @@ def _block_diagonal(name: str, x: str) -> str:
 
 
 def _gate(name: str) -> str:
-    """Pre-activations of one gate. Accumulated in float32: ONNX Runtime has no bfloat16 product on a CPU."""
+    """Pre-activations of one gate. Accumulated in float32: ONNX Runtime has no bfloat16 product on a CPU.
+
+    A `MatMul`, which `engines/rewrite.py` makes into sums where TensorRT-RTX has no float32 product.
+    """
     return f"""
     {name}_weight_float = Cast <to: int = 1> ({name}_weight)
+    {name}_weight_columns = Transpose <perm: ints = [1, 0]> ({name}_weight_float)
     {name}_bias_float = Cast <to: int = 1> ({name}_bias)
-    {name}_float = Gemm <transB: int = 1> (qkv_float, {name}_weight_float, {name}_bias_float)
+    {name}_product = MatMul (qkv_float, {name}_weight_columns)
+    {name}_float = Add ({name}_product, {name}_bias_float)
     {name}_all = CastLike ({name}_float, {name}_weight)
 """
 
