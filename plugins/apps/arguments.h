@@ -107,7 +107,7 @@ class Arguments {
 inline constexpr char kCommonHelp[] =
     "  --backend B        onnxruntime, tensorrt, or automatic (default)\n"
     "  --device D         cpu, cuda, or automatic (default)\n"
-    "  --threads N        threads of ONNX Runtime inside one step (default: one for each core)\n"
+    "  --threads N        threads of ONNX Runtime inside one step (default: by the size of the model)\n"
     "  --chunk N          positions of a prompt that one pass takes in (default 256, or what the engine takes)\n"
     "  --onnxruntime LIB  libonnxruntime.so (default: $XLSTM_ONNXRUNTIME, then the system's)\n"
     "  --custom-ops LIB   libxlstm_onnxruntime.so, the cells as custom operators (default: their definitions)\n"

@@ -1,5 +1,5 @@
-// The operators of domain ai.xlstm as data: attributes, tensors, and how a node's tensors become a kernel's arguments.
-// Both bindings read it; tests/plugins/test_operator_contract.py holds it against xlstm_export/operators.
+// The cells of domain ai.xlstm as data: attributes, tensors, and how a node's tensors become a kernel's arguments.
+// layer_contract.h has what stands around them. Both bindings read it; tests/plugins/test_operator_contract.py holds it against xlstm_export/operators.
 #pragma once
 
 #include <array>
@@ -40,6 +40,7 @@ struct TensorSpec {
 template <typename T>
 class Table {
  public:
+  constexpr Table() : rows_(nullptr), size_(0) {}
   template <size_t N>
   constexpr Table(const T (&rows)[N]) : rows_(rows), size_(N) {}  // NOLINT(google-explicit-constructor)
   constexpr size_t size() const { return size_; }
@@ -52,12 +53,32 @@ class Table {
   size_t size_;
 };
 
+// Something for every letter of a shape.
+template <typename T>
+class ByLetter {
+ public:
+  explicit ByLetter(T value) { values_.fill(value); }
+  T& operator[](char letter) { return values_[static_cast<size_t>(letter - 'A')]; }
+  const T& operator[](char letter) const { return values_[static_cast<size_t>(letter - 'A')]; }
+
+ private:
+  std::array<T, 26> values_;
+};
+
+constexpr bool is_letter(char axis) { return axis >= 'A'; }
+
+constexpr int64_t kUnknown = -1;
+using Extents = ByLetter<int64_t>;
+
 struct Operator {
   const char* name;
   Table<Attribute> attributes;
-  Table<TensorSpec> inputs;   // the last one is `lengths`, which may be absent
-  Table<TensorSpec> outputs;  // the first one is the activation; then the states
+  Table<TensorSpec> inputs;   // of a cell, the last one is `lengths`, which may be absent
+  Table<TensorSpec> outputs;  // of a cell, the first one is the activation; then the states
   size_t first_state;         // the input whose next value is output 1; the other states follow in the same order
+  size_t states;
+  size_t optional = 1;                   // how many of the last inputs may be absent
+  bool (*derive)(Extents&) = nullptr;    // extents that no input has on an axis of its own; false: they do not fit
 };
 
 namespace contract {
@@ -89,32 +110,15 @@ constexpr TensorSpec kSlstmOutputs[] = {{"hidden", Element::kActivation, "BSHD"}
 }  // namespace contract
 
 inline constexpr Operator kMlstm{"MLSTMCell", contract::kMlstmAttributes, contract::kMlstmInputs,
-                                 contract::kMlstmOutputs, 5};
+                                 contract::kMlstmOutputs, 5, 3};
 inline constexpr Operator kSlstm{"SLSTMCell", contract::kSlstmAttributes, contract::kSlstmInputs,
-                                 contract::kSlstmOutputs, 3};
+                                 contract::kSlstmOutputs, 3, 4};
 inline constexpr const Operator* kOperators[] = {&kMlstm, &kSlstm};
 
-constexpr size_t kMaxAttributes = 4, kMaxInputs = 9, kMaxOutputs = 5;
+constexpr size_t kMaxAttributes = 4, kMaxInputs = 10, kMaxOutputs = 5;
 static_assert(kMlstm.attributes.size() <= kMaxAttributes && kSlstm.attributes.size() <= kMaxAttributes);
 static_assert(kMlstm.inputs.size() <= kMaxInputs && kSlstm.inputs.size() <= kMaxInputs);
 static_assert(kMlstm.outputs.size() <= kMaxOutputs && kSlstm.outputs.size() <= kMaxOutputs);
-
-// Something for every letter of a shape.
-template <typename T>
-class ByLetter {
- public:
-  explicit ByLetter(T value) { values_.fill(value); }
-  T& operator[](char letter) { return values_[static_cast<size_t>(letter - 'A')]; }
-  const T& operator[](char letter) const { return values_[static_cast<size_t>(letter - 'A')]; }
-
- private:
-  std::array<T, 26> values_;
-};
-
-constexpr bool is_letter(char axis) { return axis >= 'A'; }
-
-constexpr int64_t kUnknown = -1;
-using Extents = ByLetter<int64_t>;
 
 // One node with everything that its kernel needs, in the order of the tables.
 struct Call {

@@ -100,16 +100,21 @@ void set_output_shape(OrtShapeInferContext* context, size_t index, Type type, co
 void infer_shapes(const Operator& op, OrtShapeInferContext* context) {
   const OrtApi& api = Ort::GetApi();
   ByLetter<Axis> axes{Axis{}};
-  std::array<Type, kMaxInputs> types{};
-  for (size_t index = 0; index + 1 < op.inputs.size(); ++index) {  // `lengths` may be absent, and tells nothing more
-    OrtTensorTypeAndShapeInfo* info = nullptr;                     // stays the context's
+  Type activation = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, memory = activation;
+  for (size_t index = 0; index + op.optional < op.inputs.size(); ++index) {  // what may be absent tells nothing more
+    OrtTensorTypeAndShapeInfo* info = nullptr;                               // stays the context's
     Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, index, &info));
-    Ort::ThrowOnError(api.GetTensorElementType(info, &types[index]));
+    const Element element = op.inputs[index].element;
+    if (element == Element::kActivation) Ort::ThrowOnError(api.GetTensorElementType(info, &activation));
+    if (element == Element::kMemory) Ort::ThrowOnError(api.GetTensorElementType(info, &memory));
     learn_axes(op.inputs[index], info, axes);
   }
   for (size_t index = 0; index < op.outputs.size(); ++index) {
-    const size_t like = index == 0 ? 0 : op.first_state + index - 1;  // a state's next value is as the state
-    set_output_shape(context, index, types[like], op.outputs[index].shape, axes);
+    const TensorSpec& spec = op.outputs[index];
+    Type type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    if (spec.element == Element::kActivation) type = activation;
+    if (spec.element == Element::kMemory) type = memory;
+    set_output_shape(context, index, type, spec.shape, axes);
   }
 }
 
@@ -142,6 +147,9 @@ class CellKernel {
       const Ort::ConstValue value = context.GetInput(i);
       check_shape(contract.inputs[i], value.GetTensorTypeAndShapeInfo().GetShape(), call.extents);
       call.inputs[i] = value.GetTensorRawData();
+    }
+    if (contract.derive != nullptr && !contract.derive(call.extents)) {
+      refuse("the shapes of its inputs do not fit together", ORT_INVALID_ARGUMENT);
     }
     for (size_t i = 0; i < contract.outputs.size(); ++i) {
       call.outputs[i] = context.GetOutput(i, shape_of(contract.outputs[i], call.extents)).GetTensorMutableRawData();
@@ -205,7 +213,7 @@ class CellKernel {
 
 template <const Operator& op>
 size_t may_reuse(int** inputs, int** outputs) noexcept {
-  const size_t count = op.outputs.size() - 1;
+  const size_t count = op.states;
   *inputs = new int[count];
   *outputs = new int[count];
   for (size_t state = 0; state < count; ++state) {
@@ -228,10 +236,26 @@ void run_slstm(const Device& device, const Call& call, OrtKernelContext* context
   device.slstm(slstm_args(call), context);
 }
 
+void run_causal_conv(const Device& device, const Call& call, OrtKernelContext* context) {
+  device.causal_conv(causal_conv_args(call), context);
+}
+
+void run_mlstm_projections(const Device& device, const Call& call, OrtKernelContext* context) {
+  device.mlstm_projections(mlstm_projections_args(call), context);
+}
+
+void run_gated_head_norm(const Device& device, const Call& call, OrtKernelContext* context) {
+  device.gated_head_norm(gated_head_norm_args(call), context);
+}
+
 }  // namespace
 
 const Cell kMlstmCell{kMlstm, run_mlstm, may_reuse<kMlstm>};
 const Cell kSlstmCell{kSlstm, run_slstm, may_reuse<kSlstm>};
+const Cell kCausalConvLayer{kCausalConv, run_causal_conv, may_reuse<kCausalConv>};
+const Cell kMlstmProjectionsLayer{kMlstmProjections, run_mlstm_projections, may_reuse<kMlstmProjections>};
+const Cell kGatedHeadNormLayer{kGatedHeadNorm, run_gated_head_norm, may_reuse<kGatedHeadNorm>};
+const Cell kSkipGatedHeadNormLayer{kSkipGatedHeadNorm, run_gated_head_norm, may_reuse<kSkipGatedHeadNorm>};
 
 CellOperator::CellOperator(const Cell& cell, Types types, const Device& device, uint32_t api_version)
     : CustomOp{}, cell(cell), types(types), device(device) {
@@ -243,7 +267,8 @@ CellOperator::CellOperator(const Cell& cell, Types types, const Device& device, 
     return element_type(op, contract_of(op).inputs[index].element);
   };
   GetInputCharacteristic = [](const OrtCustomOp* op, size_t index) {
-    return index + 1 == contract_of(op).inputs.size() ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+    const Operator& contract = contract_of(op);
+    return index + contract.optional < contract.inputs.size() ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   };
   GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return contract_of(op).outputs.size(); };

@@ -5,7 +5,7 @@
 
 #include <onnxruntime_cxx_api.h>
 
-#include "cells/contract.h"
+#include "cells/layer_contract.h"
 #include "onnxruntime/device.h"
 
 namespace xlstm::ort {
@@ -35,6 +35,7 @@ struct Cell {
 
 extern const Cell kMlstmCell;
 extern const Cell kSlstmCell;
+extern const Cell kCausalConvLayer, kMlstmProjectionsLayer, kGatedHeadNormLayer, kSkipGatedHeadNormLayer;  // CPU only
 
 // One combination of types.
 struct Types {

@@ -1,7 +1,7 @@
 // The CPU kernels on ONNX Runtime's own thread pool.
 #include <sched.h>
 
-#include "cells/cpu/cpu_cells.h"
+#include "cells/cpu/cpu_layers.h"
 #include "onnxruntime/device.h"
 
 namespace xlstm::ort {
@@ -45,6 +45,11 @@ const Device kCpu{
     "CPUExecutionProvider",
     [](const MlstmArgs& args, OrtKernelContext* context) { cpu::mlstm(args, thread_pool(context)); },
     [](const SlstmArgs& args, OrtKernelContext* context) { cpu::slstm(args, thread_pool(context)); },
+    [](const CausalConvArgs& args, OrtKernelContext* context) { cpu::causal_conv(args, thread_pool(context)); },
+    [](const MlstmProjectionsArgs& args, OrtKernelContext* context) {
+      cpu::mlstm_projections(args, thread_pool(context));
+    },
+    [](const GatedHeadNormArgs& args, OrtKernelContext* context) { cpu::gated_head_norm(args, thread_pool(context)); },
 };
 
 }  // namespace xlstm::ort

@@ -4,6 +4,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include "cells/cells.h"
+#include "cells/layers.h"
 
 namespace xlstm::ort {
 
@@ -12,6 +13,10 @@ struct Device {
   // Run the cell as part of `context`'s node: on its thread pool, or enqueued on its stream. Throw on failure.
   void (*mlstm)(const MlstmArgs& args, OrtKernelContext* context);
   void (*slstm)(const SlstmArgs& args, OrtKernelContext* context);
+  // Null where a device has none.
+  void (*causal_conv)(const CausalConvArgs& args, OrtKernelContext* context) = nullptr;
+  void (*mlstm_projections)(const MlstmProjectionsArgs& args, OrtKernelContext* context) = nullptr;
+  void (*gated_head_norm)(const GatedHeadNormArgs& args, OrtKernelContext* context) = nullptr;
 };
 
 extern const Device kCpu;

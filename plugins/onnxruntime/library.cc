@@ -19,7 +19,26 @@ uint32_t runtime_api(const OrtApiBase* base) {
   return dot == std::string::npos ? 0 : static_cast<uint32_t>(std::atoi(version.c_str() + dot + 1));
 }
 
-OrtCustomOpDomain* make_domain(uint32_t api_version) {
+// A session's entry that says whether what stands around the cells runs in our kernels too ("1") or in its definitions
+// ("0"). They exist for the CPU alone; beside CUDA they would take every activation back and forth.
+constexpr const char* kLayersEntry = "ai.xlstm.layers";
+#if defined(XLSTM_HAS_CUDA)
+constexpr bool kLayersByDefault = false;
+#else
+constexpr bool kLayersByDefault = true;
+#endif
+
+bool wants_layers(const OrtApi& api, const OrtSessionOptions* options) {
+  int given = 0;
+  Ort::ThrowOnError(api.HasSessionConfigEntry(options, kLayersEntry, &given));
+  if (!given) return kLayersByDefault;
+  char value[8] = {};
+  size_t size = sizeof value;
+  Ort::ThrowOnError(api.GetSessionConfigEntry(options, kLayersEntry, value, &size));
+  return std::string(value) != "0";
+}
+
+OrtCustomOpDomain* make_domain(uint32_t api_version, bool layers) {
   OrtCustomOpDomain* domain = nullptr;
   Ort::ThrowOnError(Ort::GetApi().CreateCustomOpDomain(kDomain, &domain));
   constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -40,6 +59,13 @@ OrtCustomOpDomain* make_domain(uint32_t api_version) {
       if (type != kFloat) add(kSlstmCell, {type, kFloat, kFloat}, *device);
     }
   }
+  if (!layers) return domain;
+  add(kCausalConvLayer, {kFloat, kFloat, kFloat}, kCpu);
+  for (const auto type : kinds) {
+    add(kMlstmProjectionsLayer, {type, type, kFloat}, kCpu);
+    add(kGatedHeadNormLayer, {type, type, kFloat}, kCpu);
+    add(kSkipGatedHeadNormLayer, {type, type, kFloat}, kCpu);
+  }
   return domain;
 }
 
@@ -57,8 +83,13 @@ RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) noexcept {
   const OrtApi* api = base->GetApi(std::min<uint32_t>(available, ORT_API_VERSION));
   try {
     Ort::InitApi(api);
-    static OrtCustomOpDomain* const domain = xlstm::ort::make_domain(std::min(available, xlstm::ort::kCustomOpApi));
-    return api->AddCustomOpDomain(options, domain);
+    const uint32_t version = std::min(available, xlstm::ort::kCustomOpApi);
+    if (xlstm::ort::wants_layers(*api, options)) {
+      static OrtCustomOpDomain* const all = xlstm::ort::make_domain(version, true);
+      return api->AddCustomOpDomain(options, all);
+    }
+    static OrtCustomOpDomain* const cells = xlstm::ort::make_domain(version, false);
+    return api->AddCustomOpDomain(options, cells);
   } catch (const std::exception& error) {
     return api->CreateStatus(ORT_FAIL, error.what());
   }

@@ -62,6 +62,18 @@ bool has_cuda_provider() {
   return false;
 }
 
+// Of the custom-op library: whether what stands around the cells runs in its kernels too. They are for the CPU alone.
+constexpr const char* kLayersEntry = "ai.xlstm.layers";
+
+// Whether a step's nodes are so short that waking a second thread for them gains nothing.
+bool is_tiny(const std::filesystem::path& bundle, const Manifest& manifest) {
+  constexpr std::uintmax_t kTinyBytes = 8 << 20;
+  std::uintmax_t bytes = 0;
+  std::error_code ignored;
+  for (const std::string& file : manifest.weight_files) bytes += std::filesystem::file_size(bundle / file, ignored);
+  return bytes < kTinyBytes;
+}
+
 ONNXTensorElementDataType element_type(const std::string& dtype) {
   if (dtype == "int32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   if (dtype == "float16") return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
@@ -229,7 +241,8 @@ class OnnxRuntimeBundle : public LoadedBundle {
               "float16, or run it on CUDA or TensorRT.");
     }
     const std::string model = (bundle / kModelFile).string();
-    const auto load = [&] { return Ort::Session(env_, model.c_str(), session_options(options)); };
+    const int threads = options.threads ? options.threads : is_tiny(bundle, manifest) ? 1 : 0;
+    const auto load = [&] { return Ort::Session(env_, model.c_str(), session_options(options, threads)); };
     graph_ = cuda_ && options.cuda_graph && !manifest.is_window();
     if (graph_) {
       try {
@@ -257,10 +270,11 @@ class OnnxRuntimeBundle : public LoadedBundle {
   int max_chunk() const override { return manifest_.lengths.empty() ? 0 : std::numeric_limits<int>::max(); }
 
  private:
-  Ort::SessionOptions session_options(const Options& options) const {
+  // `threads`: 0: one for each core.
+  Ort::SessionOptions session_options(const Options& options, int threads) const {
     Ort::SessionOptions result;
     result.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
-    if (options.threads) result.SetIntraOpNumThreads(options.threads);
+    if (threads) result.SetIntraOpNumThreads(threads);
     const bool exact = options.activations == Activations::float32;
     result.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", exact ? "1" : "4");
     if (const auto& library = options.custom_ops; !library.empty()) {
@@ -272,6 +286,7 @@ class OnnxRuntimeBundle : public LoadedBundle {
                         ". Build libxlstm_onnxruntime.so, or leave Options::custom_ops empty to run the cells' "
                         "definitions.");
       }
+      result.AddConfigEntry(kLayersEntry, cuda_ ? "0" : "1");
       translated(ErrorCode::unavailable, ("ONNX Runtime cannot use " + path.string()).c_str(),
                  [&] { result.RegisterCustomOpsLibrary(path.c_str()); });
     }

@@ -1,7 +1,7 @@
 // Prints cells/contract.h as JSON, for tests/plugins/test_operator_contract.py.
 #include <cstdio>
 
-#include "cells/contract.h"
+#include "cells/layer_contract.h"
 
 namespace {
 
@@ -30,22 +30,25 @@ void print_tensors(const char* title, const xlstm::Table<xlstm::TensorSpec>& ten
   std::printf("]");
 }
 
+void print_operator(const xlstm::Operator& op, const char* separator) {
+  std::printf("%s{\"name\": \"%s\", \"first_state\": %zu, \"states\": %zu, \"optional\": %zu", separator, op.name,
+              op.first_state, op.states, op.optional);
+  print_tensors("inputs", op.inputs);
+  print_tensors("outputs", op.outputs);
+  std::printf(", \"attributes\": {");
+  for (const xlstm::Attribute& attribute : op.attributes) {
+    std::printf("%s\"%s\": %.9g", &attribute == op.attributes.begin() ? "" : ", ", attribute.name,
+                static_cast<double>(attribute.fallback));
+  }
+  std::printf("}}");
+}
+
 }  // namespace
 
 int main() {
   std::printf("{\"domain\": \"%s\", \"version\": %d, \"plugin_version\": \"%s\", \"operators\": [", xlstm::kDomain,
               xlstm::kVersion, xlstm::kPluginVersion);
-  for (const xlstm::Operator* op : xlstm::kOperators) {
-    std::printf("%s{\"name\": \"%s\", \"first_state\": %zu", op == xlstm::kOperators[0] ? "" : ", ", op->name,
-                op->first_state);
-    print_tensors("inputs", op->inputs);
-    print_tensors("outputs", op->outputs);
-    std::printf(", \"attributes\": {");
-    for (const xlstm::Attribute& attribute : op->attributes) {
-      std::printf("%s\"%s\": %.9g", &attribute == op->attributes.begin() ? "" : ", ", attribute.name,
-                  static_cast<double>(attribute.fallback));
-    }
-    std::printf("}}");
-  }
+  for (const xlstm::Operator* op : xlstm::kOperators) print_operator(*op, op == xlstm::kOperators[0] ? "" : ", ");
+  for (const xlstm::Operator* op : xlstm::kLayerOperators) print_operator(*op, ", ");
   std::printf("]}\n");
 }

@@ -24,9 +24,10 @@ from support.upstream_models import VARIANTS, random_inputs
 
 from xlstm_export.benchmark.memory import MemoryStream
 from xlstm_export.bundle import Bundle
-from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
+from xlstm_export.operators.names import CELLS, DOMAIN, PLUGIN_ATTRIBUTES
 from xlstm_export.operators.schemas import step_functions, with_stored_memory
 from xlstm_export.runtime import open_session
+from xlstm_export.runtime.onnxruntime import LAYERS_ENTRY
 
 SWEEP = settings(
     max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -317,6 +318,23 @@ def test_attribute_of_the_wrong_type_or_out_of_range_is_refused(library):
         _session(_model(_small("mlstm"), gate_soft_cap=15), library)
     with pytest.raises(Exception, match=r"attribute eps = -1.0+ is not a finite number of at least 0"):
         _session(_model(_small("mlstm"), eps=-1.0), library)
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "b-single"])
+def test_what_stands_around_the_cells_runs_in_the_library_unless_the_session_says_otherwise(
+    name, export_variant, library, tmp_path
+):
+    bundle = export_variant(name)[2]
+    ours = {n.op_type for n in Bundle.open(bundle).graph.graph.node if n.domain == DOMAIN}
+    for entry, expected in (("1", ours), ("0", ours & {*CELLS})):
+        options = ort.SessionOptions()
+        options.add_session_config_entry(LAYERS_ENTRY, entry)
+        options.register_custom_ops_library(str(library))
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        ort.InferenceSession(str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph
+        assert {n.op_type for n in graph.node if n.domain == DOMAIN} == expected
+    assert ours > {*CELLS} & ours
 
 
 @pytest.mark.parametrize("name, dtype", [("a-mixed", "float32"), ("a-mixed", "float16"), ("c-single", "bfloat16")])

@@ -12,11 +12,25 @@ from onnx import TensorProto, helper
 from support.native import build_without_cuda, run
 
 from xlstm_export.native.check import CREATORS
-from xlstm_export.operators.names import DOMAIN, MLSTM_CELL, OPSET, PLUGIN_ATTRIBUTES, SLSTM_CELL, VERSION
+from xlstm_export.operators.names import (
+    CAUSAL_CONV,
+    CELLS,
+    DOMAIN,
+    GATED_HEAD_NORM,
+    MLSTM_PROJECTIONS,
+    OPSET,
+    PLUGIN_ATTRIBUTES,
+    SKIP_GATED_HEAD_NORM,
+    VERSION,
+)
 from xlstm_export.operators.schemas import register_schemas, sequence_functions
 
-OPERATORS = (MLSTM_CELL, SLSTM_CELL)
+LAYERS = (CAUSAL_CONV, MLSTM_PROJECTIONS, GATED_HEAD_NORM, SKIP_GATED_HEAD_NORM)
+OPERATORS = (*CELLS, *LAYERS)
 EXTENTS = {letter: extent for extent, letter in enumerate("BSHKVD", 2)}  # no two the same
+# Beside them N = B S, I = H K = G W, J = 3 I; and of each operator its own.
+EXTENTS |= {"N": 6, "I": 20, "G": 10, "W": 2, "J": 60}
+OWN_EXTENTS = {CAUSAL_CONV: {"C": 9, "L": 4}, GATED_HEAD_NORM: {"I": 28}, SKIP_GATED_HEAD_NORM: {"I": 28}}
 ELEMENTS = dict.fromkeys(["T", "TR", "TC", "tensor(float)"], TensorProto.FLOAT)
 ELEMENTS["tensor(int32)"] = TensorProto.INT32
 
@@ -41,7 +55,7 @@ def schema(operator) -> onnx.defs.OpSchema:
 def test_names_and_version_are_the_same_in_cpp_and_python(contract):
     names = [operator["name"] for operator in contract["operators"]]
     assert (contract["domain"], contract["version"], tuple(names)) == (DOMAIN, VERSION, OPERATORS)
-    assert CREATORS == tuple((name, contract["plugin_version"], contract["domain"]) for name in names)
+    assert CREATORS == tuple((name, contract["plugin_version"], contract["domain"]) for name in CELLS)
 
 
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
@@ -49,30 +63,38 @@ def test_tensors_are_those_of_the_schema(operator, schema, side):
     assert [(name, kind) for name, kind, _ in operator[side]] == [(p.name, p.type_str) for p in getattr(schema, side)]
 
 
-def test_only_the_last_input_may_be_absent(operator, schema):
+def test_the_same_last_inputs_may_be_absent(operator, schema):
     optional = [p.option == onnx.defs.OpSchema.FormalParameterOption.Optional for p in schema.inputs]
-    assert optional == [False] * (len(operator["inputs"]) - 1) + [True]
+    required = len(operator["inputs"]) - operator["optional"]
+    assert optional == [False] * required + [True] * operator["optional"]
+    assert operator["optional"] == (operator["inputs"][-1][0] == "lengths")
 
 
 def test_attributes_and_their_defaults_are_those_of_the_schema(operator, schema):
     defaults = {
         name: np.float32(attribute.default_value.f)
         for name, attribute in schema.attributes.items()
-        if name not in PLUGIN_ATTRIBUTES
+        if attribute.type == onnx.defs.OpSchema.AttrType.FLOAT
     }
+    assert {*schema.attributes} - {*defaults} <= {*PLUGIN_ATTRIBUTES, "together"}, "what no kernel needs"
     assert {name: np.float32(value) for name, value in operator["attributes"].items()} == defaults
 
 
 def test_states_follow_one_another_in_both_lists(operator):
-    states = operator["inputs"][operator["first_state"] : -1]
-    assert [[f"{name}_next", kind, shape] for name, kind, shape in states] == operator["outputs"][1:]
+    first, count = operator["first_state"], operator["states"]
+    states = operator["inputs"][first : first + count]
+    next_states = [tensor for tensor in operator["outputs"] if tensor[0].endswith("_next")]
+    assert [[f"{name}_next", kind, shape] for name, kind, shape in states] == next_states
+    assert next_states == operator["outputs"][1 : 1 + count]
 
 
 def test_definition_takes_and_gives_the_shapes_of_the_letters(operator):
     """The definition that is in every file, on tensors of these shapes; an axis in the wrong place does not fit."""
 
+    extents = EXTENTS | OWN_EXTENTS.get(operator["name"], {})
+
     def shape(letters: str) -> list[int]:
-        return [EXTENTS[axis] if axis.isalpha() else int(axis) for axis in letters]
+        return [extents[axis] if axis.isalpha() else int(axis) for axis in letters]
 
     infos = [
         helper.make_tensor_value_info(n, ELEMENTS[kind], shape(letters)) for n, kind, letters in operator["inputs"]

@@ -55,11 +55,15 @@ class CpuKernels:
     def instruction_sets(self) -> list[str]:
         return self._library.xlstm_instruction_sets().decode().split()
 
-    def run(self, case: Case, instruction_set: str = "", threads: int = 1) -> list[np.ndarray]:
-        """Outputs in the order of `case.expected()`, as float32. Bit k of `case.in_place`: the k-th state in place."""
+    def call(self, function: str, arguments: ctypes.Structure, instruction_set: str, threads: int) -> None:
+        """A function of the harness, on the best instruction set where none is named."""
         assert self._library.xlstm_force_instruction_set(instruction_set.encode())
         if threads not in self._pools:
             self._pools[threads] = _POINTER(self._library.xlstm_pool_create(_INT64(threads)))
+        getattr(self._library, function)(ctypes.byref(arguments), self._pools[threads])
+
+    def run(self, case: Case, instruction_set: str = "", threads: int = 1) -> list[np.ndarray]:
+        """Outputs in the order of `case.expected()`, as float32. Bit k of `case.in_place`: the k-th state in place."""
         buffers = {
             name: _aligned(to_bytes(array, case.type_of(name)), case.misalign) for name, array in case.sent.items()
         }
@@ -73,8 +77,7 @@ class CpuKernels:
         pointers = {name: buffer.ctypes.data for name, buffer in buffers.items()}
         pointers |= {output: results[output].ctypes.data}
         pointers |= {f"{state}_out": results[state].ctypes.data for state in states}
-        arguments = _arguments(case, pointers)
-        getattr(self._library, f"xlstm_{case.cell}")(ctypes.byref(arguments), self._pools[threads])
+        self.call(f"xlstm_{case.cell}", _arguments(case, pointers), instruction_set, threads)
         for bit, name in enumerate(states):
             if not case.in_place >> bit & 1:
                 assert buffers[name].tobytes() == before[name], f"{name} was written to"

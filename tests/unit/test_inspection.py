@@ -59,9 +59,10 @@ def test_operators_functions_and_tensors_are_those_of_the_graph(export_variant):
     kinds = [b["kind"] for b in manifest.architecture["blocks"]]
     assert sum(found.operators.values()) == len(model.graph.node)
     assert found.operators["ai.xlstm::MLSTMCell"] == kinds.count("mlstm")
+    calls = {"MLSTMCell": kinds.count("mlstm"), "SLSTMCell": kinds.count("slstm"), "CausalConv": len(kinds)}
+    calls |= dict.fromkeys(("MLSTMProjections", "SkipGatedHeadNorm"), kinds.count("mlstm"))
     assert {f.name: (f.nodes, f.calls) for f in found.functions} == {
-        "ai.xlstm::MLSTMCell": (len(sequence_functions()["MLSTMCell"].node), kinds.count("mlstm")),
-        "ai.xlstm::SLSTMCell": (len(sequence_functions()["SLSTMCell"].node), kinds.count("slstm")),
+        f"ai.xlstm::{name}": (len(sequence_functions()[name].node), count) for name, count in calls.items()
     }
     assert sorted(t.name for t in found.tensors if t.role != "output") == sorted(i.name for i in model.graph.input)
     assert [t.next_name for t in found.tensors if t.role == "state"] == [s.output for s in manifest.states]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import onnx
 from onnx import helper
 
-from ..operators.names import DOMAIN, INT4_ROWS, INT8_ROWS, LOOKUPS
+from ..operators.names import CELLS, DOMAIN, INT4_ROWS, INT8_ROWS, LOOKUPS
 from .targets import parse_version
 
 PLUGIN_FIRST = (10, 15)
@@ -23,10 +23,10 @@ def plugin_needs_stripping(version: str) -> bool:
 
 
 def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose `ai.xlstm` nodes stay and whose definitions of them are gone: only a plugin can run them."""
+    """A copy without the cells' definitions: only a plugin can run them. What stands around the cells keeps its own."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kept = [function for function in copy.functions if function.domain != DOMAIN]
+    kept = [function for function in copy.functions if function.domain != DOMAIN or function.name not in CELLS]
     del copy.functions[:]
     copy.functions.extend(kept)
     return copy

@@ -12,7 +12,7 @@ from ..operators.names import DOMAIN
 
 
 def mark_in_place(graph: ir.Graph, states: Iterable[StateTensor]) -> tuple[StateTensor, ...]:
-    """The states with `in_place` as the graph allows it: where one cell reads the state, and writes its next value.
+    """The states with `in_place` as the graph allows it: where one operator of ours reads it and writes its next value.
 
     Our CPU kernels read a state before they write it. Any other reader could come after them, but for one that asks for
     the shape alone.
@@ -24,9 +24,9 @@ def mark_in_place(graph: ir.Graph, states: Iterable[StateTensor]) -> tuple[State
     inputs = {value.name: value for value in graph.inputs}
     outputs = {value.name: value for value in graph.outputs}
 
-    def only_a_cells(state: StateTensor) -> bool:
+    def only_ours(state: StateTensor) -> bool:
         before, after = inputs[state.input], outputs[state.output]
         readers = [use.node for use in before.uses() if use.node.op_type != "Shape"]
         return len(readers) == 1 and readers[0].domain == DOMAIN and after.producer() is readers[0]
 
-    return tuple(replace(state, in_place=only_a_cells(state)) for state in states)
+    return tuple(replace(state, in_place=only_ours(state)) for state in states)

@@ -17,15 +17,15 @@ from onnxscript.values import Opset
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..operators.names import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, VERSION
+from ..operators.names import CELLS, DOMAIN, OPSET, PLUGIN_ATTRIBUTES, VERSION
 from ..operators.schemas import register_schemas, sequence_functions, step_functions
 
-_CELLS = Opset(DOMAIN, VERSION)
+_OURS = Opset(DOMAIN, VERSION)
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def _mlstm_cell(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, lengths=None):  # type: ignore[no-untyped-def]
-    return _CELLS.MLSTMCell(
+    return _OURS.MLSTMCell(
         q,
         k,
         v,
@@ -45,9 +45,40 @@ def _mlstm_cell(q, k, v, i, f, C, n, m, q_scale, k_scale, gate_soft_cap, eps, le
 
 
 def _slstm_cell(x, R, b, y, c, n, m, forget_clamp, lengths=None):  # type: ignore[no-untyped-def]
-    return _CELLS.SLSTMCell(
+    return _OURS.SLSTMCell(
         x, R, b, y, c, n, m, *_given(lengths), forget_clamp=forget_clamp, **PLUGIN_ATTRIBUTES, _outputs=5
     )
+
+
+def _causal_conv(x, window, weight, bias, lengths=None):  # type: ignore[no-untyped-def]
+    return _OURS.CausalConv(x, window, weight, bias, *_given(lengths), _outputs=2)
+
+
+def _mlstm_projections(  # type: ignore[no-untyped-def]
+    x_conv, x, q_weight, k_weight, v_weight, i_weight, i_bias, f_weight, f_bias, together, lengths=None
+):
+    return _OURS.MLSTMProjections(
+        x_conv,
+        x,
+        q_weight,
+        k_weight,
+        v_weight,
+        i_weight,
+        i_bias,
+        f_weight,
+        f_bias,
+        *_given(lengths),
+        together=together,
+        _outputs=5,
+    )
+
+
+def _gated_head_norm(h, weight, gate, eps):  # type: ignore[no-untyped-def]
+    return _OURS.GatedHeadNorm(h, weight, gate, eps=eps)
+
+
+def _skip_gated_head_norm(h, weight, gate, skip, x, eps):  # type: ignore[no-untyped-def]
+    return _OURS.SkipGatedHeadNorm(h, weight, gate, skip, x, eps=eps)
 
 
 def _lstm_layer(x, w, r, b, h, c):  # type: ignore[no-untyped-def]
@@ -133,11 +164,11 @@ def make_graph(
             value.const_value = None
     with silenced("onnx_ir"):  # it warns of every initializer without bytes
         onnxscript.optimizer.optimize_ir(graph)
-    used = {node.op_type for node in graph.graph if node.domain == DOMAIN}
-    with_lengths = any(
-        len(node.inputs) > 7 + (node.op_type == "MLSTMCell") for node in graph.graph if node.domain == DOMAIN
-    )
-    for name, function in (sequence_functions() if with_lengths else step_functions()).items():
+    ours = [node for node in graph.graph if node.domain == DOMAIN]
+    used = {node.op_type for node in ours}
+    sequence = sequence_functions()
+    with_lengths = any(len(node.inputs) == len(sequence[node.op_type].input) for node in ours if node.op_type in CELLS)
+    for name, function in (sequence if with_lengths else step_functions()).items():
         if name in used:
             graph.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
     graph.opset_imports[DOMAIN] = VERSION
@@ -148,7 +179,14 @@ def make_graph(
 
 def _translations() -> dict[Any, Any]:
     ops = torch.ops.xlstm
-    found = {ops.mlstm_cell.default: _mlstm_cell, ops.slstm_cell.default: _slstm_cell}
+    found = {
+        ops.mlstm_cell.default: _mlstm_cell,
+        ops.slstm_cell.default: _slstm_cell,
+        ops.causal_conv.default: _causal_conv,
+        ops.mlstm_projections.default: _mlstm_projections,
+        ops.gated_head_norm.default: _gated_head_norm,
+        ops.skip_gated_head_norm.default: _skip_gated_head_norm,
+    }
     if hasattr(ops, "lstm_layer"):
         found |= {ops.lstm_layer.default: _lstm_layer, ops.gru_layer.default: _gru_layer}
     return found

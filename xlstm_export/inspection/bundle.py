@@ -11,7 +11,7 @@ from typing import Any
 
 from ..bundle import Bundle, Engine, Manifest
 from ..bundle.manifest import FILE_NAME, NETWORK, Dimension
-from ..operators.names import DOMAIN
+from ..operators.names import CELLS, DOMAIN
 from .dimensions import Dimensions, dimensions_of
 
 
@@ -161,7 +161,7 @@ def _engine_info(bundle: Bundle, engine: Engine) -> EngineInfo:
 def _cells(bundle: Bundle) -> Iterable[CellInfo]:
     states = {state.input for state in bundle.manifest.states}
     for node in bundle.graph.graph.node:
-        if node.domain == DOMAIN:
+        if node.domain == DOMAIN and node.op_type in CELLS:
             yield CellInfo(node.name, node.op_type, tuple(name for name in node.input if name in states))
 
 

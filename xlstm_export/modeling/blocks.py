@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from ..operators.eager import mlstm_cell, slstm_cell
+from ..operators.eager_layers import gated_head_norm, mlstm_projections, skip_gated_head_norm
 from .architecture import Block, MLSTMBlock, MLSTMLargeBlock, SLSTMBlock
 from .layers import (
     BlockDiagonalLinear,
@@ -19,6 +18,7 @@ from .layers import (
     LayerNorm,
     Linear,
     RMSNorm,
+    block_diagonals,
     make_norm,
     parameter,
 )
@@ -26,21 +26,19 @@ from .layers import (
 States = tuple[Tensor, ...]
 
 
-def small_mlstm_cell(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, states: States, chunk: Chunk
-) -> tuple[Tensor, States]:
-    """The cell as the `xlstm` package has it (`xlstm/blocks/mlstm/backends.py`): q, k, v (N, D), gates (N, NH) → h."""
-    gates = (chunk.batch, chunk.sequence, i.shape[-1])
-    width = q.shape[-1] // i.shape[-1]
+def small_mlstm_cell(inputs: tuple[Tensor, ...], states: States, lengths: Tensor | None) -> tuple[Tensor, States]:
+    """The cell as the `xlstm` package has it (`xlstm/blocks/mlstm/backends.py`).
+
+    Inputs q, k, v (B, S, H, DH) and gates i, f (B, S, H); output h (B, S, H, DH) and the next states.
+    """
     h, *next_states = mlstm_cell(
-        *(x.reshape(*gates, width) for x in (q, k, v)),
-        *(x.reshape(gates) for x in (i, f)),
+        *inputs,
         *states,
         q_scale=1.0,
-        k_scale=1 / math.sqrt(width),
+        k_scale=inputs[0].shape[-1] ** -0.5,
         gate_soft_cap=0.0,
         eps=1e-6,
-        lengths=chunk.lengths,
+        lengths=lengths,
     )
     return h, tuple(next_states)
 
@@ -52,7 +50,8 @@ class MLSTMLayer(nn.Module):
         super().__init__()
         inner, heads = spec.inner_dim, spec.num_heads
         groups = inner // spec.qkv_block_size
-        head_dim, self.compute = inner // heads, dtypes.compute
+        head_dim = inner // heads
+        self.heads, self.head_dim, self.compute = heads, head_dim, dtypes.compute
         self.proj_up = Linear(dim, 2 * inner, spec.bias, dtypes)
         self.conv = CausalConv(inner, spec.conv_kernel, dtypes)
         self.q_proj = BlockDiagonalLinear(groups, spec.qkv_block_size, spec.bias, dtypes)
@@ -74,12 +73,34 @@ class MLSTMLayer(nn.Module):
         C, n, m, window = states
         x_m, z = self.proj_up(x).to(self.compute).chunk(2, -1)
         x_conv, window = self.conv(x_m, window, chunk)
-        x_conv = nn.functional.silu(x_conv)
-        q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x_m)
-        qkv = torch.cat([q, k, v], -1)
-        h, (C, n, m) = small_mlstm_cell(q, k, v, self.igate(qkv), self.fgate(qkv), (C, n, m), chunk)
-        y = (self.head_norm(h) + self.skip * x_conv) * nn.functional.silu(z)
+        project = self._project_narrow if self.q_proj.is_narrow and self.q_proj.bias is None else self._project
+        h, (C, n, m) = small_mlstm_cell(project(x_conv, x_m, chunk), (C, n, m), chunk.lengths)
+        y = skip_gated_head_norm(h, self.head_norm.by_head, z, self.skip, x_conv, self.head_norm.eps)
         return self.proj_down(y), (C, n, m, window)
+
+    def _project(self, x_conv: Tensor, x: Tensor, chunk: Chunk) -> tuple[Tensor, ...]:
+        """q, k, v (B, S, H, DH) and i, f (B, S, H)."""
+        heads = (chunk.batch, chunk.sequence, self.heads)
+        q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x)
+        qkv = torch.cat([q, k, v], -1)
+        gates = (gate(qkv).reshape(heads) for gate in (self.igate, self.fgate))
+        return *(part.reshape(*heads, self.head_dim) for part in (q, k, v)), *gates
+
+    def _project_narrow(self, x_conv: Tensor, x: Tensor, chunk: Chunk) -> tuple[Tensor, ...]:
+        """The same, as one operator."""
+        return mlstm_projections(
+            x_conv,
+            x,
+            self.q_proj.weight,
+            self.k_proj.weight,
+            self.v_proj.weight,
+            self.igate.weight,
+            self.igate.bias,
+            self.fgate.weight,
+            self.fgate.bias,
+            together=self.q_proj.together,
+            lengths=chunk.lengths,
+        )
 
 
 class SLSTMLayer(nn.Module):
@@ -106,8 +127,9 @@ class SLSTMLayer(nn.Module):
         x_conv = x
         if self.conv is not None:
             x_conv, window = self.conv(x, rest[0], chunk)
-            x_conv, rest = nn.functional.silu(x_conv), [window]
-        gates = torch.stack([self.igate(x_conv), self.fgate(x_conv), self.zgate(x), self.ogate(x)], 1)
+            rest = [window]
+        early, late = block_diagonals(x_conv, self.igate, self.fgate), block_diagonals(x, self.zgate, self.ogate)
+        gates = torch.cat([early, late], 1).to(self.igate.out_dtype)
         gates = gates.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
         hidden, y, c, n, m = slstm_cell(
             gates, self.R, self.b, y, c, n, m, forget_clamp=self.forget_clamp, lengths=chunk.lengths
@@ -148,7 +170,11 @@ class MLSTMLargeLayer(nn.Module):
             eps=self.spec.cell_eps,
             lengths=chunk.lengths,
         )
-        y = torch.sigmoid(self.ogate(x).to(self.compute)) * self.head_norm(h)
+        gate = self.ogate(x).to(self.compute)
+        if self.head_norm.bias is None:
+            y = gated_head_norm(h, self.head_norm.by_head, gate, self.head_norm.eps)
+        else:
+            y = torch.sigmoid(gate) * self.head_norm(h)
         return self.out_proj(y), tuple(states)
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..operators.eager_layers import causal_conv
 from .architecture import Activation, Norm
 from .architecture import FeedForward as FeedForwardSpec
 
@@ -44,11 +45,9 @@ class Chunk:
         shape = (batch, *[1] * (axis - 1), sequence, *[1] * (inputs.dim() - axis - 1))
         return torch.where(valid.reshape(shape), inputs, zero.to(inputs.dtype))
 
-    def rows(self, x: Tensor, first: Tensor, count: int, stride: int) -> Tensor:
-        """Of x (B * stride, D), the `count` rows from `first` (B) on in each sequence: (B * count, D)."""
-        start = torch.arange(self.batch) * stride + first
-        index = start if count == 1 else (start[:, None] + torch.arange(count)).reshape(-1)
-        return x.index_select(0, index)
+    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Of x (N, D), each row's last position, its first where there is none: (B, D)."""
+        return x.index_select(0, torch.arange(self.batch) * self.sequence + (lengths - 1).clamp(min=0))
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,15 @@ class PatchProjection(nn.Module):
         return self.output(hidden).to(self.compute) + self.residual(x).to(self.compute)
 
 
+def blocks_together(num_blocks: int, block_dim: int) -> int:
+    """How many narrow blocks make a wider one: a divisor of their number, and two wide ones at least where it can be.
+
+    TensorRT-RTX 1.7 has an internal error on a batch of one matrix.
+    """
+    most = max(1, min(NARROW_BLOCK // block_dim, num_blocks // 2))
+    return max(n for n in range(1, most + 1) if num_blocks % n == 0)
+
+
 class BlockDiagonalLinear(nn.Module):
     """Block-diagonal projection, W (G, out, in); input (N, G * in), output (N, G * out) in the weights' dtype T.
 
@@ -131,25 +139,18 @@ class BlockDiagonalLinear(nn.Module):
 
     def __init__(self, num_blocks: int, block_dim: int, bias: bool, dtypes: Dtypes):
         super().__init__()
-        narrow = block_dim < NARROW_BLOCK
-        self.together = max(n for n in range(1, NARROW_BLOCK // block_dim + 1) if num_blocks % n == 0) if narrow else 1
+        self.is_narrow = block_dim < NARROW_BLOCK
+        self.together = blocks_together(num_blocks, block_dim)
         self.out_dtype = dtypes.weights
-        dtype = dtypes.compute if narrow else dtypes.weights
+        dtype = dtypes.compute if self.is_narrow else dtypes.weights
         self.weight = parameter(num_blocks, block_dim, block_dim, dtype=dtype)
         self.bias = parameter(num_blocks * block_dim, dtype=dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks = self._transposed_blocks()
-        groups, width, _ = blocks.shape
-        x = x.to(self.weight.dtype)
-        if groups == 1:  # TensorRT-RTX 1.7 has an internal error on a batch of one matrix
-            y = x @ blocks[0]
-        else:
-            y = x.reshape(-1, groups, width).transpose(0, 1) @ blocks
-            y = y.transpose(0, 1).reshape(-1, groups * width)
+        y = block_diagonals(x, self).reshape(-1, self.weight.shape[0] * self.weight.shape[1])
         return (y if self.bias is None else y + self.bias).to(self.out_dtype)
 
-    def _transposed_blocks(self) -> Tensor:
+    def transposed_blocks(self) -> Tensor:
         """(G / together, together * in, together * out)."""
         blocks, n = self.weight.transpose(1, 2), self.together
         if n == 1:
@@ -157,6 +158,19 @@ class BlockDiagonalLinear(nn.Module):
         _, width, _ = blocks.shape
         diagonal = torch.eye(n, dtype=blocks.dtype).reshape(n, 1, n, 1)
         return (blocks.reshape(-1, n, width, 1, width) * diagonal).reshape(-1, n * width, n * width)
+
+
+def block_diagonals(x: Tensor, *layers: BlockDiagonalLinear) -> Tensor:
+    """P block-diagonal projections of one x (N, D), of one shape and without their biases, in one product.
+
+    Returns (N, P, G, D / G), of each projection D values, in the dtype of their `weight`.
+    """
+    blocks = torch.cat([layer.transposed_blocks() for layer in layers], -1)
+    groups, width, _ = blocks.shape
+    x = x.to(blocks.dtype)
+    # TensorRT-RTX 1.7 has an internal error on a batch of one matrix.
+    y = x @ blocks[0] if groups == 1 else x.reshape(-1, groups, width).transpose(0, 1) @ blocks
+    return y.reshape(groups, -1, len(layers), width).permute(1, 2, 0, 3)
 
 
 class LayerNorm(nn.Module):
@@ -196,13 +210,20 @@ class HeadNorm(nn.Module):
     """Layer norm over each head, then one weight over all heads. Input (B, S, H, DH), output (N, H * DH).
 
     Upstream: `MultiHeadLayerNorm`, a group norm with one group a head.
+
+    Attributes:
+        by_head: the weight, (H, DH).
     """
 
     def __init__(self, num_heads: int, head_dim: int, eps: float, bias: bool, dtypes: Dtypes):
         super().__init__()
         self.weight = parameter(num_heads * head_dim, dtype=dtypes.compute)
         self.bias = parameter(num_heads * head_dim, dtype=dtypes.compute) if bias else None
-        self.eps = eps
+        self.heads, self.eps = num_heads, eps
+
+    @property
+    def by_head(self) -> Tensor:
+        return self.weight.reshape(self.heads, -1)
 
     def forward(self, h: Tensor) -> Tensor:
         y = F.layer_norm(h.to(self.weight.dtype), (h.shape[-1],), eps=self.eps)
@@ -211,7 +232,7 @@ class HeadNorm(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """Depthwise causal convolution with its window as state.
+    """Depthwise causal convolution with its window as state, then SiLU.
 
     Input x (N, D) and window (B, K - 1, D), the newest last; output (N, D) and the next window, compute dtype.
     Upstream keeps K columns, of which the first is dead after each shift.
@@ -223,17 +244,7 @@ class CausalConv(nn.Module):
         self.bias = parameter(dim, dtype=dtypes.compute)
 
     def forward(self, x: Tensor, window: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        kernel, dim = self.weight.shape
-        columns = torch.cat([window, x.to(self.weight.dtype).reshape(chunk.batch, chunk.sequence, dim)], 1)
-        if chunk.lengths is None:
-            return (columns * self.weight).sum(1) + self.bias, columns[:, 1:]
-        y: Tensor = self.bias
-        for tap, weight in enumerate(self.weight.unbind()):
-            y = y + columns[:, tap : tap + chunk.sequence] * weight
-        # The columns before the first one that is not there yet.
-        width = kernel - 1 + chunk.sequence
-        window = chunk.rows(columns.reshape(-1, dim), chunk.lengths, kernel - 1, width)
-        return y.reshape(-1, dim), window.reshape(chunk.batch, kernel - 1, dim)
+        return causal_conv(x.to(self.weight.dtype), window, self.weight, self.bias, lengths=chunk.lengths)
 
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {

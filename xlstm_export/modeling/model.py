@@ -111,7 +111,7 @@ class Model(nn.Module):
             next_states += block_states
         outputs = chunk.sequence
         if lengths is not None and not self.all_positions:  # the norm and the head are the most work a position
-            x, outputs = chunk.rows(x, (lengths - 1).clamp(min=0), 1, chunk.sequence), 1
+            x, outputs = chunk.last(x, lengths), 1
         if self.norm is not None:
             x = self.norm(x)
         if self.architecture.gives_logits:

@@ -16,10 +16,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..errors import ErrorKind, UserError
-from ..operators.names import DOMAIN, MLSTM_CELL, SLSTM_CELL, VERSION
+from ..operators.names import CELLS, DOMAIN, VERSION
 from . import fatbin
 
-CREATORS = tuple((name, str(VERSION), DOMAIN) for name in (MLSTM_CELL, SLSTM_CELL))
+CREATORS = tuple((name, str(VERSION), DOMAIN) for name in CELLS)
 """Name, version and namespace under which the nodes of an exported graph look their plugins up."""
 
 # Python module: what it is. Several names of one flavour: the first that is installed.

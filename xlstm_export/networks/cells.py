@@ -19,7 +19,7 @@ class MLSTMCell(nn.Module):
 
     def __init__(self, inner_dim: int, heads: int, dtypes: Dtypes):
         super().__init__()
-        head_dim = inner_dim // heads
+        head_dim, self.heads = inner_dim // heads, heads
         self.igate = Linear(3 * inner_dim, heads, True, dtypes)
         self.fgate = Linear(3 * inner_dim, heads, True, dtypes)
         self.head_norm = HeadNorm(heads, head_dim, 1e-5, False, dtypes)
@@ -27,8 +27,10 @@ class MLSTMCell(nn.Module):
 
     def forward(self, qkv: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         """qkv (N, 3 * D) to h (N, D)."""
-        q, k, v = qkv.chunk(3, -1)
-        h, states = small_mlstm_cell(q, k, v, self.igate(qkv), self.fgate(qkv), states, chunk)
+        heads = (chunk.batch, chunk.sequence, self.heads)
+        q, k, v = (x.reshape(*heads, -1) for x in qkv.chunk(3, -1))
+        i, f = (gate(qkv).reshape(heads) for gate in (self.igate, self.fgate))
+        h, states = small_mlstm_cell((q, k, v, i, f), states, chunk.lengths)
         return self.head_norm(h), states
 
 

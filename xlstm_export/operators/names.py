@@ -8,6 +8,12 @@ DOMAIN = "ai.xlstm"
 VERSION = 1
 MLSTM_CELL = "MLSTMCell"
 SLSTM_CELL = "SLSTMCell"
+CELLS = (MLSTM_CELL, SLSTM_CELL)
+"""What the TensorRT plugin has; the other operators are expanded into their definitions there."""
+CAUSAL_CONV = "CausalConv"
+MLSTM_PROJECTIONS = "MLSTMProjections"
+GATED_HEAD_NORM = "GatedHeadNorm"
+SKIP_GATED_HEAD_NORM = "SkipGatedHeadNorm"
 INT4_ROWS, INT8_ROWS = "GatherInt4Rows", "GatherInt8Rows"
 INT4_COLUMNS, INT8_COLUMNS = "GatherInt4Columns", "GatherInt8Columns"
 LOOKUPS = (INT4_ROWS, INT8_ROWS, INT4_COLUMNS, INT8_COLUMNS)
@@ -15,6 +21,6 @@ LOOKUPS = (INT4_ROWS, INT8_ROWS, INT4_COLUMNS, INT8_COLUMNS)
 OPSET = 21
 """Of standard ONNX, for graphs and definitions."""
 PLUGIN_ATTRIBUTES = {"plugin_version": str(VERSION), "plugin_namespace": DOMAIN}
-"""On every node: TensorRT's parser finds the plugin by them."""
+"""On every cell: TensorRT's parser finds the plugin by them."""
 Definitions = Literal["standard", "linear-attention"]
 """`standard`: of ONNX operators alone. `linear-attention`: the mLSTM by an operator that only ONNX Runtime has."""

@@ -10,8 +10,20 @@ from __future__ import annotations
 import onnx
 from onnx.defs import OpSchema
 
-from . import definitions, linear_attention
-from .names import DOMAIN, MLSTM_CELL, PLUGIN_ATTRIBUTES, SLSTM_CELL, VERSION, Definitions
+from . import definitions, layer_definitions, linear_attention
+from .names import (
+    CAUSAL_CONV,
+    CELLS,
+    DOMAIN,
+    GATED_HEAD_NORM,
+    MLSTM_CELL,
+    MLSTM_PROJECTIONS,
+    PLUGIN_ATTRIBUTES,
+    SKIP_GATED_HEAD_NORM,
+    SLSTM_CELL,
+    VERSION,
+    Definitions,
+)
 
 _T = ("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "activations")
 _TC = ("TC", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "the memory as it is stored")
@@ -20,12 +32,26 @@ _TR = ("TR", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "recurren
 
 def step_functions() -> dict[str, onnx.FunctionProto]:
     """The definitions for one step without `lengths`, by operator name."""
-    return _parse(definitions.MLSTM_STEP, definitions.SLSTM_STEP)
+    return _parse(
+        definitions.MLSTM_STEP,
+        definitions.SLSTM_STEP,
+        layer_definitions.CAUSAL_CONV_STEP,
+        layer_definitions.MLSTM_PROJECTIONS_STEP,
+        layer_definitions.GATED_HEAD_NORM,
+        layer_definitions.SKIP_GATED_HEAD_NORM,
+    )
 
 
 def sequence_functions() -> dict[str, onnx.FunctionProto]:
     """The definitions for any number of positions with `lengths`, by operator name."""
-    return _parse(definitions.MLSTM_SEQUENCE, definitions.SLSTM_SEQUENCE)
+    return _parse(
+        definitions.MLSTM_SEQUENCE,
+        definitions.SLSTM_SEQUENCE,
+        layer_definitions.CAUSAL_CONV_SEQUENCE,
+        layer_definitions.MLSTM_PROJECTIONS_SEQUENCE,
+        layer_definitions.GATED_HEAD_NORM,
+        layer_definitions.SKIP_GATED_HEAD_NORM,
+    )
 
 
 def use_definitions(model: onnx.ModelProto, wanted: Definitions) -> None:
@@ -64,7 +90,7 @@ def _parse(*texts: str) -> dict[str, onnx.FunctionProto]:
 
 def register_schemas() -> None:
     """Make `onnx` and the exporter know the operators. Repeated calls do nothing."""
-    for schema in (_mlstm_schema(), _slstm_schema()):
+    for schema in (_mlstm_schema(), _slstm_schema(), *_layer_schemas()):
         if not onnx.defs.has(schema.name, DOMAIN):
             onnx.defs.register_schema(schema)
 
@@ -76,20 +102,26 @@ def _parameters(kind: OpSchema.FormalParameterOption, spec: str) -> list[OpSchem
     return [OpSchema.FormalParameter(name, types.get(t, t), param_option=kind) for name, t in pairs]
 
 
-def _schema(name: str, doc: str, inputs: str, outputs: str, constraints: list, floats: dict[str, float]) -> OpSchema:
-    single, optional = OpSchema.FormalParameterOption.Single, OpSchema.FormalParameterOption.Optional
-    attributes = [OpSchema.Attribute(key, onnx.helper.make_attribute(key, value)) for key, value in floats.items()]
-    attributes += [OpSchema.Attribute(key, onnx.helper.make_attribute(key, "")) for key in PLUGIN_ATTRIBUTES]
+def _schema(
+    name: str, doc: str, inputs: str, outputs: str, constraints: list, values: dict[str, float], optional: str = ""
+) -> OpSchema:
+    attributes = [OpSchema.Attribute(key, onnx.helper.make_attribute(key, value)) for key, value in values.items()]
+    if name in CELLS:
+        attributes += [OpSchema.Attribute(key, onnx.helper.make_attribute(key, "")) for key in PLUGIN_ATTRIBUTES]
     return OpSchema(
         name,
         DOMAIN,
         VERSION,
         doc,
-        inputs=_parameters(single, inputs) + _parameters(optional, "lengths:int32"),
-        outputs=_parameters(single, outputs),
+        inputs=_parameters(OpSchema.FormalParameterOption.Single, inputs)
+        + _parameters(OpSchema.FormalParameterOption.Optional, optional),
+        outputs=_parameters(OpSchema.FormalParameterOption.Single, outputs),
         type_constraints=constraints,
         attributes=attributes,
     )
+
+
+_LENGTHS = "lengths:int32"
 
 
 def _mlstm_schema() -> OpSchema:
@@ -100,6 +132,7 @@ def _mlstm_schema() -> OpSchema:
         "h:T C_next:TC n_next:float m_next:float",
         [_T, _TC],
         {"q_scale": 1.0, "k_scale": 1.0, "gate_soft_cap": 0.0, "eps": 1e-6},
+        _LENGTHS,
     )
 
 
@@ -111,4 +144,45 @@ def _slstm_schema() -> OpSchema:
         "hidden:T y_next:float c_next:float n_next:float m_next:float",
         [_T, _TR],
         {"forget_clamp": 0.0},
+        _LENGTHS,
+    )
+
+
+def _layer_schemas() -> tuple[OpSchema, ...]:
+    """What stands around the cells; N = B S."""
+    return (
+        _schema(
+            CAUSAL_CONV,
+            "Depthwise causal convolution, then SiLU: x, y (N,D), window (B,K-1,D), weight (K,D), bias (D).",
+            "x:float window:float weight:float bias:float",
+            "y:float window_next:float",
+            [],
+            {},
+            _LENGTHS,
+        ),
+        _schema(
+            MLSTM_PROJECTIONS,
+            "Inputs of an mLSTM cell: x_conv, x (N,I), weights (G,W,W), of gates (H,3I), (H).",
+            "x_conv:float x:float q_weight:float k_weight:float v_weight:float i_weight:T i_bias:T f_weight:T f_bias:T",
+            "q:T k:T v:T i:T f:T",
+            [_T],
+            {"together": 1},
+            _LENGTHS,
+        ),
+        _schema(
+            GATED_HEAD_NORM,
+            "Sigmoid of gate times the norm of each head: h (B,S,H,D), weight (H,D), gate, y (N,H D).",
+            "h:T weight:float gate:float",
+            "y:float",
+            [_T],
+            {"eps": 1e-6},
+        ),
+        _schema(
+            SKIP_GATED_HEAD_NORM,
+            "(norm of each head + skip x) SiLU(gate): h (B,S,H,D), weight (H,D), gate, x, y (N,H D), skip (H D).",
+            "h:T weight:float gate:float skip:float x:float",
+            "y:float",
+            [_T],
+            {"eps": 1e-5},
+        ),
     )

@@ -50,7 +50,7 @@ class PassCheck:
         else:
             checked = self._lengths(lengths, positions)
         if self._manifest.vocab_size is not None:
-            self._check_tokens(next(iter(arrays.values())), checked)
+            self._check_tokens(next(iter(arrays.values())), None if lengths is None else checked)
         return Pass(arrays, checked, positions)
 
     def _positions(self, inputs: Mapping[str, np.ndarray]) -> int:

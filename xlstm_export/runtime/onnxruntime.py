@@ -23,6 +23,10 @@ from .widen import widen_bfloat16
 _BFLOAT16 = onnx.TensorProto.BFLOAT16
 _ACCURACY_LEVELS: dict[Activations, str] = {"float32": "1", "int8": "4"}
 """Of ONNX Runtime's products with quantised weights."""
+LAYERS_ENTRY = "ai.xlstm.layers"
+"""Session entry of the custom-op library: whether what stands around the cells runs in its kernels too (CPUs only)."""
+_TINY = 8 << 20
+"""Bytes of weights: below, a step's nodes are so short that waking a second thread for them gains nothing."""
 
 
 class OnnxRuntimeSession(Session):
@@ -167,12 +171,16 @@ class _BoundPass:
         return {name: value.numpy().copy() for name, value in zip(self._outputs, values, strict=False)}
 
 
+def _is_tiny(bundle: Bundle) -> bool:
+    return bundle.step_bytes < _TINY
+
+
 def _load(bundle: Bundle, custom_ops: Path | None, device: str, activations: Activations) -> ort.InferenceSession:
     bundle.require_complete()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one for each core
+    options.intra_op_num_threads = int(threads) if threads.isdigit() else 1 if _is_tiny(bundle) else 0  # 0: the cores
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _ACCURACY_LEVELS[activations])
     if custom_ops is not None:
         if not custom_ops.is_file():
@@ -180,6 +188,7 @@ def _load(bundle: Bundle, custom_ops: Path | None, device: str, activations: Act
                 ErrorKind.unavailable,
                 f"no custom-op library at {custom_ops}. Build it with `xlstm-export plugins build`.",
             )
+        options.add_session_config_entry(LAYERS_ENTRY, "1" if device == "cpu" else "0")
         options.register_custom_ops_library(str(custom_ops.resolve()))
     providers = ["CPUExecutionProvider"]
     if device == "cuda":

@@ -7,6 +7,7 @@
 #define XLSTM_CELLS_CPU_SLSTM_POINTWISE_INL_H_
 #endif
 
+#include "cells/cpu/activations-inl.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
@@ -19,12 +20,6 @@ template <class D, class V>
 HWY_INLINE V log_sigmoid(D d, V x) {
   const V decayed = hn::Exp(d, hn::Neg(hn::Abs(x)));
   return hn::Sub(hn::Min(x, hn::Zero(d)), hn::Log1p(d, decayed));
-}
-
-template <class D, class V>
-HWY_INLINE V sigmoid(D d, V x) {
-  const V one = hn::Set(d, 1.0f), decayed = hn::Exp(d, hn::Neg(hn::Abs(x)));
-  return hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), decayed, one), hn::Add(one, decayed));
 }
 
 template <class D, class V>

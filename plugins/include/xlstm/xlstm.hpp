@@ -111,7 +111,8 @@ struct Options {
   Backend backend = Backend::automatic;
   Device device = Device::automatic;
   int device_id = 0;
-  /// Threads of ONNX Runtime inside one step, shared by all sessions of the model; 0: one for each processor core.
+  /// Threads of ONNX Runtime inside one step, shared by all sessions of the model; 0: one for each processor core, and
+  /// one alone for a model of less than 8 MiB.
   int threads = 0;
   /// Capture a step into CUDA graphs, one for each of the two state buffers, and replay them.
   bool cuda_graph = true;

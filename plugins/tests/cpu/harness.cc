@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "cells/cpu/cpu_cells.h"
+#include "cells/cpu/cpu_layers.h"
 #include "cells/cpu/memory_stream.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -92,6 +92,16 @@ EXPORT void xlstm_mlstm(const xlstm::MlstmArgs* args, void* pool) {
 }
 EXPORT void xlstm_slstm(const xlstm::SlstmArgs* args, void* pool) {
   xlstm::cpu::slstm(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+
+EXPORT void xlstm_causal_conv(const xlstm::CausalConvArgs* args, void* pool) {
+  xlstm::cpu::causal_conv(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+EXPORT void xlstm_mlstm_projections(const xlstm::MlstmProjectionsArgs* args, void* pool) {
+  xlstm::cpu::mlstm_projections(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+EXPORT void xlstm_gated_head_norm(const xlstm::GatedHeadNormArgs* args, void* pool) {
+  xlstm::cpu::gated_head_norm(*args, static_cast<Pool*>(pool)->parallel_for());
 }
 
 // The names this processor has, separated by spaces, best first.

@@ -1,0 +1,23 @@
+// What stands around the cells, on a CPU; see cpu_cells.h for what is common to both, and layers.h.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cells/cpu/cpu_cells.h"
+#include "cells/layers.h"
+
+namespace xlstm::cpu {
+
+// Any extents but a kernel or a width of 0, any finite input; the window in place or not. Repeated calls give the same
+// bits, whatever `parallel_for` does, and each position what it gets alone.
+void causal_conv(const CausalConvArgs& args, const ParallelFor& parallel_for);
+void mlstm_projections(const MlstmProjectionsArgs& args, const ParallelFor& parallel_for);
+void gated_head_norm(const GatedHeadNormArgs& args, const ParallelFor& parallel_for);
+
+// Positions of row b that are there.
+inline int64_t row_length(const int32_t* lengths, int64_t b, int64_t sequence) {
+  return lengths == nullptr ? sequence : std::clamp<int64_t>(lengths[b], 0, sequence);
+}
+
+}  // namespace xlstm::cpu

@@ -1,0 +1,81 @@
+// The norm over each head, the skip connection and the output gate on a CPU. One task is one head at one position.
+#include "cells/cpu/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cells/cpu/gated_head_norm.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include <cmath>
+
+#include "cells/cpu/activations-inl.h"
+#include "cells/cpu/cpu_layers.h"
+#include "cells/cpu/lanes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xlstm::cpu::HWY_NAMESPACE {
+namespace {
+
+// Sum of function(x[j]).
+template <class T, class Function>
+float sum_of(int64_t count, const T* x, const Function& function) {
+  const hn::ScalableTag<float> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto sum = hn::Zero(d);
+  int64_t j = 0;
+  for (; j + lanes <= count; j += lanes) sum = hn::Add(sum, function(d, load(d, x + j)));
+  float total = hn::GetLane(hn::SumOfLanes(d, sum));
+  for (; j < count; ++j) {
+    const hn::CappedTag<float, 1> one;
+    total += hn::GetLane(function(one, load(one, x + j)));
+  }
+  return total;
+}
+
+// Head `row % heads` of position `row / heads`.
+template <class T>
+void normalise(const GatedHeadNormArgs& a, int64_t row) {
+  const T* h = static_cast<const T*>(a.h) + row * a.dim;
+  const int64_t at = row * a.dim, head = row % a.heads * a.dim;
+  const float size = static_cast<float>(a.dim);
+  const float mean = sum_of(a.dim, h, [](auto, auto x) HWY_ATTR { return x; }) / size;
+  const auto square = [&](auto d, auto x) HWY_ATTR {
+    const auto centred = hn::Sub(x, hn::Set(d, mean));
+    return hn::Mul(centred, centred);
+  };
+  const float scale = 1 / std::sqrt(sum_of(a.dim, h, square) / size + a.eps);
+  for_lanes(a.dim, [&](auto d, int64_t j) HWY_ATTR {
+    const auto normal = hn::Mul(hn::Sub(load(d, h + j), hn::Set(d, mean)), hn::Set(d, scale));
+    const auto weighted = hn::Mul(normal, hn::LoadU(d, a.weight + head + j)), gate = hn::LoadU(d, a.gate + at + j);
+    if (a.skip == nullptr) {
+      hn::StoreU(hn::Mul(sigmoid(d, gate), weighted), d, a.y + at + j);
+    } else {
+      const auto sum = hn::MulAdd(hn::LoadU(d, a.skip + head + j), hn::LoadU(d, a.x + at + j), weighted);
+      hn::StoreU(hn::Mul(sum, silu(d, gate)), d, a.y + at + j);
+    }
+  });
+}
+
+}  // namespace
+
+void gated_head_norm_rows(const GatedHeadNormArgs& args, const ParallelFor& parallel_for) {
+  dispatch_type(args.type, [&](auto zero) HWY_ATTR {
+    using T = decltype(zero);
+    parallel_for(args.positions * args.heads, 5 * args.dim * static_cast<int64_t>(sizeof(float)),
+                 [&](int64_t row) HWY_ATTR { normalise<T>(args, row); });
+  });
+}
+
+}  // namespace xlstm::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace xlstm::cpu {
+
+void gated_head_norm(const GatedHeadNormArgs& args, const ParallelFor& parallel_for) {
+  static constexpr Variant<void(const GatedHeadNormArgs&, const ParallelFor&)> variants[] =
+      XLSTM_VARIANTS(gated_head_norm_rows);
+  choose(variants)(args, parallel_for);
+}
+
+}  // namespace xlstm::cpu
+#endif
