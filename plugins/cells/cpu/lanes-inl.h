@@ -55,11 +55,11 @@ HWY_INLINE void store(D d, hn::Vec<D> value, float* to) {
   hn::StoreU(value, d, to);
 }
 
-// The lower 16 bits of each lane. `bits` < 2^16.
+// The lower 16 bits of each lane.
 template <class DU>
 HWY_INLINE void store_low_halves(DU /*d*/, hn::Vec<DU> bits, void* to) {
   const hn::Rebind<uint16_t, DU> narrow;
-  hn::StoreU(hn::DemoteTo(narrow, hn::BitCast(hn::RebindToSigned<DU>(), bits)), narrow, static_cast<uint16_t*>(to));
+  hn::StoreU(hn::TruncateTo(narrow, bits), narrow, static_cast<uint16_t*>(to));
 }
 
 // Both conversions round to nearest, ties to even, on every instruction set: Highway's own truncate where the processor
