@@ -45,6 +45,7 @@ class Reader:
     def get_next(self): return next(self.left, None)
     def get_first(self): return passes[0]
     def rewind(self): self.left = iter(passes)
+    def __iter__(self): return iter(passes)
 model = quantize(onnx.load(source), method, Reader(), ["cpu"], False, block_size=int(block), nodes_to_exclude=excluded)
 onnx.save(model, out)
 """

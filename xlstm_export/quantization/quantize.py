@@ -20,7 +20,7 @@ from .matrices import Quantised, by_rows, quantise, row_pieces, scale_dtype
 from .options import QuantizeOptions
 from .plan import Plan, make_plan
 from .rewrite import WrittenWeight, define, put_in
-from .sites import Site, find_sites, matches, unmatched
+from .sites import KEPT, Site, find_sites, matches, unmatched
 from .weight_file import WeightFile
 
 _QUANTISERS = {"rtn": round_to_nearest, "search": search_scales, "gptq": search_scales}
@@ -67,7 +67,7 @@ def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: 
 
 def _checked_sites(graph: ir.Graph, bundle: Bundle, options: QuantizeOptions) -> list[Site]:
     sites = find_sites(graph, options.block_size)
-    if options.keep != QuantizeOptions.keep and (wrong := list(unmatched(sites, options.keep))):
+    if wrong := list(unmatched(sites, [pattern for pattern in options.keep if pattern not in KEPT])):
         raise UserError(
             ErrorKind.argument,
             f"--keep: nothing that could be quantised is called {', '.join(wrong)}. "

@@ -63,16 +63,16 @@ def define(model: ir.Model, names: set[str]) -> None:
 def _dequantised(graph: ir.Graph, site: Site, weight: WrittenWeight, block_size: int) -> ir.Value:
     """The weight as a product takes it, (K, N) in the bundle's dtype."""
     first, dtype, scales = site.products[0], site.dtype, weight.scales
-    module = _module(first)
+    name = first.name
     if scales.dtype != dtype:
-        scales = _insert(graph, first, "Cast", [scales], f"{module}/scales", dtype, scales.shape, to=int(dtype))
+        scales = _insert(graph, first, "Cast", [scales], f"{name}/scales", dtype, scales.shape, to=int(dtype))
     shape = ir.Shape((site.inputs, site.outputs))
     return _insert(
         graph,
         first,
         "DequantizeLinear",
         [weight.codes, scales] if weight.zeros is None else [weight.codes, scales, weight.zeros],
-        f"{module}/DequantizeLinear",
+        f"{name}/DequantizeLinear",
         dtype,
         shape,
         axis=0,
@@ -81,42 +81,48 @@ def _dequantised(graph: ir.Graph, site: Site, weight: WrittenWeight, block_size:
 
 
 def _multiply(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
-    """`MatMul` and, where there was a bias, `Add`, in place of the node."""
-    x, out, module = node.inputs[0], node.outputs[0], _module(node)
+    """`MatMul` and, where there was a bias, `Add`, in place of the node.
+
+    Between the two, and before the addition of a residual, stands a `Reshape` that changes nothing: ONNX Runtime would
+    make a `Gemm` of them before it fuses products with `DequantizeLinear`.
+    """
+    x, out, name = node.inputs[0], node.outputs[0], node.name
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    result = _insert(graph, node, "MatMul", [x, weight], f"{module}/MatMul", out.dtype, out.shape)
+    result = _insert(graph, node, "MatMul", [x, weight], f"{name}/MatMul", out.dtype, out.shape)
+    added = [use for use, _ in out.uses() if use.op_type == "Add"]
+    if (bias is not None or added) and out.shape is not None:
+        same = _constant(graph, f"{name}/same", [0] * (len(out.shape) - 1) + [-1])
+        result = _insert(graph, node, "Reshape", [result, same], f"{name}/Reshape", out.dtype, out.shape)
     if bias is not None:
-        result = _insert(graph, node, "Add", [result, bias], f"{module}/Add", out.dtype, out.shape)
+        result = _insert(graph, node, "Add", [result, bias], f"{name}/Add", out.dtype, out.shape)
     _replace(graph, node, result)
 
 
-def _look_up(graph: ir.Graph, site: Site, node: ir.Node, name: str, weight: WrittenWeight, block_size: int) -> None:
-    indices, out, module = node.inputs[1], node.outputs[0], _module(node)
+def _look_up(graph: ir.Graph, site: Site, node: ir.Node, operator: str, weight: WrittenWeight, block_size: int) -> None:
+    indices, out, name = node.inputs[1], node.outputs[0], node.name
     assert indices is not None and indices.shape is not None and out.dtype is not None
     flat, shape = indices, None
     if len(indices.shape) != 1:
-        minus_one = _constant(graph, f"{module}/flat", [-1])
-        flat = _insert(graph, node, "Reshape", [indices, minus_one], f"{module}/indices", indices.dtype, None)
-        extents = _insert(graph, node, "Shape", [indices], f"{module}/Shape", ir.DataType.INT64, None)
-        width = _constant(graph, f"{module}/width", [site.inputs])
-        shape = _insert(graph, node, "Concat", [extents, width], f"{module}/Concat", ir.DataType.INT64, None, axis=0)
+        minus_one = _constant(graph, f"{name}/flat", [-1])
+        flat = _insert(graph, node, "Reshape", [indices, minus_one], f"{name}/indices", indices.dtype, None)
+        extents = _insert(graph, node, "Shape", [indices], f"{name}/Shape", ir.DataType.INT64, None)
+        width = _constant(graph, f"{name}/width", [site.inputs])
+        shape = _insert(graph, node, "Concat", [extents, width], f"{name}/Concat", ir.DataType.INT64, None, axis=0)
     result = _insert(
         graph,
         node,
-        name,
+        operator,
         [weight.looked_up, weight.scales, flat],
-        f"{module}/{name}",
+        f"{name}/{operator}",
         ir.DataType.FLOAT,
         None,
         DOMAIN,
         block_size=block_size,
     )
     if shape is not None:
-        result = _insert(
-            graph, node, "Reshape", [result, shape], f"{module}/Reshape_rows", ir.DataType.FLOAT, out.shape
-        )
+        result = _insert(graph, node, "Reshape", [result, shape], f"{name}/Reshape_rows", ir.DataType.FLOAT, out.shape)
     if out.dtype != ir.DataType.FLOAT:
-        result = _insert(graph, node, "Cast", [result], f"{module}/Cast_rows", out.dtype, out.shape, to=int(out.dtype))
+        result = _insert(graph, node, "Cast", [result], f"{name}/Cast_rows", out.dtype, out.shape, to=int(out.dtype))
     result.shape = out.shape
     _replace(graph, node, result)
 
@@ -152,7 +158,3 @@ def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
         result.name = out.name
     ir.convenience.replace_all_uses_with(out, result, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-
-
-def _module(node: ir.Node) -> str:
-    return (node.name or "model").rpartition("/")[0] or "model"
