@@ -1,5 +1,6 @@
 // The cells of domain ai.xlstm as data: attributes, tensors, and how a node's tensors become a kernel's arguments.
-// layer_contract.h has what stands around them. Both bindings read it; tests/plugins/test_operator_contract.py holds it against xlstm_export/operators.
+// layer_contract.h has what stands around them. Both bindings read it; tests/plugins/test_operator_contract.py holds it
+// against xlstm_export/operators.
 #pragma once
 
 #include <array>
@@ -76,8 +77,8 @@ struct Operator {
   Table<TensorSpec> outputs;  // of a cell, the first one is the activation; then the states
   size_t first_state;         // the input whose next value is output 1; the other states follow in the same order
   size_t states;
-  size_t optional = 1;                   // how many of the last inputs may be absent
-  bool (*derive)(Extents&) = nullptr;    // extents that no input has on an axis of its own; false: they do not fit
+  size_t optional = 1;                 // how many of the last inputs may be absent
+  bool (*derive)(Extents&) = nullptr;  // extents that no input has on an axis of its own; false: they do not fit
 };
 
 namespace contract {
@@ -108,10 +109,10 @@ constexpr TensorSpec kSlstmOutputs[] = {{"hidden", Element::kActivation, "BSHD"}
 
 }  // namespace contract
 
-inline constexpr Operator kMlstm{"MLSTMCell", contract::kMlstmAttributes, contract::kMlstmInputs,
-                                 contract::kMlstmOutputs, 5, 3};
-inline constexpr Operator kSlstm{"SLSTMCell", contract::kSlstmAttributes, contract::kSlstmInputs,
-                                 contract::kSlstmOutputs, 3, 4};
+inline constexpr Operator kMlstm{
+    "MLSTMCell", contract::kMlstmAttributes, contract::kMlstmInputs, contract::kMlstmOutputs, 5, 3};
+inline constexpr Operator kSlstm{
+    "SLSTMCell", contract::kSlstmAttributes, contract::kSlstmInputs, contract::kSlstmOutputs, 3, 4};
 inline constexpr const Operator* kOperators[] = {&kMlstm, &kSlstm};
 
 constexpr size_t kMaxAttributes = 4, kMaxInputs = 10, kMaxOutputs = 5;

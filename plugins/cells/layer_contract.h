@@ -20,8 +20,7 @@ inline bool derive_convolution(Extents& e) { return derive_rows(e) && e['K'] == 
 
 inline bool derive_projections(Extents& e) {
   e['K'] = e['H'] > 0 ? e['I'] / e['H'] : 0;
-  return derive_rows(e) && e['W'] > 0 && e['G'] * e['W'] == e['I'] && e['H'] * e['K'] == e['I'] &&
-         e['J'] == 3 * e['I'];
+  return derive_rows(e) && e['W'] > 0 && e['G'] * e['W'] == e['I'] && e['H'] * e['K'] == e['I'] && e['J'] == 3 * e['I'];
 }
 
 inline bool derive_head_norm(Extents& e) { return e['B'] * e['S'] == e['N'] && e['H'] * e['D'] == e['I']; }
@@ -34,11 +33,11 @@ constexpr TensorSpec kConvInputs[] = {{"x", Element::kFloat, "NC"},
 constexpr TensorSpec kConvOutputs[] = {{"y", Element::kFloat, "NC"}, {"window_next", Element::kFloat, "BLC"}};
 
 constexpr TensorSpec kProjectionsInputs[] = {
-    {"x_conv", Element::kFloat, "NI"},       {"x", Element::kFloat, "NI"},
-    {"q_weight", Element::kFloat, "GWW"},    {"k_weight", Element::kFloat, "GWW"},
-    {"v_weight", Element::kFloat, "GWW"},    {"i_weight", Element::kActivation, "HJ"},
-    {"i_bias", Element::kActivation, "H"},   {"f_weight", Element::kActivation, "HJ"},
-    {"f_bias", Element::kActivation, "H"},   {"lengths", Element::kInt32, "B"}};
+    {"x_conv", Element::kFloat, "NI"},     {"x", Element::kFloat, "NI"},
+    {"q_weight", Element::kFloat, "GWW"},  {"k_weight", Element::kFloat, "GWW"},
+    {"v_weight", Element::kFloat, "GWW"},  {"i_weight", Element::kActivation, "HJ"},
+    {"i_bias", Element::kActivation, "H"}, {"f_weight", Element::kActivation, "HJ"},
+    {"f_bias", Element::kActivation, "H"}, {"lengths", Element::kInt32, "B"}};
 constexpr TensorSpec kProjectionsOutputs[] = {{"q", Element::kActivation, "BSHK"},
                                               {"k", Element::kActivation, "BSHK"},
                                               {"v", Element::kActivation, "BSHK"},
@@ -58,17 +57,27 @@ constexpr TensorSpec kHeadNormOutputs[] = {{"y", Element::kFloat, "NI"}};
 
 }  // namespace contract
 
-inline constexpr Operator kCausalConv{"CausalConv", {}, contract::kConvInputs, contract::kConvOutputs, 1, 1, 1,
-                                      contract::derive_convolution};
+inline constexpr Operator kCausalConv{
+    "CausalConv", {}, contract::kConvInputs, contract::kConvOutputs, 1, 1, 1, contract::derive_convolution};
 inline constexpr Operator kMlstmProjections{
-    "MLSTMProjections", {}, contract::kProjectionsInputs, contract::kProjectionsOutputs, 0, 0, 1,
+    "MLSTMProjections",          {}, contract::kProjectionsInputs, contract::kProjectionsOutputs, 0, 0, 1,
     contract::derive_projections};
-inline constexpr Operator kGatedHeadNorm{
-    "GatedHeadNorm", contract::kHeadNormAttributes, contract::kHeadNormInputs, contract::kHeadNormOutputs, 0, 0, 0,
-    contract::derive_head_norm};
-inline constexpr Operator kSkipGatedHeadNorm{
-    "SkipGatedHeadNorm", contract::kSkipHeadNormAttributes, contract::kSkipHeadNormInputs, contract::kHeadNormOutputs,
-    0, 0, 0, contract::derive_head_norm};
+inline constexpr Operator kGatedHeadNorm{"GatedHeadNorm",
+                                         contract::kHeadNormAttributes,
+                                         contract::kHeadNormInputs,
+                                         contract::kHeadNormOutputs,
+                                         0,
+                                         0,
+                                         0,
+                                         contract::derive_head_norm};
+inline constexpr Operator kSkipGatedHeadNorm{"SkipGatedHeadNorm",
+                                             contract::kSkipHeadNormAttributes,
+                                             contract::kSkipHeadNormInputs,
+                                             contract::kHeadNormOutputs,
+                                             0,
+                                             0,
+                                             0,
+                                             contract::derive_head_norm};
 inline constexpr const Operator* kLayerOperators[] = {&kCausalConv, &kMlstmProjections, &kGatedHeadNorm,
                                                       &kSkipGatedHeadNorm};
 

@@ -27,8 +27,8 @@ struct CausalConvArgs {
 struct MlstmProjectionsArgs {
   int64_t batch, sequence, heads, inner, width;
   DataType type;
-  const float* x_conv;   // (N, I)
-  const float* x;        // (N, I)
+  const float* x_conv;    // (N, I)
+  const float* x;         // (N, I)
   const float* q_weight;  // (I / W, W, W) [block, out, in] each
   const float* k_weight;
   const float* v_weight;

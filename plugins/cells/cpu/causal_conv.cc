@@ -28,7 +28,9 @@ void convolve(const CausalConvArgs& a, int64_t b, int64_t begin, int64_t count) 
   float* y = a.y + b * a.sequence * a.dim + begin;
   float* next = a.window_out + b * before * a.dim + begin;
   // What stands `index` positions after the window's oldest.
-  const auto column = [&](int64_t index) { return index < before ? window + index * a.dim : x + (index - before) * a.dim; };
+  const auto column = [&](int64_t index) {
+    return index < before ? window + index * a.dim : x + (index - before) * a.dim;
+  };
   for (int64_t t = 0; t < length; ++t) {
     for_lanes(count, [&](auto d, int64_t c) HWY_ATTR {
       auto sum = hn::Mul(hn::LoadU(d, column(t) + c), hn::LoadU(d, a.weight + begin + c));
