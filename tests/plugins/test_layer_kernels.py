@@ -13,7 +13,7 @@ from support.layer_cases import OPERATORS, LayerCase, layer_case
 
 from xlstm_export.operators.names import CAUSAL_CONV, GATED_HEAD_NORM, MLSTM_PROJECTIONS, SKIP_GATED_HEAD_NORM
 
-SEEDS = range(24)
+SEEDS = range(16)
 _HEAD_NORM = "positions heads dim:i64 type:i32 h weight gate skip x y:pointer eps:f32"
 # The structures of plugins/cells/layers.h, and the functions of the harness.
 LAYOUTS = {
