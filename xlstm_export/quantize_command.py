@@ -11,8 +11,7 @@ import typer
 from .bundle import Bundle
 from .errors import ErrorKind, UserError
 from .options import BundleArgument, CustomOpsOption, chosen_custom_ops
-from .quantization.options import Method, QuantizeOptions, WeightFormat
-from .quantization.sites import KEPT
+from .quantization import KEPT, Method, QuantizeOptions, WeightFormat
 from .terminal import out, progress
 
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -65,7 +64,7 @@ def quantize(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Write a bundle again with its matrices in 8 or 4 bits."""
-    from .quantization import quantize_bundle
+    from .quantization.quantize import quantize_bundle
 
     kept = tuple(keep.split(",")) if keep else ()
     limit = _size(size) if size is not None else None

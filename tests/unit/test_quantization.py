@@ -16,11 +16,12 @@ from xlstm_export.bundle import Bundle
 from xlstm_export.engines.rewrite import with_plain_lookups
 from xlstm_export.errors import UserError
 from xlstm_export.inspection import inspect_bundle
-from xlstm_export.operators.lookups import LOOKUPS, lookup_function, lookup_name
-from xlstm_export.operators.names import DOMAIN
-from xlstm_export.quantization import QuantizeOptions, calibration, quantize_bundle
+from xlstm_export.operators.lookups import lookup_function, lookup_name
+from xlstm_export.operators.names import DOMAIN, LOOKUPS
+from xlstm_export.quantization import QuantizeOptions, calibration
 from xlstm_export.quantization.formats import FLOAT8, INT4, INT8, blocked, packed, round_to_nearest, search_scales
 from xlstm_export.quantization.gptq import gptq
+from xlstm_export.quantization.quantize import quantize_bundle
 from xlstm_export.runtime import open_session
 
 HALF = np.dtype(np.float16)

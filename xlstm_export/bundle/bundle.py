@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksum import sha256
 from ..errors import ErrorKind, UserError
-from ..operators.lookups import LOOKUPS
+from ..operators.names import LOOKUPS
 from .engine_choice import Engine, Wanted, choose_engine, engine_files
 from .engine_record import EngineRecord, EngineRuntime, FileHash, read_record
 from .manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest

@@ -10,8 +10,7 @@ from collections.abc import Callable
 import onnx
 from onnx import helper
 
-from ..operators.lookups import INT4_ROWS, INT8_ROWS, LOOKUPS
-from ..operators.names import DOMAIN
+from ..operators.names import DOMAIN, INT4_ROWS, INT8_ROWS, LOOKUPS
 from .targets import parse_version
 
 PLUGIN_FIRST = (10, 15)

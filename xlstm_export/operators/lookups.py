@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import onnx
 
-from .names import DOMAIN, OPSET, VERSION
-
-INT4_ROWS, INT8_ROWS = "GatherInt4Rows", "GatherInt8Rows"
-INT4_COLUMNS, INT8_COLUMNS = "GatherInt4Columns", "GatherInt8Columns"
-LOOKUPS = (INT4_ROWS, INT8_ROWS, INT4_COLUMNS, INT8_COLUMNS)
+from .names import DOMAIN, INT4_COLUMNS, INT4_ROWS, INT8_COLUMNS, INT8_ROWS, OPSET, VERSION
 
 
 def lookup_name(bits: int, rows: bool) -> str:

@@ -1,6 +1,8 @@
-"""Bundle → bundle with weights in 8 or 4 bits: standard QDQ, block by block, tensor by tensor."""
+"""Bundle → bundle with weights in 8 or 4 bits: standard QDQ, block by block, tensor by tensor.
 
-from .options import Method, QuantizeOptions, WeightFormat
-from .quantize import quantize_bundle
+The work is in `quantize`, whose imports are heavy.
+"""
 
-__all__ = ["Method", "QuantizeOptions", "WeightFormat", "quantize_bundle"]
+from .options import KEPT, Method, QuantizeOptions, WeightFormat
+
+__all__ = ["KEPT", "Method", "QuantizeOptions", "WeightFormat"]

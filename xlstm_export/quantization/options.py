@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ErrorKind, UserError
-from .sites import KEPT
 
 WeightFormat = Literal["int8", "int4", "float8"]
 Method = Literal["rtn", "search", "gptq"]
 BLOCK_SIZES = (32, 64, 128)
+KEPT = ("*igate.*", "*fgate.*", "*slstm.?gate.*")
+"""What stays as it is unless the user says otherwise: gates. (Norms, convolutions, R and block-diagonal projections
+are no matrices of products.)"""
 
 
 @dataclass(frozen=True)

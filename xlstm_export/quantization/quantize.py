@@ -17,10 +17,10 @@ from ..exporter.write import write_bundle
 from ..progress import Advance, Stage, no_progress
 from .formats import Format, packed, round_to_nearest, search_scales
 from .matrices import Quantised, by_rows, quantise, row_pieces, scale_dtype
-from .options import QuantizeOptions
+from .options import KEPT, QuantizeOptions
 from .plan import Plan, make_plan
 from .rewrite import WrittenWeight, define, put_in
-from .sites import KEPT, Site, find_sites, matches, unmatched
+from .sites import Site, find_sites, matches, unmatched
 from .weight_file import WeightFile
 
 _QUANTISERS = {"rtn": round_to_nearest, "search": search_scales, "gptq": search_scales}

@@ -10,10 +10,6 @@ import onnx_ir as ir
 
 from .formats import INT4, INT8, Format
 
-KEPT = ("*igate.*", "*fgate.*", "*slstm.?gate.*")
-"""What stays as it is unless the user says otherwise: gates. (Norms, convolutions, R and block-diagonal projections
-are no matrices of products.)"""
-
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
