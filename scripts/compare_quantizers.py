@@ -24,10 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from xlstm_export.bundle import Bundle
-from xlstm_export.quantization import formats
-from xlstm_export.quantization.options import QuantizeOptions
+from xlstm_export.quantization import KEPT, QuantizeOptions, formats
 from xlstm_export.quantization.quantize import quantize_bundle
-from xlstm_export.quantization.sites import KEPT, find_sites, matches
+from xlstm_export.quantization.sites import find_sites, matches
 from xlstm_export.validation.metrics import negative_log_likelihood
 from xlstm_export.validation.texts import read_text
 

@@ -11,7 +11,7 @@ import typer
 from .bundle import Bundle
 from .errors import ErrorKind, UserError
 from .options import BundleArgument, CustomOpsOption, chosen_custom_ops
-from .quantization.options import KEPT, Method, QuantizeOptions, WeightFormat
+from .quantization import KEPT, Method, QuantizeOptions, WeightFormat
 from .terminal import out, progress
 
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}

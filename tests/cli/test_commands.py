@@ -37,7 +37,18 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_help_lists_every_command_and_loads_nothing_heavy():
     result = CliRunner().invoke(cli.app, ["--help"])
-    for command in ("onnx", "validate", "build", "generate", "forecast", "bench", "inspect", "doctor", "plugins"):
+    for command in (
+        "onnx",
+        "validate",
+        "build",
+        "generate",
+        "forecast",
+        "quantize",
+        "bench",
+        "inspect",
+        "doctor",
+        "plugins",
+    ):
         assert command in result.output
     probe = "import sys, xlstm_export.cli; print([m for m in ('torch', 'onnx', 'onnxruntime') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.strip() == "[]"

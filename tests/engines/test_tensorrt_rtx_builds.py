@@ -23,8 +23,10 @@ from xlstm_export.checksum import sha256
 from xlstm_export.engines import EngineRequest, build, build_engine
 from xlstm_export.engines.rewrite import without_functions
 from xlstm_export.errors import UserError
-from xlstm_export.exporter import export_bundle
+from xlstm_export.exporter import ExportOptions, export_bundle
 from xlstm_export.progress import no_progress
+from xlstm_export.quantization import QuantizeOptions
+from xlstm_export.quantization.quantize import quantize_bundle
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install tensorrt-rtx"
@@ -120,6 +122,22 @@ def test_two_profiles_share_one_copy_of_the_weights(tmp_path):
     _, record = build_in(tmp_path / "bundle", targets=("sm89",))
     weights = (tmp_path / "bundle" / "model.weights").stat().st_size
     assert record.profiles == ("decode", "prefill") and weights < record.engine_bytes < 1.3 * weights
+
+
+@pytest.mark.parametrize(
+    "weights, target, share", [("int4", "sm86", 0.25), ("int8", "sm86", 0.4), ("float8", "sm89", 0.6)]
+)
+def test_engines_of_quantised_bundles_hold_codes(weights, target, share, tmp_path):
+    """Beside codes of 4 or 8 bits of 32, and the embedding (a quarter, which stays as it is by the side of float8)."""
+    config = {"embedding_dim": 512, "num_heads": 4, "num_blocks": 2, "vocab_size": 20_000}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    source = export_bundle(
+        random_checkpoint(tmp_path / "config.yaml", 0), tmp_path / "bundle", ExportOptions(mode="step")
+    )
+    bundle = quantize_bundle(source, tmp_path / weights, QuantizeOptions(weights, method="rtn"))
+    _, record = build_in(bundle.path, targets=(target,))
+    before, after = (sum(b.weight_sizes.values()) for b in (source, bundle))
+    assert after < record.engine_bytes < share * before
 
 
 @pytest.mark.parametrize(("heads", "block"), [(11, 2), (1, 11)])

@@ -18,6 +18,8 @@ from support.native_sessions import (
 )
 
 from xlstm_export.bundle import Bundle
+from xlstm_export.quantization import QuantizeOptions
+from xlstm_export.quantization.quantize import quantize_bundle
 from xlstm_export.runtime import open_session
 
 pytestmark = pytest.mark.usefixtures("cpu_and_one_thread")
@@ -67,6 +69,19 @@ def test_logits_are_pythons_to_the_last_bit_with_the_custom_operators(
     library = onnxruntime_operators()
     expected = python_steps(bundle, inputs, library)
     found = native_steps(release, bundle, inputs, tmp_path, f"custom_ops={library}")
+    assert expected.tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_a_quantised_bundle_is_pythons_to_the_last_bit(
+    release: Path, export_variant: Export, tmp_path: Path, activations: str
+) -> None:
+    source = Bundle.open(export_variant("a-tied")[2])
+    bundle = quantize_bundle(source, tmp_path / "bundle", QuantizeOptions("int4"))
+    inputs = make_inputs(bundle.path, 100, 2)
+    with open_session(bundle, batch=2, activations=activations) as session:
+        expected = np.stack([session.step(step) for step in inputs])
+    found = native_steps(release, bundle.path, inputs, tmp_path, f"activations={activations}")
     assert expected.tobytes() == found.tobytes()
 
 

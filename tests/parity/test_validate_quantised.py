@@ -11,7 +11,7 @@ from support.paths import DEMO
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.checkpoints import open_checkpoint
-from xlstm_export.quantization.options import QuantizeOptions
+from xlstm_export.quantization import QuantizeOptions
 from xlstm_export.quantization.quantize import quantize_bundle
 from xlstm_export.validation import ValidationOptions, validate
 

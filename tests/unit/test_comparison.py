@@ -14,7 +14,7 @@ from xlstm_export.bundle import Bundle
 from xlstm_export.comparison import CompareOptions, compare_bundles, render, save_plot, to_json
 from xlstm_export.comparison.compare import check_one_model
 from xlstm_export.errors import UserError
-from xlstm_export.quantization.options import QuantizeOptions
+from xlstm_export.quantization import QuantizeOptions
 from xlstm_export.quantization.quantize import quantize_bundle
 
 

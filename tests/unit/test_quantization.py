@@ -18,10 +18,9 @@ from xlstm_export.errors import UserError
 from xlstm_export.inspection import inspect_bundle
 from xlstm_export.operators.lookups import lookup_function, lookup_name
 from xlstm_export.operators.names import DOMAIN, LOOKUPS
-from xlstm_export.quantization import calibration
+from xlstm_export.quantization import QuantizeOptions, calibration
 from xlstm_export.quantization.formats import FLOAT8, INT4, INT8, blocked, packed, round_to_nearest, search_scales
 from xlstm_export.quantization.gptq import gptq
-from xlstm_export.quantization.options import QuantizeOptions
 from xlstm_export.quantization.quantize import quantize_bundle
 from xlstm_export.runtime import open_session
 
@@ -158,20 +157,28 @@ def test_quantised_bundles_are_small_and_near_and_share_states_with_their_source
         assert found.quantization["weights"] == weights and found.read_bytes < found.weight_bytes
 
 
-def test_a_tied_embedding_is_stored_once(export_variant, tmp_path):
-    _, _, path = export_variant("a-tied")
-    source = Bundle.open(path)
+@pytest.mark.parametrize("weights, bits", [("int4", 4), ("int8", 8)])
+def test_a_tied_embedding_is_stored_once_and_gives_what_its_codes_stand_for(weights, bits, export_variant, tmp_path):
+    source = Bundle.open(export_variant("a-tied")[2])
+    bundle = quantize_bundle(source, tmp_path / weights, QuantizeOptions(weights))
     assert source.manifest.architecture["tied_head"]
+    assert bundle.weight_sizes["embedding.weight.codes"] * 32 == source.weight_sizes["embedding.weight"] * bits
+    assert (bundle.path / "model.weights").stat().st_size < (source.path / "model.weights").stat().st_size / 2
+    unpacked = onnx.load(source.model_file)
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(bundle.model_file).graph.initializer}
+    for tensor in unpacked.graph.initializer:
+        if f"{tensor.name}.codes" in stored:
+            codes, scales = (stored[f"{tensor.name}.{part}"].astype(np.float32) for part in ("codes", "scales"))
+            weight = codes * np.repeat(scales, 32, 0)[: len(codes)]
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weight.T), tensor.name))
     tokens = np.arange(5)[None] % source.manifest.vocab_size
-    exact = open_session(source).feed(tokens)
-    for weights in ("int8", "int4"):
-        bundle = quantize_bundle(source, tmp_path / weights, QuantizeOptions(weights))
-        (name,) = [n for n in bundle.weight_sizes if n == "embedding.weight.codes"]
-        bits = 8 * bundle.weight_sizes[name] / (source.weight_sizes["embedding.weight"] / 4)
-        assert bits == (8 if weights == "int8" else 4)
-        assert (bundle.path / "model.weights").stat().st_size < (path / "model.weights").stat().st_size / 2
-        near = open_session(bundle, activations="float32").feed(tokens)
-        assert np.abs(near - exact).max() < (0.02 if weights == "int8" else 0.3) * (exact.max() - exact.min())
+    fed = {"tokens": tokens, "lengths": np.array([5], np.int32)}
+    fed |= {state.input: np.zeros(state.sized(1), np.float32) for state in source.manifest.states}
+    session = ort.InferenceSession(unpacked.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = session.run(["logits"], fed)[0]
+    found = open_session(bundle, activations="float32").feed(tokens)
+    # Sums in another order: some units in the last place, which the random gates of this model carry on.
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 @pytest.fixture
@@ -246,5 +253,5 @@ def test_bfloat16_is_read_and_kept_as_scales(export_variant, tmp_path):
     assert scales and all(t.data_type == onnx.TensorProto.BFLOAT16 for t in scales)
     tokens = np.arange(5)[None] % source.manifest.vocab_size
     exact, near = open_session(source).feed(tokens), open_session(bundle, activations="float32").feed(tokens)
-    # Blocks are rounded to 1/254 of their largest value, and their scales to 2^-9.
-    assert np.abs(near - exact).max() < 0.05 * (exact.max() - exact.min())
+    # Codes are within 1/254 of a block's largest value; products and this model's random gates carry that on.
+    assert np.abs(near - exact).max() < 0.1 * (exact.max() - exact.min())
