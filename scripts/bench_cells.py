@@ -2,12 +2,12 @@
 """Time the mLSTM cell in ONNX Runtime: the function body, the CPU kernel, and what the memory allows, in one run.
 
     scripts/bench_cells.py                    one table, a few minutes; compiles the kernels first
-    scripts/bench_cells.py --bundle DIR       whole steps of a bundle, with and without the kernels
+    scripts/bench_cells.py --bundle DIR       whole steps of a bundle: definitions, the cells' kernels, all kernels
 
 `limit` is a read-modify-write stream over the same bytes of C, compiled C++ with as many threads. `cells` is how many
 cells one run of the graph holds, each with its own states: with 1 the state may stay in a cache, with many it comes
 from memory at every token, as in a model. Variants take turns, so that a disturbance hits all of them; times are
-medians.
+medians. Of whole steps with `--threads 1` it is processor time, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def bench_cell(native: Path, batch: int, cells: int, threads: int) -> tuple[floa
     return tuple(1e3 * seconds / (2 * cells) for seconds in take_turns(variants))
 
 
-def take_turns(variants: list[Callable[[], object]]) -> list[float]:
+def take_turns(variants: list[Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Median seconds of one call of each, over rounds in which each has its turn."""
     times: list[list[float]] = [[] for _ in variants]
     for _ in range(ROUNDS):
@@ -105,9 +105,9 @@ def take_turns(variants: list[Callable[[], object]]) -> list[float]:
             variant()  # the caches and the threads are this variant's own when it is timed
             start, runs = time.perf_counter(), 0
             while runs < 2 or (time.perf_counter() - start < 0.02):
-                began = time.perf_counter()
+                began = clock()
                 variant()
-                seconds.append(time.perf_counter() - began)
+                seconds.append(clock() - began)
                 runs += 1
     return [float(np.median(seconds)) for seconds in times]
 
@@ -196,8 +196,9 @@ class Memory:
 
 
 def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -> None:
-    """Whole steps: function bodies, kernels with states in two sets of buffers, and with the cells' states in place."""
+    """Whole steps: all definitions, the cells' kernels alone, and all kernels; states in place where kernels run."""
     from xlstm_export.bundle import Bundle
+    from xlstm_export.runtime.onnxruntime import LAYERS_ENTRY
 
     opened = Bundle.open(bundle)
     manifest = opened.manifest
@@ -206,17 +207,19 @@ def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -
     for part in weights:
         part[:] = 1  # pages of its own: untouched ones would all be the same page of zeros
     sessions = []
-    for library in (None, native / ONNXRUNTIME_LIBRARY):
+    for layers in (None, "0", "1"):
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        if library is not None:
-            options.register_custom_ops_library(str(library))
+        if layers is not None:
+            options.add_session_config_entry(LAYERS_ENTRY, layers)
+            options.register_custom_ops_library(str(native / ONNXRUNTIME_LIBRARY))
         sessions.append(ort.InferenceSession(str(opened.model_file), options, providers=["CPUExecutionProvider"]))
     print(
         f"{bundle.name}: {len(opened.graph.graph.node)} nodes, {weight_bytes / 1e6:.1f} MB of weights; "
         f"{threads} threads; milliseconds a step, and times the limit"
     )
-    print(f"{'batch':>5} {'states MB':>10} {'bodies':>16} {'kernels':>16} {'in place':>16} {'limit':>8}")
+    print(f"{'batch':>5} {'states MB':>10} {'definitions':>16} {'cells':>16} {'all kernels':>16} {'limit':>8}")
+    clock = time.process_time if threads == 1 else time.perf_counter
     for batch in batches:
         shapes = {state: (batch, *state.shape[1:]) for state in manifest.states}
         one, other = ({state: aligned(shape) for state, shape in shapes.items()} for _ in range(2))
@@ -231,13 +234,13 @@ def bench_bundle(bundle: Path, native: Path, batches: list[int], threads: int) -
 
         variants = [
             step(sessions[0], (one, other), (other, one)),
-            step(sessions[1], (one, other), (other, one)),
             step(sessions[1], (one, shared), (shared, one)),
+            step(sessions[2], (one, shared), (shared, one)),
             lambda one=one: [(memory.read(weights), memory.update(list(one.values()))) for _ in range(2)],
         ]
-        bodies, kernels, in_place, limit = (1e3 * seconds / 2 for seconds in take_turns(variants))
-        columns = " ".join(f"{t:8.2f} ({t / limit:4.2f}x)" for t in (bodies, kernels, in_place))
-        print(f"{batch:5} {sum(a.nbytes for a in one.values()) / 1e6:10.1f} {columns} {limit:8.2f}")
+        *times, limit = (1e3 * seconds / 2 for seconds in take_turns(variants, clock))
+        columns = " ".join(f"{t:8.3f} ({t / limit:4.2f}x)" for t in times)
+        print(f"{batch:5} {sum(a.nbytes for a in one.values()) / 1e6:10.1f} {columns} {limit:8.3f}")
 
 
 def bind_bundle(session, manifest, x: np.ndarray, y: np.ndarray, before: dict, after: dict) -> ort.IOBinding:
