@@ -2,12 +2,12 @@
 """Time the mLSTM cell in ONNX Runtime: the function body, the CPU kernel, and what the memory allows, in one run.
 
     scripts/bench_cells.py                    one table, a few minutes; compiles the kernels first
-    scripts/bench_cells.py --bundle DIR ...   whole steps of bundles, side by side, with and without the kernels
+    scripts/bench_cells.py --bundle DIR ...   whole steps of bundles: definitions, the cells' kernels, all kernels
 
 `limit` is a read-modify-write stream over the same bytes of C, compiled C++ with as many threads. `cells` is how many
 cells one run of the graph holds, each with its own states: with 1 the state may stay in a cache, with many it comes
 from memory at every token, as in a model. Variants take turns, so that a disturbance hits all of them; times are
-medians.
+medians. Of whole steps with `--threads 1` it is processor time, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from xlstm_export.native import cmake
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY
 from xlstm_export.operators.names import DOMAIN, PLUGIN_ATTRIBUTES
 from xlstm_export.operators.schemas import step_functions
+from xlstm_export.runtime.onnxruntime import LAYERS_ENTRY
 
 HEADS, DIM = 4, 384  # of the paper's 125M models
 STATES = {"C": (HEADS, DIM, DIM), "n": (HEADS, DIM), "m": (HEADS,)}
@@ -99,7 +100,7 @@ def bench_cell(native: Path, batch: int, cells: int, threads: int) -> tuple[floa
     return tuple(1e3 * seconds / (2 * cells) for seconds in take_turns(variants))
 
 
-def take_turns(variants: list[Callable[[], object]]) -> list[float]:
+def take_turns(variants: list[Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Median seconds of one call of each, over rounds in which each has its turn."""
     times: list[list[float]] = [[] for _ in variants]
     for _ in range(ROUNDS):
@@ -107,9 +108,9 @@ def take_turns(variants: list[Callable[[], object]]) -> list[float]:
             variant()  # the caches and the threads are this variant's own when it is timed
             start, runs = time.perf_counter(), 0
             while runs < 2 or (time.perf_counter() - start < 0.02):
-                began = time.perf_counter()
+                began = clock()
                 variant()
-                seconds.append(time.perf_counter() - began)
+                seconds.append(clock() - began)
                 runs += 1
     return [float(np.median(seconds)) for seconds in times]
 
@@ -204,35 +205,37 @@ def bench_bundles(folders: list[Path], native: Path, batches: list[int], threads
     for bundle in opened:
         nodes, weight_bytes = len(bundle.graph.graph.node), bundle.step_bytes
         print(f"{bundle.path.name}: {nodes} nodes, {weight_bytes / 1e6:.1f} MB of weights")
+    clock = time.process_time if threads == 1 else time.perf_counter
     print(f"{threads} threads; milliseconds a step, and times the limit")
-    heads = ("bodies", "kernels", "in place")
+    heads = ("definitions", "cells", "all kernels")
     print(f"{'batch':>5} {'bundle':>20} {'states MB':>10} {' '.join(f'{head:>16}' for head in heads)} {'limit':>8}")
     sessions = [bundle_sessions(bundle, native, threads) for bundle in opened]
     for batch in batches:
         pairs = zip(opened, sessions, strict=True)
         variants = [variant for pair in pairs for variant in bundle_variants(*pair, memory, batch)]
-        times = iter(1e3 * seconds / 2 for seconds in take_turns(variants))
+        times = iter(1e3 * seconds / 2 for seconds in take_turns(variants, clock))
         for bundle in opened:
             *measured, limit = (next(times) for _ in range(4))
-            columns = " ".join(f"{t:8.2f} ({t / limit:4.2f}x)" for t in measured)
+            columns = " ".join(f"{t:8.3f} ({t / limit:4.2f}x)" for t in measured)
             states = bundle.manifest.state_bytes(batch) / 1e6
-            print(f"{batch:5} {bundle.path.name:>20} {states:10.1f} {columns} {limit:8.2f}")
+            print(f"{batch:5} {bundle.path.name:>20} {states:10.1f} {columns} {limit:8.3f}")
 
 
 def bundle_sessions(bundle: Bundle, native: Path, threads: int) -> list[ort.InferenceSession]:
-    """Without our kernels, and with them."""
+    """Without our kernels, with those of the cells, and with all."""
     sessions = []
-    for library in (None, native / ONNXRUNTIME_LIBRARY):
+    for layers in (None, "0", "1"):
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        if library is not None:
-            options.register_custom_ops_library(str(library))
+        if layers is not None:
+            options.add_session_config_entry(LAYERS_ENTRY, layers)
+            options.register_custom_ops_library(str(native / ONNXRUNTIME_LIBRARY))
         sessions.append(ort.InferenceSession(str(bundle.model_file), options, providers=["CPUExecutionProvider"]))
     return sessions
 
 
 def bundle_variants(bundle: Bundle, sessions: list, memory: Memory, batch: int) -> list[Callable[[], object]]:
-    """Two steps each: definitions, kernels with states in two sets of buffers, with the cells' in place, the limit."""
+    """Two steps each: all definitions, the cells' kernels, all kernels (states in place where kernels run), the limit."""
     manifest, size = bundle.manifest, bundle.step_bytes
     weights = [aligned((min(size, 64 << 20) // 4,)) for _ in range(-(-size // (64 << 20)))]
     for part in weights:
@@ -248,8 +251,8 @@ def bundle_variants(bundle: Bundle, sessions: list, memory: Memory, batch: int) 
 
     return [
         step(sessions[0], (one, other), (other, one)),
-        step(sessions[1], (one, other), (other, one)),
         step(sessions[1], (one, shared), (shared, one)),
+        step(sessions[2], (one, shared), (shared, one)),
         lambda: [(memory.read(weights), memory.update(list(one.values()))) for _ in range(2)],
     ]
 

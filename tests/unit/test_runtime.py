@@ -204,3 +204,18 @@ def test_unknown_runtime_lists_the_known(export_variant):
     _, _, bundle = export_variant("a-mixed")
     with pytest.raises(UserError, match="onnxruntime, tensorrt-rtx, tensorrt"):
         open_session(Bundle.open(bundle), "tflite")
+
+
+def test_a_tiny_model_runs_on_one_thread_where_nothing_says_otherwise(export_variant, monkeypatch):
+    bundle = Bundle.open(export_variant("a-mixed")[2])
+
+    def threads() -> int:
+        with open_session(bundle) as session:
+            return session._session.get_session_options().intra_op_num_threads
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert threads() == 1
+    monkeypatch.setattr("xlstm_export.runtime.onnxruntime._TINY", 0)
+    assert threads() == 0  # one for each core
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads() == 2
