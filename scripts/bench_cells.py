@@ -235,7 +235,7 @@ def bundle_sessions(bundle: Bundle, native: Path, threads: int) -> list[ort.Infe
 
 
 def bundle_variants(bundle: Bundle, sessions: list, memory: Memory, batch: int) -> list[Callable[[], object]]:
-    """Two steps each: all definitions, the cells' kernels, all kernels (states in place where kernels run), the limit."""
+    """Two steps each: definitions, the cells' kernels, all kernels (states in place where kernels run), the limit."""
     manifest, size = bundle.manifest, bundle.step_bytes
     weights = [aligned((min(size, 64 << 20) // 4,)) for _ in range(-(-size // (64 << 20)))]
     for part in weights:
