@@ -25,7 +25,7 @@ from xlstm_export.quantization.quantize import quantize_bundle
 from xlstm_export.runtime import open_session
 
 HALF = np.dtype(np.float16)
-HELDOUT = DEMO.with_name("heldout.txt")
+HELDOUT = DEMO / "heldout.txt"
 PROMPT = np.frombuffer(b"In the beginning God created", np.uint8).astype(np.int64)[None]
 
 
@@ -133,7 +133,7 @@ def test_onnxruntime_multiplies_with_codes_and_gets_what_the_unpacked_weights_gi
             node.op_type for node in onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
         ]
         if level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL:
-            assert kinds.count("MatMulNBits") == 13 and "DequantizeLinear" not in kinds[20:]
+            assert kinds.count("MatMulNBits") == 13 and kinds.count("DequantizeLinear") <= 2  # of looked-up rows
     # The sums of each product are added in another order: a few units in the last place, which 13 products carry on.
     assert np.abs(outputs[0] - outputs[1]).max() < 1e-4 * np.abs(outputs[1]).max()
 

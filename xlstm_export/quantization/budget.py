@@ -30,7 +30,7 @@ def choose_formats(
     Raises:
         UserError: 4 bits everywhere are more than the size allows.
     """
-    ladders = {site.name: _ladder(site, options.block_size, calibration, progress) for site in sites}
+    ladders = {site.name: _ladder(site, options, calibration, progress) for site in sites}
     left = _budget(sites, graph, options) - sum(ladder[0].bits for ladder in ladders.values())
     if left < 0:
         least = sum(ladder[0].bits for ladder in ladders.values()) / sum(site.size for site in sites)
@@ -53,7 +53,7 @@ class _Rung:
     divergence: float
 
 
-def _ladder(site: Site, block_size: int, calibration: Calibration, progress: Advance) -> list[_Rung]:
+def _ladder(site: Site, options: QuantizeOptions, calibration: Calibration, progress: Advance) -> list[_Rung]:
     """What a weight takes, and costs in divergence, at each of its formats."""
     exact = calibration.weights[site.name]
     rungs = []
@@ -61,8 +61,8 @@ def _ladder(site: Site, block_size: int, calibration: Calibration, progress: Adv
         if format_ is None:
             rungs.append(_Rung(None, site.size * int(8 * site.dtype.itemsize), 0.0))
         elif (format_ := fitting(site, format_)) and not (rungs and rungs[-1].format is format_):
-            calibration.put(site.name, approximated(site, format_, block_size))
-            rungs.append(_Rung(format_, stored_bits(site, format_, block_size), calibration.divergence()))
+            calibration.put(site.name, approximated(site, format_, options.block_size, options.method))
+            rungs.append(_Rung(format_, stored_bits(site, format_, options.block_size), calibration.divergence()))
         progress(1)
     calibration.weights[site.name] = exact
     return rungs

@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..progress import Advance
-from .formats import Format, blocked, search_scales
+from .formats import Format, blocked, round_to_nearest, search_scales
+from .options import Method
 from .sites import Site
 
 _PIECE = 1 << 20
@@ -22,6 +23,10 @@ _CACHED = 1 << 16
 
 Quantiser = Callable[[np.ndarray, Format, np.dtype], tuple[np.ndarray, np.ndarray]]
 """Blocks (N, blocks, block_size), format and dtype of scales → codes and scales: `formats.search_scales`, ..."""
+
+
+QUANTISERS: dict[Method, Quantiser] = {"rtn": round_to_nearest, "search": search_scales, "gptq": search_scales}
+"""By method; GPTQ leaves weights that are in no product."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,10 @@ def laid_out(site: Site, codes: np.ndarray, scales: np.ndarray, format_: Format)
     return Quantised(codes, scales) if by_rows(site) else Quantised(np.ascontiguousarray(codes.T), scales.T)
 
 
-def approximated(site: Site, format_: Format, block_size: int) -> np.ndarray:
-    """W as it is read back after `search_scales`, (N, K) float32."""
+def approximated(site: Site, format_: Format, block_size: int, method: Method) -> np.ndarray:
+    """W as it is read back after a method that knows no text, (N, K) float32."""
     blocks = blocked(read_rows(site, 0, site.outputs), block_size)
-    codes, scales = search_scales(blocks, format_, scale_dtype(site).numpy())
+    codes, scales = QUANTISERS[method](blocks, format_, scale_dtype(site).numpy())
     return dequantised(site, codes.reshape(site.outputs, -1), scales, block_size)
 
 

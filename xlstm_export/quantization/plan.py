@@ -52,7 +52,7 @@ def make_plan(bundle: Bundle, graph: ir.Graph, sites: Sequence[Site], options: Q
     ready: dict[str, Quantised] = {}
     for site in quantised:
         if options.method != "gptq" or not site.products:
-            calibration.put(site.name, approximated(site, _format(formats, site), options.block_size))
+            calibration.put(site.name, approximated(site, _format(formats, site), options.block_size, options.method))
     if options.method == "gptq":
         tick = stage("Rounding layer by layer", len(quantised))
         ready = _round_in_turn(quantised, formats, options.block_size, calibration, tick)

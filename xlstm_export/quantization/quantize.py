@@ -15,16 +15,13 @@ from ..bundle.manifest import BYTE_TOKENIZER
 from ..errors import ErrorKind, UserError
 from ..exporter.write import write_bundle
 from ..progress import Advance, Stage, no_progress
-from .formats import Format, packed, round_to_nearest, search_scales
-from .matrices import Quantised, by_rows, quantise, row_pieces, scale_dtype
+from .formats import Format, packed
+from .matrices import QUANTISERS, Quantised, by_rows, quantise, row_pieces, scale_dtype
 from .options import KEPT, QuantizeOptions
 from .plan import Plan, make_plan
 from .rewrite import WrittenWeight, define, put_in
 from .sites import Site, find_sites, matches, unmatched
 from .weight_file import WeightFile
-
-_QUANTISERS = {"rtn": round_to_nearest, "search": search_scales, "gptq": search_scales}
-"""What GPTQ leaves: weights that are in no product."""
 
 
 def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: Stage = no_progress) -> Bundle:
@@ -123,7 +120,7 @@ def _quantise(site: Site, format_: Format, options: QuantizeOptions, progress: A
         format_,
         options.block_size,
         scale_dtype(site).numpy(),
-        _QUANTISERS[options.method],
+        QUANTISERS[options.method],
         lambda count: progress(count * width),
     )
 
