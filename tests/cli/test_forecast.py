@@ -116,10 +116,9 @@ def test_columns_are_read_with_any_delimiter_and_sign_of_absence(tmp_path):
 def test_bench_times_forecasts_of_a_forecaster_and_what_a_patch_costs(run, bundle):
     code, output, errors = run("bench", bundle, "--steps", "2", "--prompt", "3", "--batch", "2", "--json")
     assert code == 0, errors
-    timing = json.loads(output)
-    forecasts = timing["forecasts"]
+    forecasts = json.loads(output)["batches"][0]["forecasts"]
     assert forecasts["batch"] == 2 and forecasts["context"] == 128 and forecasts["horizon"] == 64
-    assert timing["forecasts_per_second"] == pytest.approx(2 / forecasts["window_seconds"])
+    assert forecasts["forecasts_per_second"] == pytest.approx(2 / forecasts["window_seconds"])
     # Eight windows, one window with seven steps behind it, and one step.
     assert forecasts["window_seconds"] > forecasts["rollout_seconds"] > forecasts["patch_seconds"] > 0
     code, output, _ = run("bench", bundle, "--steps", "2", "--prompt", "0")

@@ -135,7 +135,7 @@ def wrong_depth_of_a_hugging_face_model(folder: Path):
     return save_folder(folder, "c-single", num_hidden_layers=32)
 
 
-@bad("quantised checkpoints are not supported")
+@bad("quantization_config.quant_method = None, which is not read")
 def quantised_hugging_face_model(folder: Path):
     return save_folder(folder, "c-single", quantization_config={"load_in_8bit": True})
 
