@@ -65,9 +65,8 @@ def run_upstream(model, inputs):
     return np.concatenate(outputs, 1), states
 
 
-@pytest.fixture(scope="module")
-def upstream_runs():
-    """`upstream_runs(name, model, inputs)` → what `run_upstream` gives in float32 and in float64; run once a name."""
+def remembered_runs():
+    """`runs(name, model, inputs)` → what `run_upstream` gives in float32 and in float64; run once a name."""
     made = {}
 
     def runs(name, model, inputs):
@@ -78,6 +77,9 @@ def upstream_runs():
         return made[name]
 
     return runs
+
+
+upstream_runs = pytest.fixture(remembered_runs, scope="module")
 
 
 def run_bundle(bundle, inputs):

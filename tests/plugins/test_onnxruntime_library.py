@@ -377,12 +377,14 @@ def with_library(name, library, monkeypatch):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_float32_bundle_equals_upstream_with_the_library(name, export_variant, parity):
-    parity.test_float32_bundle_gives_upstream_logits_and_states_after_512_steps(name, export_variant)
+    runs = parity.remembered_runs()
+    parity.test_float32_bundle_gives_upstream_logits_and_states_after_512_steps(name, export_variant, runs)
 
 
 @pytest.mark.parametrize("name, dtype", [("a-mixed", "float16"), ("c-single", "bfloat16")])
 def test_half_precision_bundle_equals_upstream_with_the_library_within_rounding(name, dtype, export_variant, parity):
-    parity.test_half_precision_bundle_stays_within_sixteen_roundoffs_of_float32_upstream(name, dtype, export_variant)
+    check = parity.test_half_precision_bundle_stays_within_sixteen_roundoffs_of_float32_upstream
+    check(name, dtype, export_variant, parity.remembered_runs())
 
 
 @pytest.mark.parametrize("name", ["a-mixed", "a-all-slstm", "a-stack", "b-single", "b-wide-keys", "c-single"])
