@@ -180,7 +180,7 @@ def _block_table(report: ValidationReport) -> Table:
     for block in blocks:
         cells = []
         for run in runs:
-            own = [v for v in report.verdicts if v.run == run.name and v.quantity.startswith(f"{block}.")]
+            own = [v for v in report.verdicts if v.run == run.name and v.quantity.rsplit(".", 1)[0] == block]
             cells.append(_error(max(own, key=lambda v: v.share)))
         table.add_row(block.removeprefix("blocks.").replace(".", " ") if block.startswith("blocks.") else block, *cells)
     return table

@@ -104,7 +104,7 @@ def first_fault(runs: Sequence[Scenario], verdicts: Sequence[Verdict]) -> Fault 
 def block_of(state: str) -> int | str:
     """`blocks.3.mlstm.C` → 3; of a network `encoder.mlstm.C` → `encoder.mlstm`."""
     block = re.fullmatch(r"blocks\.(\d+)\.\w+\.\w+", state)
-    return int(block[1]) if block else state.rpartition(".")[0]
+    return int(block[1]) if block else state.rpartition(".")[0] or state
 
 
 def _explain_outputs(wrong: set[str], run: Scenario) -> str:
