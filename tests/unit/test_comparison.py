@@ -36,11 +36,11 @@ def test_variants_are_measured_against_the_first_in_float32(demo_bundle, int4, t
     assert 0 < abs(small.quality.bits_per_byte - whole.quality.bits_per_byte) < 5 * small.quality.bits_error < 0.5
     data = json.loads(to_json(result))
     assert [v["weights"] for v in data["variants"]] == ["int4 / 32", "float32"]
-    assert data["text_bytes"] == 160 and data["activations"] == "float32"
+    assert data["text_bytes"] == 160 and data["activations"] == "int8"
     console = Console(width=140, record=True)
     console.print(render(result))
     shown = console.export_text()
-    assert "160 bytes" in shown and "int4 / 32" in shown and "float32 activations" in shown
+    assert "160 bytes" in shown and "int4 / 32" in shown and "int8 activations" in shown
     save_plot(result, tmp_path / "variants.png")
     assert (tmp_path / "variants.png").read_bytes().startswith(b"\x89PNG")
 
