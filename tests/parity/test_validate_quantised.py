@@ -40,7 +40,7 @@ def test_quantised_bundle_passes_and_says_what_it_costs(quantised):
     assert report.passed, [v.describe() for v in report.verdicts if not v.passed]
     kinds = [v.limit.kind for v in report.verdicts]
     assert kinds.count("kl") == len(report.runs) and kinds.count("text") == 1 and "contract" not in kinds
-    assert "float32 activations" in report.notes[0]
+    assert "int8 activations" in report.notes[0]
     drift = report.runs[-1]
     assert 0.1 < np.mean(drift.kl) / np.mean(drift.kl_sensitivity) < 3 and drift.drift > 0
 

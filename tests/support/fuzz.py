@@ -94,7 +94,8 @@ def _second_forecasters() -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]
     if "e-folder" not in VARIANTS:
         return []
     config = tirex2_settings(patch=2, quantiles=[0.1, 0.5], input_ff_dim=4, dim=16, heads=2)
-    return [(dict(_model(config, "tirex2").state_dict()), config)]
+    weights = _model(config, "tirex2").state_dict()  # some under several names, which safetensors does not write
+    return [({name: tensor.clone() for name, tensor in weights.items()}, config)]
 
 
 def _model(config: dict[str, Any], family: str = "xlstm") -> torch.nn.Module:
