@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..forecasting import Forecaster, ForecastStream
 from ..runtime import Session
+from .stopwatch import median_seconds
 
 HORIZON = 64
 _RUNS, _PATCHES = 5, 20
@@ -41,20 +40,10 @@ def time_forecasts(session: Session) -> ForecastTiming:
     spec, random = forecaster.spec, np.random.default_rng(0)
     series = np.cumsum(random.standard_normal((session.batch, spec.context)), 1)
     horizon, patches = min(HORIZON, spec.horizon or HORIZON), -(-HORIZON // spec.patch)
-    window = _median(lambda: forecaster.forecast(list(series), horizon), _RUNS)
+    window = median_seconds(lambda: forecaster.forecast(list(series), horizon), _RUNS)
     rollout = None
     if spec.horizon is None:
-        rollout = _median(lambda: forecaster.forecast(list(series), horizon, patches), _RUNS)
+        rollout = median_seconds(lambda: forecaster.forecast(list(series), horizon, patches), _RUNS)
     stream, points = ForecastStream(session, list(series), drift=None), series[:, -spec.patch :]
-    patch = _median(lambda: (stream.push(points), stream.forecast(spec.patch)), _PATCHES)
+    patch = median_seconds(lambda: (stream.push(points), stream.forecast(spec.patch)), _PATCHES)
     return ForecastTiming(session.batch, spec.context, horizon, window, rollout, patch)
-
-
-def _median(run: Callable[[], object], count: int) -> float:
-    """Seconds of one of so many runs, after one to warm up."""
-    times = []
-    for _ in range(1 + count):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[1:]))

@@ -7,8 +7,7 @@ transformers' export ONNX Runtime with every input and output bound, which costs
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -19,6 +18,7 @@ from ..bundle import Bundle, Manifest
 from ..runtime import open_session
 from .job import Job
 from .memory import MemoryStream, all_threads
+from .stopwatch import median_seconds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ class _BundleRunner:
             else:
                 session.run(inputs)
 
-        return positions, _median(run, _PROMPTS)
+        return positions, median_seconds(run, _PROMPTS)
 
     def forecasts(self) -> dict[str, Any]:
         from .forecasts import time_forecasts
@@ -147,17 +147,6 @@ def draw(manifest: Manifest, batch: int, positions: int, random: np.random.Gener
     return inputs
 
 
-def _median(run: Callable[[], object], count: int) -> float:
-    """Seconds of one of so many runs, after one to warm up."""
-    times = []
-    for _ in range(1 + count):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[1:]))
-
-
 def _threads() -> int:
-
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else all_threads()
