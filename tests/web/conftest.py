@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
-from xlstm_export.cache import cache_folder
+from xlstm_export.cache import cache_folder, kept_folder
 
 DRIVER = Path(__file__).parent / "drive.mjs"
 ONNXRUNTIME_NODE = "onnxruntime-node@1.30.0"
@@ -24,15 +23,16 @@ def packages() -> Path:
     """The folder in which npm installed ONNX Runtime for Node, kept for later runs."""
     if not (npm := shutil.which("npm")):
         pytest.skip("npm is not here")
-    folder = cache_folder() / "npm" / ONNXRUNTIME_NODE
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "node_modules").is_dir():
-            folder.mkdir(exist_ok=True)
-            # its script would download CUDA's half
-            install = [npm, "install", "--silent", "--ignore-scripts", "--prefix", str(folder), ONNXRUNTIME_NODE]
-            subprocess.run(install, check=True, cwd=folder)
-    return folder
+
+    def make(scratch: Path) -> Path:
+        folder = scratch / "node"
+        folder.mkdir()
+        # its script would download CUDA's half
+        install = [npm, "install", "--silent", "--ignore-scripts", "--prefix", str(folder), ONNXRUNTIME_NODE]
+        subprocess.run(install, check=True, cwd=folder)
+        return folder
+
+    return kept_folder(cache_folder() / "npm" / ONNXRUNTIME_NODE, make)
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,12 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from ..cache import cache_folder
+from ..cache import cache_folder, kept_folder
 from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
 
@@ -88,18 +85,17 @@ def fetch_headers(package: Package, stage: Stage = no_progress) -> Path:
     Raises:
         UserError: pip could not download the package, or it is not what it was; nothing is kept then.
     """
-    package.folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{package.folder}.lock"), tempfile.TemporaryDirectory(dir=package.folder.parent) as scratch:
-        if package.folder.is_dir():
-            return package.folder
+
+    def make(scratch: Path) -> Path:
         stage(f"Fetching {package.title}", None)
-        staging = Path(scratch) / "headers"
-        for path, data in _headers(package, _download(package, Path(scratch))):
+        staging = scratch / "headers"
+        for path, data in _headers(package, _download(package, scratch)):
             target = staging / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        os.replace(staging, package.folder)
-    return package.folder
+        return staging
+
+    return kept_folder(package.folder, make)
 
 
 def _download(package: Package, scratch: Path) -> Path:

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from ..cache import cache_folder
+from ..cache import cache_folder, kept_folder
 from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
 
@@ -70,21 +66,20 @@ def fetch_package(package: Package, stage: Stage = no_progress) -> Path:
     Raises:
         UserError: npm is not here, could not download the package, or it is not what it was; nothing is kept then.
     """
-    package.folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{package.folder}.lock"), tempfile.TemporaryDirectory(dir=package.folder.parent) as scratch:
-        if package.folder.is_dir():
-            return package.folder
+
+    def make(scratch: Path) -> Path:
         stage(f"Fetching {package.name} {package.version}", None)
-        staging = Path(scratch) / "files"
+        staging = scratch / "files"
         staging.mkdir()
-        with tarfile.open(_download(package, Path(scratch))) as archive:
+        with tarfile.open(_download(package, scratch)) as archive:
             for name in package.files:
                 content = archive.extractfile(f"package/dist/{name}")
                 assert content is not None  # the checksum says what is inside
                 with (staging / name).open("wb") as file:
                     shutil.copyfileobj(content, file)
-        os.replace(staging, package.folder)
-    return package.folder
+        return staging
+
+    return kept_folder(package.folder, make)
 
 
 def _download(package: Package, scratch: Path) -> Path:
