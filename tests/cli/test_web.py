@@ -9,6 +9,8 @@ from support.command_line import call
 from xlstm_export.bundle import Bundle
 from xlstm_export.exporter import ExportOptions, export_bundle
 from xlstm_export.operators.schemas import use_definitions
+from xlstm_export.quantization import QuantizeOptions
+from xlstm_export.quantization.quantize import quantize_bundle
 
 
 @pytest.mark.parametrize(
@@ -46,5 +48,8 @@ def test_definitions_are_exchanged_and_back_and_an_export_can_ask_for_them(expor
     written = onnx.load(asked.model_file, load_external_data=False)
     assert [f.SerializeToString() for f in model.functions] == [f.SerializeToString() for f in written.functions]
     assert model.functions != standard.functions and model.graph.node == standard.graph.node
+    small = quantize_bundle(asked, tmp_path / "small", QuantizeOptions("int8", method="rtn"))
+    kept = {f.name: f for f in onnx.load(small.model_file, load_external_data=False).functions}
+    assert "LinearAttention" in {node.op_type for node in kept["MLSTMCell"].node}
     use_definitions(model, "standard")
     assert list(model.functions) == list(standard.functions)

@@ -134,9 +134,12 @@ def write_bundle(
     model: ir.Model,
     manifest: Manifest,
     state_dtype: Dtype = "float32",
-    definitions: Definitions = "standard",
+    definitions: Definitions | None = None,
 ) -> Manifest:
     """Check the graph, then write it and the manifest into a folder that holds the weights. Returns the manifest.
+
+    Args:
+        definitions: of the cells; None: those that the graph has.
 
     Raises:
         UserError: `state_dtype` is half precision, and the graph has no memory to store in it.
@@ -145,7 +148,8 @@ def write_bundle(
     manifest = replace(manifest, states=store_memories(model, states, state_dtype))
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     proto = ir.to_proto(model)
-    use_definitions(proto, definitions)
+    if definitions is not None:
+        use_definitions(proto, definitions)
     _drop_shapes_of_weights(proto.graph)
     _check(proto)
     (folder / MODEL_FILE).write_bytes(proto.SerializeToString())
