@@ -41,8 +41,8 @@ struct Case {
   int64_t capture;       // capture the launch into a CUDA graph and replay it twice; simulator: launch twice
   // Simulator: the order of threads; file (an index into kKernelFiles) and line of a barrier to leave out; the device.
   int64_t schedule, broken_file, broken_barrier;
-  int64_t multiprocessors, shared_limit;  // 0: the simulator's
-  float parameters[4];                    // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
+  int64_t multiprocessors, shared_limit, resident_blocks;  // 0: the simulator's
+  float parameters[4];                                     // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
 };
 
 #if defined(XLSTM_CUDA_ON_CPU)
@@ -54,7 +54,11 @@ void set_up_simulator(const Case& c) {
   simulator::break_barrier(kKernelFiles[c.broken_file], static_cast<int>(c.broken_barrier));
   simulator::device = {};
   if (c.multiprocessors) simulator::device.multiprocessors = static_cast<int>(c.multiprocessors);
-  if (c.shared_limit) simulator::device.shared_limit = static_cast<size_t>(c.shared_limit);
+  if (c.shared_limit) {
+    simulator::device.shared_limit = static_cast<size_t>(c.shared_limit);
+    simulator::device.number = static_cast<int>(c.shared_limit / 4096);  // the limit of a device never changes
+  }
+  if (c.resident_blocks) simulator::device.resident_blocks = static_cast<int>(c.resident_blocks);
 }
 #endif
 

@@ -129,6 +129,7 @@ def test_widest_head_runs_in_the_chunkwise_kernel_within_99_kib_of_shared_memory
         ({"cell": "slstm", "sequence": 3}, "slstm_sequence.cuh"),
         ({"cell": "slstm", "sequence": 3, "multiprocessors": 1}, "slstm_step.cuh"),
         ({"cell": "slstm", "sequence": 3, "shared_limit": 4 * 1024}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 3, "resident_blocks": 1}, "slstm_step.cuh"),
     ],
 )
 def test_launcher_takes_the_kernel_that_is_meant_for_the_sizes(runner, sizes, file):
@@ -162,6 +163,15 @@ def test_sequence_at_once_equals_its_single_steps(runner, cell, gates):
         if name == "m" and cell == "mlstm":
             np.testing.assert_array_equal(at_once, stepwise)
         np.testing.assert_allclose(at_once, stepwise, rtol=1e-4, atol=2e-5 * np.abs(stepwise).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("cell", ["mlstm", "slstm"])
+def test_small_launch_takes_no_shared_memory_from_a_large_one(cell):
+    """The limit is the kernel's, and another thread may be about to launch; the simulator ends where it falls."""
+    with CellRunner(_program("cell_runner_on_cpu")) as fresh:
+        for dim in (96, 8):
+            sizes = {"sequence": 3, "multiprocessors": 1}
+            fresh.check(mlstm_case(dim_qk=dim, **sizes) if cell == "mlstm" else slstm_case(dim=dim, **sizes))
 
 
 def test_second_call_finds_the_workspace_as_the_first_did(runner):

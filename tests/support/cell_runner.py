@@ -46,6 +46,7 @@ class Case:
     broken_barrier: int = 0
     multiprocessors: int = 0  # of the simulated device, with shared_limit bytes for a block
     shared_limit: int = 0
+    resident_blocks: int = 0  # that a cooperative launch may have
     sent: dict[str, np.ndarray] = field(init=False)  # what the kernel reads, as float32 or int32
 
     def __post_init__(self):
@@ -90,6 +91,7 @@ class Case:
             self.broken_barrier,
             self.multiprocessors,
             self.shared_limit,
+            self.resident_blocks,
         ]
         floats = [self.attributes[name] for name in _ATTRIBUTES[self.cell]]
         parts = [struct.pack(f"{len(numbers)}q4f", *(int(n) for n in numbers), *floats, *[0.0] * (4 - len(floats)))]

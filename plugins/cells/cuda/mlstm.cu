@@ -1,3 +1,4 @@
+#include "cells/cuda/device_limits.h"
 #include "cells/cuda/launch.h"
 #include "cells/cuda/mlstm_chunkwise.cuh"
 #include "cells/cuda/mlstm_step.cuh"
@@ -106,12 +107,13 @@ cudaError_t launch_chunkwise(const MlstmArgs& args, cudaStream_t stream) {
   const bool one_launch = tiles == 1 || !normaliser_in_place(args);
 
   const int64_t shared_bytes = ChunkLayout<kLength, kColumns>::bytes(args.dim_qk);
-  const auto kernel = mlstm_chunkwise_kernel<T, M, kLength, kColumns>;
-  cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  constexpr auto kKernel = mlstm_chunkwise_kernel<T, M, kLength, kColumns>;
+  DeviceLimits limits;
+  cudaError_t status = query_limits(limits);
+  if (status == cudaSuccess) status = allow_shared_memory<kKernel>(limits);
   if (status != cudaSuccess) return status;
   cudaLaunchConfig_t config = make_config(heads * tiles, chunk_threads(kLength), shared_bytes, stream);
-  status = cudaLaunchKernelEx(&config, kernel, args, vectorised, one_launch);
+  status = cudaLaunchKernelEx(&config, kKernel, args, vectorised, one_launch);
   if (status != cudaSuccess || one_launch) return status;
   config = make_config(heads, chunk_threads(kLength), 0, stream);
   return cudaLaunchKernelEx(&config, mlstm_chunkwise_normaliser_kernel<T, kLength>, args);
@@ -176,18 +178,14 @@ cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cuda
 }
 
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream) {
-  int device = 0, multiprocessors = 0, shared_limit = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status != cudaSuccess) return status;
-  status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  DeviceLimits limits;
+  const cudaError_t status = query_limits(limits);
   if (status != cudaSuccess) return status;
   if (args.sequence > 1) {
-    status = cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (status != cudaSuccess) return status;
-    const MlstmChunk chunk = choose_mlstm_chunk(args, multiprocessors, shared_limit);
+    const MlstmChunk chunk = choose_mlstm_chunk(args, limits.multiprocessors, limits.shared_bytes);
     if (chunk.length) return launch_mlstm_chunkwise(args, chunk, stream);
   }
-  return launch_mlstm_tiled(args, choose_mlstm_tile(args, multiprocessors), stream);
+  return launch_mlstm_tiled(args, choose_mlstm_tile(args, limits.multiprocessors), stream);
 }
 
 }  // namespace xlstm::cuda

@@ -1,3 +1,4 @@
+#include "cells/cuda/device_limits.h"
 #include "cells/cuda/launch.h"
 #include "cells/cuda/slstm_sequence.cuh"
 #include "cells/cuda/slstm_step.cuh"
@@ -68,22 +69,6 @@ cudaError_t launch_positions(const SlstmArgs& args, float* scratch, cudaStream_t
   return cudaSuccess;
 }
 
-struct DeviceLimits {
-  int multiprocessors, shared_bytes, cooperative;
-};
-
-cudaError_t query_limits(DeviceLimits& limits) {
-  int device = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  const auto query = [&](int& value, cudaDeviceAttr attribute) {
-    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, attribute, device);
-  };
-  query(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
-  query(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  query(limits.cooperative, cudaDevAttrCooperativeLaunch);
-  return status;
-}
-
 // The units of a block of the sequence kernel: as few as give every multiprocessor one block at most, in whole turns of
 // the warps. 0 where R does not fit, or the pointwise part has more elements than threads.
 template <typename RecurrentT, int kRows>
@@ -98,7 +83,7 @@ int choose_units(const SlstmArgs& args, const DeviceLimits& limits) {
 // `launched` false: the sequence kernel does not fit these sizes or this device, and nothing was enqueued.
 template <typename T, typename RecurrentT, int kRows>
 cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launched, cudaStream_t stream) {
-  DeviceLimits limits{};
+  DeviceLimits limits;
   cudaError_t status = query_limits(limits);
   if (status != cudaSuccess || !limits.cooperative) return status;
   const int units = choose_units<RecurrentT, kRows>(args, limits);
@@ -106,11 +91,11 @@ cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launch
   const size_t shared_bytes = static_cast<size_t>(SliceLayout<RecurrentT, kRows>::bytes(args.dim, units));
   const int64_t blocks = args.heads * ceil_div<int64_t>(args.dim, units);
 
-  const auto kernel = slstm_sequence_kernel<T, RecurrentT, kRows>;
-  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  constexpr auto kKernel = slstm_sequence_kernel<T, RecurrentT, kRows>;
+  status = allow_shared_memory<kKernel>(limits);
   if (status != cudaSuccess) return status;
   int resident = 0;
-  status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kSlstmThreads, shared_bytes);
+  status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kKernel, kSlstmThreads, shared_bytes);
   if (status != cudaSuccess || blocks > int64_t{resident} * limits.multiprocessors) return status;
 
   unsigned* const arrivals = reinterpret_cast<unsigned*>(exchange + 2 * args.batch * args.heads * args.dim);
@@ -126,9 +111,11 @@ cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launch
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  status = cudaLaunchKernelEx(&config, kernel, args, units, exchange, arrivals);
+  status = cudaLaunchKernelEx(&config, kKernel, args, units, exchange, arrivals);
   launched = status == cudaSuccess;
-  return status;
+  // A green context, or a limit on the threads of a process that shares the GPU, may give fewer multiprocessors than
+  // the device has. Nothing ran then.
+  return status == cudaErrorCooperativeLaunchTooLarge ? cudaSuccess : status;
 }
 
 template <typename T>

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -77,7 +78,7 @@ void* scheduler_fake_stack = nullptr;
 const void* scheduler_stack = nullptr;
 size_t scheduler_stack_bytes = 0;
 
-std::map<const void*, size_t> allowed_shared;
+std::map<std::pair<int, const void*>, size_t> allowed_shared;  // by device and kernel
 uint64_t schedule_seed = 0;
 std::string broken_file;
 int broken_line = 0;
@@ -253,14 +254,16 @@ void break_barrier(const char* file, int line) {
 
 void allow_dynamic_shared(const void* kernel, size_t bytes) {
   if (bytes > device.shared_limit) fail("a kernel asks for more shared memory than there is");
-  allowed_shared[kernel] = bytes;
+  size_t& allowed = allowed_shared[{device.number, kernel}];
+  if (bytes < allowed) fail("a kernel gives back shared memory that another thread's launch may have asked for");
+  allowed = bytes;
 }
 
 void* dynamic_shared() { return block->dynamic_memory.get(); }
 
 void launch(const Launch& launch, const std::function<void()>& kernel) {
   if (launch.threads % kWarp != 0) fail("a block of " + std::to_string(launch.threads) + " threads is not whole warps");
-  if (launch.dynamic_shared_bytes > std::max(kSharedWithoutAsking, allowed_shared[launch.kernel])) {
+  if (launch.dynamic_shared_bytes > std::max(kSharedWithoutAsking, allowed_shared[{device.number, launch.kernel}])) {
     fail("a kernel has not asked for the shared memory that it is launched with");
   }
   running_kernel = &kernel;

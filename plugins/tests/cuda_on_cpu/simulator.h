@@ -25,9 +25,11 @@ extern Index thread_index, block_index;  // of the running fiber
 
 // What the runtime says of the device; tests set it.
 struct Device {
+  int number = 0;
   int multiprocessors = 4;
   size_t shared_limit = 99 * 1024;  // bytes of dynamic shared memory that a block may ask for
   bool cooperative = true;
+  int resident_blocks = 1 << 16;  // of a cooperative launch: fewer than what is said where a context has only a part
 };
 extern Device device;
 
@@ -49,7 +51,8 @@ struct Launch {
 };
 void launch(const Launch& launch, const std::function<void()>& kernel);
 
-// Beyond 48 KiB a kernel must have asked before it is launched.
+// Beyond 48 KiB a kernel must have asked before it is launched; what it has asked for on this device it may not give
+// back, since a launch of another thread may rely on it.
 void allow_dynamic_shared(const void* kernel, size_t bytes);
 
 void* dynamic_shared();

@@ -1,0 +1,48 @@
+// What the launchers ask of the device that they launch on.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <atomic>
+
+namespace xlstm::cuda {
+
+struct DeviceLimits {
+  int device = 0;
+  int multiprocessors = 0;
+  int shared_bytes = 0;  // that a block can have on request
+  int cooperative = 0;   // whether all blocks of a launch can be resident together
+};
+
+inline cudaError_t query_limits(DeviceLimits& limits) {
+  cudaError_t status = cudaGetDevice(&limits.device);
+  const auto query = [&](int& value, cudaDeviceAttr attribute) {
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, attribute, limits.device);
+  };
+  query(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
+  query(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  query(limits.cooperative, cudaDevAttrCooperativeLaunch);
+  return status;
+}
+
+// Lets every launch of `kKernel` on this device have as much dynamic shared memory as a block can have: what the device
+// gives on request less the kernel's static part.
+//
+// The permission belongs to the function, not to a launch. To allow each launch its own bytes would take them away from
+// a launch of another thread that needs more and has just asked. So the most there is is allowed, once, and stays.
+template <auto kKernel>
+cudaError_t allow_shared_memory(const DeviceLimits& limits) {
+  constexpr int kRemembered = 64;  // devices; for others it is asked for at every launch
+  static std::atomic<bool> allowed[kRemembered];
+  std::atomic<bool>* const known = limits.device < kRemembered ? &allowed[limits.device] : nullptr;
+  if (known != nullptr && known->load(std::memory_order_relaxed)) return cudaSuccess;
+  cudaFuncAttributes attributes{};
+  cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+  if (status != cudaSuccess) return status;
+  const int bytes = limits.shared_bytes - static_cast<int>(attributes.sharedSizeBytes);
+  status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (status == cudaSuccess && known != nullptr) known->store(true, std::memory_order_relaxed);
+  return status;
+}
+
+}  // namespace xlstm::cuda
