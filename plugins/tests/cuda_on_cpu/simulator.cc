@@ -43,12 +43,21 @@ struct Place {
 
 enum class State { kReady, kSpinning, kAtBarrier, kAtCollective, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  size_t bytes;
+  unsigned group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   State state = State::kReady;
   Place place;
   void* fake_stack = nullptr;  // of the address sanitizer
+  std::vector<Copy> copies;    // that it has started and not yet waited for
+  unsigned groups = 0;         // of copies, complete
 };
 
 struct Warp {
@@ -235,6 +244,8 @@ void prepare(Block& b, unsigned index, const Launch& launch) {
   for (Fiber& fiber : b.fibers) {
     if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);
     fiber.state = State::kReady;
+    fiber.copies.clear();
+    fiber.groups = 0;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -301,13 +312,14 @@ void collective(void* mine, void (*combine)(void* const* lanes), const char* fil
   }
 }
 
-float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line) {
+template <typename T>
+T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
   if (mask != 0xffffffffu) fail("a shuffle among part of a warp");
   struct Lane {
-    float value;
+    T value;
     int offset;
-    float result;
-  } mine{value, offset, 0.0f};
+    T result;
+  } mine{value, offset, T{}};
   const auto combine = [](void* const* lanes) {
     for (unsigned lane = 0; lane < kWarp; ++lane) {
       Lane& self = *static_cast<Lane*>(lanes[lane]);
@@ -316,6 +328,27 @@ float shuffle_xor(unsigned mask, float value, int offset, const char* file, int 
   };
   collective(&mine, combine, file, line);
   return mine.result;
+}
+template float shuffle_xor(unsigned, float, int, const char*, int);
+template double shuffle_xor(unsigned, double, int, const char*, int);
+
+void copy_async(void* to, const void* from, size_t bytes) {
+  Fiber& fiber = block->fibers[running];
+  fiber.copies.push_back({to, from, bytes, fiber.groups});
+  std::memset(to, kPoison, bytes);
+}
+
+void commit_copies() { ++block->fibers[running].groups; }
+
+void wait_copies(unsigned pending, const char* file, int line) {
+  if (is_broken(file, line)) return;
+  Fiber& fiber = block->fibers[running];
+  const auto waiting = std::partition(fiber.copies.begin(), fiber.copies.end(),
+                                      [&](const Copy& copy) { return copy.group + pending < fiber.groups; });
+  for (auto copy = fiber.copies.begin(); copy != waiting; ++copy) {
+    copy->from ? std::memcpy(copy->to, copy->from, copy->bytes) : std::memset(copy->to, 0, copy->bytes);
+  }
+  fiber.copies.erase(fiber.copies.begin(), waiting);
 }
 
 }  // namespace simulator

@@ -39,8 +39,8 @@ extern Device device;
 // thread lets half of its turns pass.
 void set_schedule(uint64_t seed);
 
-// Makes the barrier or the spin at this source line let every thread pass, as if it had been left out; line 0 mends it.
-// `file` is the end of the path.
+// Makes the barrier, the spin or the wait at this source line let every thread pass, as if it had been left out; line 0
+// mends it. `file` is the end of the path.
 void break_barrier(const char* file, int line);
 
 struct Launch {
@@ -64,6 +64,15 @@ bool spin(const char* file, int line);
 // Waits until every lane of the warp has come here with its argument; the last one calls `combine` for all of them.
 void collective(void* mine, void (*combine)(void* const* lanes), const char* file, int line);
 
-float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line);
+// What the lane at distance `offset` gives.
+template <typename T>
+T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line);
+
+// Copies into shared memory that take place when the running thread waits for them, and not before; null copies zeros.
+// From the start of a copy on its target holds poison, since on a GPU it may have come already.
+void copy_async(void* to, const void* from, size_t bytes);
+void commit_copies();
+// For all groups of copies but the last `pending`; a wait can be left out as a barrier can.
+void wait_copies(unsigned pending, const char* file, int line);
 
 }  // namespace simulator
