@@ -15,7 +15,7 @@ SEQUENCES = [256, 512, 1024, 2048, 4096, 8192]
 QUICK_SEQUENCES = [512, 4096]
 BATCHES = [1, 8]
 SLSTM_SEQUENCE = 512
-CHUNKS = [(64, 64), (64, 32), (32, 32), (32, 16)]  # length, columns
+CHUNKS = [(64, 32), (64, 16)]  # length, columns
 TRITON_CHUNK = 128  # positions, the default of mlstm_kernels
 REQUIRED_RATIO = 1.0  # of Triton's time to ours
 

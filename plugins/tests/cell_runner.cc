@@ -20,6 +20,7 @@
 #if defined(XLSTM_CUDA_ON_CPU)
 // The kernels' sources, compiled here by the C++ compiler.
 #include "cells/cuda/mlstm.cu"
+#include "cells/cuda/mlstm_chunkwise.cu"
 #include "cells/cuda/slstm.cu"
 #endif
 #if defined(XLSTM_THROUGH_PLUGIN)
@@ -46,8 +47,9 @@ struct Case {
 };
 
 #if defined(XLSTM_CUDA_ON_CPU)
-constexpr const char* kKernelFiles[] = {"mlstm_step.cuh", "mlstm_chunkwise.cuh", "slstm_step.cuh",
-                                        "slstm_sequence.cuh"};
+constexpr const char* kKernelFiles[] = {"mlstm_step.cuh",   "mlstm_chunkwise.cuh",
+                                        "mlstm_tensor.cuh", "mlstm_sequence_normaliser.cuh",
+                                        "slstm_step.cuh",   "slstm_sequence.cuh"};
 
 void set_up_simulator(const Case& c) {
   simulator::set_schedule(static_cast<uint64_t>(c.schedule));

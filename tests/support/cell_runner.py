@@ -14,7 +14,14 @@ import torch
 from support import cell_reference
 
 # The kernels' sources in plugins/cells/cuda, in the order of cell_runner.cc.
-KERNEL_FILES = ["mlstm_step.cuh", "mlstm_chunkwise.cuh", "slstm_step.cuh", "slstm_sequence.cuh"]
+KERNEL_FILES = [
+    "mlstm_step.cuh",
+    "mlstm_chunkwise.cuh",
+    "mlstm_tensor.cuh",
+    "mlstm_sequence_normaliser.cuh",
+    "slstm_step.cuh",
+    "slstm_sequence.cuh",
+]
 TYPES = ["float32", "float16", "bfloat16"]  # index: xlstm::DataType
 _ATTRIBUTES = {"mlstm": ["q_scale", "k_scale", "gate_soft_cap", "eps"], "slstm": ["forget_clamp"]}
 _INPUTS = {"mlstm": ["q", "k", "v", "i", "f", "C", "n", "m"], "slstm": ["x", "R", "b", "y", "c", "n", "m"]}
@@ -126,7 +133,7 @@ class CellRunner:
 
     def __init__(self, program: Path, tensor_cores: bool = True, plugin: bool = False):
         self._program = program
-        self._tensor_cores = tensor_cores  # whether the device has them, with TF32
+        self._tensor_cores = tensor_cores  # whether the device has them, for bfloat16
         self._plugin = plugin  # calls go through the TensorRT plugin, which chooses the kernel itself
         self._process: subprocess.Popen | None = None
 

@@ -9,9 +9,11 @@ namespace xlstm::cuda {
 
 struct DeviceLimits {
   int device = 0;
+  int major = 0;  // of its compute capability
   int multiprocessors = 0;
-  int shared_bytes = 0;  // that a block can have on request
-  int cooperative = 0;   // whether all blocks of a launch can be resident together
+  int shared_bytes = 0;                 // that a block can have on request
+  int multiprocessor_shared_bytes = 0;  // that the blocks of a multiprocessor can have together
+  int cooperative = 0;                  // whether all blocks of a launch can be resident together
 };
 
 inline cudaError_t query_limits(DeviceLimits& limits) {
@@ -19,8 +21,10 @@ inline cudaError_t query_limits(DeviceLimits& limits) {
   const auto query = [&](int& value, cudaDeviceAttr attribute) {
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, attribute, limits.device);
   };
+  query(limits.major, cudaDevAttrComputeCapabilityMajor);
   query(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
   query(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  query(limits.multiprocessor_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   query(limits.cooperative, cudaDevAttrCooperativeLaunch);
   return status;
 }

@@ -86,4 +86,16 @@ bool dispatch_type(DataType type, Function&& fn) {
   return false;
 }
 
+// The same in a kernel, for a value inside it.
+template <typename Function>
+__device__ __forceinline__ void with_type(DataType type, Function&& fn) {
+  if (type == DataType::kFloat32) {
+    fn(float{});
+  } else if (type == DataType::kFloat16) {
+    fn(__half{});
+  } else {
+    fn(__nv_bfloat16{});
+  }
+}
+
 }  // namespace xlstm::cuda
