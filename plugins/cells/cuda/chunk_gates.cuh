@@ -30,7 +30,7 @@ __device__ __forceinline__ float chunk_log_forget(float f, float gate_soft_cap) 
 // exp of an exponent that is at most 0 but for rounding.
 __device__ __forceinline__ float exp_of_negative(float x) { return std::exp(x < 0.0f ? x : 0.0f); }
 
-// In shared memory. Every lane has kLength / kWarpSize positions side by side.
+// In shared memory.
 template <int kLength>
 struct ChunkGates {
   alignas(16) FloatPair reach[kLength];   // F_t - m_t
@@ -46,7 +46,8 @@ __device__ __forceinline__ float chunk_weight(FloatPair reach, FloatPair origin)
   return exp_of_negative((reach.high - origin.high) + (reach.low - origin.low));
 }
 
-// The pre-activations of a lane's positions, on their way from global memory.
+// The pre-activations of a lane's positions, on their way from global memory. Every lane of the warp that makes the
+// gates has kLength / kWarpSize positions side by side.
 template <typename T, int kLength>
 struct GateInputs {
   static constexpr int kOwned = kLength / kWarpSize;
@@ -64,61 +65,92 @@ struct GateInputs {
   }
 };
 
-// Called by a whole warp; `m` is the stabiliser before the chunk, the result the one after it.
-template <typename T, int kLength>
-__device__ float compute_chunk_gates(const MlstmArgs& args, const GateInputs<T, kLength>& inputs, int64_t valid,
-                                     float m, ChunkGates<kLength>& gates) {
-  constexpr int kOwned = GateInputs<T, kLength>::kOwned;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  double sum[kOwned], input[kOwned];  // over the lane's own positions; log i_s - F_s
-  double total = 0.0;
+// One lane of the warp that makes the gates, in steps that can stand apart: each takes about as long as a slab of
+// products, so that nobody has to wait for this warp. Between steps a lane may lie in shared memory.
+template <int kLength>
+class GateLane {
+  static constexpr int kOwned = kLength / kWarpSize;
+
+ public:
+  static constexpr int kSteps = 4;
+
+  // First step: log i and log f, which count for nothing beyond `valid`.
+  template <typename T>
+  __device__ __forceinline__ void take_logarithms(const GateInputs<T, kLength>& inputs, float gate_soft_cap,
+                                                  int64_t valid) {
+    total_ = 0.0;
 #pragma unroll
-  for (int e = 0; e < kOwned; ++e) {
-    input[e] = -HUGE_VAL;
-    if (lane * kOwned + e < valid) {
-      input[e] = soft_cap(to_float(inputs.i[e]), args.gate_soft_cap);
-      total += chunk_log_forget(to_float(inputs.f[e]), args.gate_soft_cap);
+    for (int e = 0; e < kOwned; ++e) {
+      const bool counts = position(e) < valid;
+      if (counts) total_ += chunk_log_forget(to_float(inputs.f[e]), gate_soft_cap);
+      sum_[e] = total_;
+      input_[e] = counts ? static_cast<double>(soft_cap(to_float(inputs.i[e]), gate_soft_cap)) : -HUGE_VAL;
     }
-    sum[e] = total;
   }
 
-  // Scans over the lanes: the sum and the maximum of those before this one, and of all.
-  double before = 0.0;
+  // Second step: F_t and log i_s - F_s.
+  __device__ __forceinline__ void scan_sums() {
+    double before = 0.0;  // of the lanes before this one
 #pragma unroll
-  for (int offset = 1; offset < kWarpSize; offset *= 2) {
-    const double other = __shfl_xor_sync(kFullWarp, total, offset);
-    if (lane & offset) before += other;
-    total += other;
-  }
-  double largest = -HUGE_VAL, largest_before = m;
+    for (int offset = 1; offset < kWarpSize; offset *= 2) {
+      const double other = __shfl_xor_sync(kFullWarp, total_, offset);
+      if (lane() & offset) before += other;
+      total_ += other;
+    }
 #pragma unroll
-  for (int e = 0; e < kOwned; ++e) {
-    sum[e] += before;
-    input[e] -= sum[e];
-    largest = maximum(largest, input[e]);
+    for (int e = 0; e < kOwned; ++e) {
+      sum_[e] += before;
+      input_[e] -= sum_[e];
+    }
   }
-#pragma unroll
-  for (int offset = 1; offset < kWarpSize; offset *= 2) {
-    const double other = __shfl_xor_sync(kFullWarp, largest, offset);
-    if (lane & offset) largest_before = maximum(largest_before, other);
-    largest = maximum(largest, other);
-  }
-  const float m_end = static_cast<float>(total + maximum(largest, static_cast<double>(m)));
 
+  // Third step: the maxima, beginning with the stabiliser before the chunk.
+  __device__ __forceinline__ void scan_maxima(float m) {
+    largest_ = input_[0];
 #pragma unroll
-  for (int e = 0; e < kOwned; ++e) {
-    const int t = lane * kOwned + e;
-    largest_before = maximum(largest_before, input[e]);
-    const float m_t = static_cast<float>(sum[e] + largest_before);
-    const double reach = sum[e] - m_t;
-    gates.reach[t] = to_pair(reach);
-    gates.origin[t] = to_pair(-input[e]);
-    gates.gain[t] = args.k_scale * exp_of_negative(static_cast<float>(total - m_end + input[e]));
-    gates.carry[t] = args.q_scale * exp_of_negative(static_cast<float>(m + reach));
-    gates.m[t] = m_t;
+    for (int e = 1; e < kOwned; ++e) largest_ = maximum(largest_, input_[e]);
+    largest_before_ = m;
+#pragma unroll
+    for (int offset = 1; offset < kWarpSize; offset *= 2) {
+      const double other = __shfl_xor_sync(kFullWarp, largest_, offset);
+      if (lane() & offset) largest_before_ = maximum(largest_before_, other);
+      largest_ = maximum(largest_, other);
+    }
   }
-  if (lane == 0) gates.decay = exp_of_negative(static_cast<float>(m + total - m_end));
-  return m_end;
-}
+
+  // Last step: writes the gates, and makes `m` the stabiliser after the chunk.
+  __device__ __forceinline__ void write(const MlstmArgs& args, float& m, ChunkGates<kLength>& gates) {
+    const double m_before = m;
+    m = static_cast<float>(total_ + maximum(largest_, m_before));
+#pragma unroll
+    for (int e = 0; e < kOwned; ++e) {
+      const int t = position(e);
+      largest_before_ = maximum(largest_before_, input_[e]);
+      const float m_t = static_cast<float>(sum_[e] + largest_before_);
+      const double reach = sum_[e] - m_t;
+      gates.reach[t] = to_pair(reach);
+      gates.origin[t] = to_pair(-input_[e]);
+      gates.gain[t] = args.k_scale * exp_of_negative(static_cast<float>(total_ - m + input_[e]));
+      gates.carry[t] = args.q_scale * exp_of_negative(static_cast<float>(m_before + reach));
+      gates.m[t] = m_t;
+    }
+    if (lane() == 0) gates.decay = exp_of_negative(static_cast<float>(m_before + total_ - m));
+  }
+
+  template <typename T>
+  __device__ __forceinline__ void compute(const MlstmArgs& args, const GateInputs<T, kLength>& inputs, int64_t valid,
+                                          float& m, ChunkGates<kLength>& gates) {
+    take_logarithms(inputs, args.gate_soft_cap, valid);
+    scan_sums();
+    scan_maxima(m);
+    write(args, m, gates);
+  }
+
+ private:
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarpSize; }
+  static __device__ __forceinline__ int position(int e) { return lane() * kOwned + e; }
+
+  double sum_[kOwned], input_[kOwned], total_, largest_, largest_before_;
+};
 
 }  // namespace xlstm::cuda

@@ -64,7 +64,7 @@ void for_each_shape(const MlstmArgs& args, const DeviceLimits& limits, Function&
     offer(FloatShape<32, 16>{});
   } else {
     offer(TensorShape<32, 4>{});
-    offer(TensorShape<32, 8>{});
+    offer(TensorShape<32, 6>{});
     offer(TensorShape<16, 8>{});
     offer(TensorShape<16, 16>{});
   }
@@ -82,7 +82,9 @@ template <typename T, typename Shape>
 cudaError_t launch_shape(const MlstmArgs& args, const DeviceLimits& limits, cudaStream_t stream) {
   const int64_t heads = args.batch * args.heads;
   const int64_t tiles = ceil_div<int64_t>(args.dim_v, Shape::kColumns);
-  if (heads * tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
+  if (heads * tiles > INT32_MAX || args.dim_qk * args.dim_v > INT32_MAX || args.sequence > INT32_MAX - Shape::kLength) {
+    return cudaErrorInvalidConfiguration;
+  }
   const bool one_launch = tiles == 1 || !normaliser_in_place(args);
 
   constexpr auto kKernel = Shape::template kernel<T>();

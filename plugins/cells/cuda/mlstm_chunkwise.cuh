@@ -171,7 +171,7 @@ __device__ __forceinline__ void run_chunks(const MlstmArgs& args, bool vectorise
     GateInputs<T, kLength> gate_inputs;
     if (warp == 0) gate_inputs.fetch(args, token, valid);
     __syncthreads();
-    if (warp == 0) m = compute_chunk_gates(args, gate_inputs, valid, m, gates);
+    if (warp == 0) GateLane<kLength>().compute(args, gate_inputs, valid, m, gates);
     __syncthreads();
     const float decay = gates.decay;
     v.store(weighted, kValueStride, [&](int row) { return gates.gain[row]; });

@@ -11,12 +11,19 @@
 
 namespace xlstm::cuda {
 
-// Neighbouring elements of 16 bits in a register.
+// Neighbouring elements of 16 bits in a register. A bf16 is the upper half of a float.
 template <typename T>
 __device__ __forceinline__ Vector<float, 2> unpack(uint32_t pair) {
-  Vector<T, 2> elements;
-  std::memcpy(&elements, &pair, sizeof pair);
-  return {to_float(elements.values[0]), to_float(elements.values[1])};
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    const uint32_t bits[2] = {pair << 16, pair & 0xffff0000u};
+    Vector<float, 2> elements;
+    std::memcpy(&elements, bits, sizeof elements);
+    return elements;
+  } else {
+    Vector<T, 2> elements;
+    std::memcpy(&elements, &pair, sizeof elements);
+    return {to_float(elements.values[0]), to_float(elements.values[1])};
+  }
 }
 
 __device__ __forceinline__ uint32_t pack_bfloat16(float first, float second) {

@@ -10,9 +10,9 @@
 
 #include "cells/cells.h"
 
-// Dynamic shared memory, named once so that a build without nvcc can supply its own; aligned for the tensor cores.
+// Dynamic shared memory, named once so that a build without nvcc can supply its own; aligned to a row of banks.
 #if !defined(XLSTM_DYNAMIC_SHARED)
-#define XLSTM_DYNAMIC_SHARED(type, name) extern __shared__ __align__(32) type name[]
+#define XLSTM_DYNAMIC_SHARED(type, name) extern __shared__ __align__(128) type name[]
 #endif
 
 namespace xlstm::cuda {
