@@ -14,15 +14,15 @@
 
 namespace xlstm::cuda {
 
-constexpr int kNormaliserThreads = 1024;
+constexpr int kNormaliserThreads = 512;
 constexpr int kNormaliserRows = 256;  // of n at a time, each by several threads that share the positions
 constexpr int kNormaliserGroups = kNormaliserThreads / kNormaliserRows;
 
 // Grid: batch * heads.
 template <typename T>
 __global__ void __launch_bounds__(kNormaliserThreads) mlstm_sequence_normaliser_kernel(const MlstmArgs args) {
-  constexpr int kWarps = kNormaliserThreads / kWarpSize, kUnroll = 16;
-  static_assert(kWarps == kWarpSize);
+  constexpr int kWarps = kNormaliserThreads / kWarpSize;
+  constexpr int kUnroll = 32;  // keys of a thread on their way at a time
   __shared__ double sums[kWarps];
   __shared__ float maxima[kWarps];
   __shared__ float weights[kNormaliserThreads];  // of the positions; at the end the groups' sums
@@ -59,9 +59,9 @@ __global__ void __launch_bounds__(kNormaliserThreads) mlstm_sequence_normaliser_
       if (lane == 0) sums[warp] = total;
       __syncthreads();
       // Every warp adds up what the warps before it have, and what all have.
-      double of_warps = sums[lane], before_warp = lane < warp ? of_warps : 0.0;
+      double of_warps = sums[lane % kWarps], before_warp = lane % kWarps < warp ? of_warps : 0.0;
 #pragma unroll
-      for (int offset = 1; offset < kWarpSize; offset *= 2) {
+      for (int offset = 1; offset < kWarps; offset *= 2) {
         of_warps += __shfl_xor_sync(kFullWarp, of_warps, offset);
         before_warp += __shfl_xor_sync(kFullWarp, before_warp, offset);
       }
@@ -73,9 +73,9 @@ __global__ void __launch_bounds__(kNormaliserThreads) mlstm_sequence_normaliser_
       }
       if (lane == 0) maxima[warp] = top;
       __syncthreads();
-      top = maxima[lane];
+      top = maxima[lane % kWarps];
 #pragma unroll
-      for (int offset = 1; offset < kWarpSize; offset *= 2) {
+      for (int offset = 1; offset < kWarps; offset *= 2) {
         top = maximum(top, __shfl_xor_sync(kFullWarp, top, offset));
       }
       top = maximum(top, largest);
@@ -86,13 +86,13 @@ __global__ void __launch_bounds__(kNormaliserThreads) mlstm_sequence_normaliser_
       if (row < DK) {
         for (int first = 0; first < kNormaliserRows; first += kUnroll) {
           T key[kUnroll];
-          const int64_t last = end - 1 - group * kNormaliserRows - first;
 #pragma unroll
           for (int u = 0; u < kUnroll; ++u) {
-            key[u] = last - u >= 0 ? keys[(last - u) * args.heads * DK] : from_float<T>(0.0f);
+            const int64_t position = end - 1 - (first + u) * kNormaliserGroups - group;
+            key[u] = position >= 0 ? keys[position * args.heads * DK] : from_float<T>(0.0f);
           }
 #pragma unroll
-          for (int u = 0; u < kUnroll; ++u) sum += weights[group * kNormaliserRows + first + u] * to_float(key[u]);
+          for (int u = 0; u < kUnroll; ++u) sum += weights[(first + u) * kNormaliserGroups + group] * to_float(key[u]);
         }
       }
       n_sum = n_sum * exp_of_negative(largest - top) + sum;

@@ -29,9 +29,9 @@ struct WarpPlace {
   int first_row;       // of a slab, of 16
   int row, column;     // of a lane in the sums of a product: the next column and the row 8 below are its own too
 
-  __device__ __forceinline__ WarpPlace() {
-    warp = static_cast<int>(threadIdx.x) / kWarpSize;
-    lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  __device__ __forceinline__ explicit WarpPlace(int thread) {
+    warp = thread / kWarpSize;
+    lane = thread % kWarpSize;
     half = warp / kSteps;
     // The later positions have more scores: the two warps of a scheduler have early and late ones.
     first_position = kSide * (half ? kTensorWarps - 1 - warp : warp);
@@ -59,6 +59,18 @@ struct TensorMemory {
   float exchange[kTensorWarps][4 * kOwned + 2][kWarpSize];
 };
 
+// What a block works on: a head of batch * heads, and the first of kColumns columns of its C.
+template <int kColumns>
+struct BlockPlace {
+  int head, first_column;
+
+  __device__ __forceinline__ BlockPlace(int block, int dim_v) {
+    const int tiles = ceil_div(dim_v, kColumns);
+    head = block / tiles;
+    first_column = block % tiles * kColumns;
+  }
+};
+
 // A row of eight bf16 columns, of which the first three add up to `x`: the pair that begins at `column`.
 __device__ __forceinline__ uint32_t row_of_parts(float x, int column) {
   uint32_t parts[3];
@@ -72,31 +84,23 @@ class StateTile {
   static constexpr int kOwned = TensorMemory<kColumns>::kOwned;
 
  public:
-  __device__ __forceinline__ StateTile(const MlstmArgs& args, const WarpPlace& place, int head, int first_column)
-      : args_(args),
-        place_(place),
-        rows_(static_cast<int>(args.dim_qk)),
-        width_(static_cast<int>(args.dim_v)),
-        head_(head),
-        column_(first_column + kPiece * kOwned * place.half + place.column) {}
+  __device__ __forceinline__ StateTile(const MlstmArgs& args, const WarpPlace& place) : args_(args), place_(place) {}
 
   __device__ __forceinline__ void load() {
     with_type(args_.memory_type, [&](auto example) {
-      const auto* const from = static_cast<const decltype(example)*>(args_.C_in) + head_ * rows_ * width_;
-      each_element([&](float& element, int index) { element = to_float(from[index]); });
+      using M = decltype(example);
+      each_element(static_cast<const M*>(args_.C_in), [](float& element, const M& from) { element = to_float(from); });
     });
-    each_row([&](float& element, int row) { element = args_.n_in[head_ * rows_ + row]; });
+    each_row(args_.n_in, [](float& element, float from) { element = from; });
   }
   __device__ __forceinline__ void store_C() {
     with_type(args_.memory_type, [&](auto example) {
       using M = decltype(example);
-      M* const to = static_cast<M*>(args_.C_out) + head_ * rows_ * width_;
-      each_element([&](float& element, int index) { to[index] = from_float<M>(element); });
+      each_element(static_cast<M*>(args_.C_out), [](float& element, M& to) { to = from_float<M>(element); });
     });
   }
   __device__ __forceinline__ void store_n() {
-    if (place_.column) return;  // the lanes of a row have the same
-    each_row([&](float& element, int row) { args_.n_out[head_ * rows_ + row] = element; });
+    each_row(args_.n_out, [](float& element, float& to) { to = element; });
   }
 
   // Writes a slab as operands.
@@ -120,13 +124,14 @@ class StateTile {
     });
   }
 
-  // C' = decay C + K^T V, n' = decay n + K^T gain, for a slab of K and with V and the gain as operands in parts.
+  // C' = decay C + K^T V, n' = decay n + K^T gain, for a slab of K and with V and the gain in parts.
   template <typename T>
   __device__ __forceinline__ void update(int slab, SharedMatrix<kSlab> keys, float decay,
                                          const uint32_t (&values)[kSteps][2][kOwned][2],
-                                         const uint32_t (&gain)[kSteps][1][1][2]) {
+                                         SharedMatrix<kPiece> gain_parts) {
     with_slab(slab, [&](float (&C)[kOwned][4], float (&n)[2]) {
       float n_sums[1][4] = {};
+      uint32_t gains[2][2];  // operands of two steps
 #pragma unroll
       for (int tile = 0; tile < kOwned; ++tile) {
 #pragma unroll
@@ -138,7 +143,9 @@ class StateTile {
         keys.load_a_transposed(kSide * step, place_.first_row, k);
         split_exact<T>(k, k_parts);
         multiply_parts(C, k_parts, values[step]);
-        multiply_parts(n_sums, k_parts, gain[step]);
+        if (step % 2 == 0) gain_parts.load_b_below(kSide * step, 0, gains);
+        const uint32_t gain[1][1][2] = {{{gains[step % 2][0], gains[step % 2][1]}}};
+        multiply_parts(n_sums, k_parts, gain);
       }
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
@@ -161,33 +168,43 @@ class StateTile {
       if (slab == wanted) fn(C_[slab], n_[slab / 2]);
     }
   }
-  // Calls fn(element of C, its index in the head's C) for those that are there, slab by slab: the addresses of all at
-  // once would take more registers than the elements.
-  template <typename Function>
-  __device__ __forceinline__ void each_element(Function&& fn) {
-    for (int slab = 0; slab < ceil_div(rows_, kSlab); ++slab) {
-      const int row = slab * kSlab + place_.first_row + place_.row, index = row * width_ + column_;
+  // Calls fn(element of C, its place in `states`) for those that are there, slab by slab: the addresses of all at once
+  // would take more registers than the elements.
+  template <typename M, typename Function>
+  __device__ __forceinline__ void each_element(M* states, Function&& fn) {
+    const int rows = static_cast<int>(args_.dim_qk), width = static_cast<int>(args_.dim_v);
+    const WarpPlace place(reread_thread());
+    const BlockPlace<kColumns> block(reread_block(), width);
+    const int column = block.first_column + kPiece * kOwned * place.half + place.column;
+    states += static_cast<int64_t>(block.head) * rows * width;
+    for (int slab = 0; slab < ceil_div(rows, kSlab); ++slab) {
+      const int row = slab * kSlab + place.first_row + place.row;
       with_slab(slab, [&](float (&C)[kOwned][4], float (&)[2]) {
 #pragma unroll
         for (int tile = 0; tile < kOwned; ++tile) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int down = e / 2 * 8, right = tile * kPiece + e % 2;
-            if (row + down < rows_ && column_ + right < width_) fn(C[tile][e], index + down * width_ + right);
+            if (row + down < rows && column + right < width) {
+              fn(C[tile][e], states[(row + down) * width + column + right]);
+            }
           }
         }
       });
     }
   }
-  // The same for n, with the row.
-  template <typename Function>
-  __device__ __forceinline__ void each_row(Function&& fn) {
-    for (int slab = 0; slab < ceil_div(rows_, kSlab); ++slab) {
-      const int row = slab * kSlab + place_.first_row + place_.row;
+  // The same for n. The four lanes of a row have the same.
+  template <typename N, typename Function>
+  __device__ __forceinline__ void each_row(N* states, Function&& fn) {
+    const int rows = static_cast<int>(args_.dim_qk);
+    const WarpPlace place(reread_thread());
+    states += static_cast<int64_t>(BlockPlace<kColumns>(reread_block(), static_cast<int>(args_.dim_v)).head) * rows;
+    for (int slab = 0; slab < ceil_div(rows, kSlab); ++slab) {
+      const int row = slab * kSlab + place.first_row + place.row;
       with_slab(slab, [&](float (&)[kOwned][4], float (&n)[2]) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          if (has_n(slab) && row + e * 8 < rows_) fn(n[e], row + e * 8);
+          if (has_n(slab) && row + e * 8 < rows) fn(n[e], states[row + e * 8]);
         }
       });
     }
@@ -195,9 +212,6 @@ class StateTile {
 
   const MlstmArgs& args_;
   const WarpPlace& place_;
-  const int rows_, width_;  // of a head's C
-  const int64_t head_;
-  const int column_;  // the thread's first one
   float C_[kSlabs][kOwned][4] = {}, n_[ceil_div(kSlabs, 2)][2] = {};
 };
 

@@ -93,36 +93,28 @@ struct ChunkSums {
   }
 };
 
-// The operands of the state's update: v_s times its gain, for the warp's columns, and the gain.
+// The operands of the state's update: v_s times its gain, for the warp's columns.
 template <typename T, int kColumns>
 struct WeightedValues {
   static constexpr int kOwned = TensorMemory<kColumns>::kOwned;
-  uint32_t values[kSteps][2][kOwned][2], gain[kSteps][1][1][2];
+  uint32_t parts[kSteps][2][kOwned][2];
 
-  __device__ __forceinline__ void make(const WarpPlace& place, SharedMatrix<kColumns> from, const float* gains,
-                                       SharedMatrix<kPiece> gain_parts) {
+  __device__ __forceinline__ void make(const WarpPlace& place, SharedMatrix<kColumns> values, const float* gains) {
     const int own_column = kPiece * kOwned * place.half;
-#pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
-      uint32_t two_steps[2][2];
-      gain_parts.load_b_below(kSide * step, 0, two_steps);
-#pragma unroll
-      for (int r = 0; r < 4; ++r) gain[step + r / 2][0][0][r % 2] = two_steps[r / 2][r % 2];
-    }
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       uint32_t v[2][2];
-      from.load_b(kSide * step, own_column, own_column + kPiece * (kOwned - 1), v);
+      values.load_b(kSide * step, own_column, own_column + kPiece * (kOwned - 1), v);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const Vector<float, 2> weight = load_vector<2>(gains + kSide * step + r * 8 + place.column);
 #pragma unroll
         for (int tile = 0; tile < kOwned; ++tile) {
           const Vector<float, 2> value = unpack<T>(v[tile][r]);
-          uint32_t parts[2];
-          split(weight.values[0] * value.values[0], weight.values[1] * value.values[1], parts);
-          values[step][0][tile][r] = parts[0];
-          values[step][1][tile][r] = parts[1];
+          uint32_t pair[2];
+          split(weight.values[0] * value.values[0], weight.values[1] * value.values[1], pair);
+          parts[step][0][tile][r] = pair[0];
+          parts[step][1][tile][r] = pair[1];
         }
       }
     }
@@ -185,14 +177,14 @@ __global__ void __launch_bounds__(kTensorThreads)
 
   const int DK = static_cast<int>(args.dim_qk), DV = static_cast<int>(args.dim_v);
   const int heads = static_cast<int>(args.heads), sequence = static_cast<int>(args.sequence);
-  const int slabs = ceil_div(DK, kSlab), tiles = ceil_div(DV, kColumns);
-  const int head = static_cast<int>(blockIdx.x) / tiles;  // of batch * heads
-  const int first_column = static_cast<int>(blockIdx.x) % tiles * kColumns;
+  const int slabs = ceil_div(DK, kSlab);
+  const BlockPlace<kColumns> block(static_cast<int>(blockIdx.x), DV);
+  const int first_column = block.first_column;
   const int columns = DV - first_column < kColumns ? DV - first_column : kColumns;
-  const int length = static_cast<int>(row_length(args.lengths, head / heads, sequence));
-  const int64_t row_token = static_cast<int64_t>(head / heads) * sequence * heads + head % heads;
+  const int length = static_cast<int>(row_length(args.lengths, block.head / heads, sequence));
+  const int64_t row_token = static_cast<int64_t>(block.head / heads) * sequence * heads + block.head % heads;
   T* const h = static_cast<T*>(args.h) + first_column;
-  const WarpPlace place;
+  const WarpPlace place(static_cast<int>(threadIdx.x));
   const auto token_of = [&](int position) { return row_token + static_cast<int64_t>(position) * heads; };
   const auto valid_from = [&](int first) { return length - first < kChunk ? length - first : kChunk; };
 
@@ -219,7 +211,7 @@ __global__ void __launch_bounds__(kTensorThreads)
     commit_copies();
   };
 
-  float m = args.m_in[head];          // after the chunks whose gates are there, in the gate warp
+  float m = args.m_in[block.head];    // after the chunks whose gates are there, in the gate warp
   GateInputs<T, kChunk> gate_inputs;  // of the chunk after the next one
   constexpr int kGateSteps = GateLane<kChunk>::kSteps;
   const auto advance_gates = [&](int step, int first) {
@@ -243,7 +235,7 @@ __global__ void __launch_bounds__(kTensorThreads)
     }
   };
 
-  StateTile<kColumns, kSlabs> state(args, place, head, first_column);
+  StateTile<kColumns, kSlabs> state(args, place);
   if (length > 0) copy_slab(0, 0, 0);
   state.load();
   if (length > 0) {
@@ -276,7 +268,7 @@ __global__ void __launch_bounds__(kTensorThreads)
 #pragma unroll 1
         for (; gate_step < kGateSteps && (last || gate_step <= slab); ++gate_step) advance_gates(gate_step, next);
       }
-      if (slab == 0) weighted.make(place, values, gates.gain, SharedMatrix<kPiece>(memory.gain_parts[turn]));
+      if (slab == 0) weighted.make(place, values, gates.gain);
 
       const SharedMatrix<kSlab> queries(memory.queries[buffer]), keys(memory.keys[buffer]);
       const SharedMatrix<2 * kColumns> C_parts(memory.C[buffer]);
@@ -288,7 +280,7 @@ __global__ void __launch_bounds__(kTensorThreads)
       } else if (has_outputs) {
         sums.template add<0>(place, queries, keys, C_parts, n_parts);
       }
-      state.template update<T>(slab, keys, gates.decay, weighted.values, weighted.gain);
+      state.template update<T>(slab, keys, gates.decay, weighted.parts, SharedMatrix<kPiece>(memory.gain_parts[turn]));
       state.write_parts(next_slab, memory.C[buffer ^ 1], memory.n[buffer ^ 1]);
     }
 
@@ -347,14 +339,15 @@ __global__ void __launch_bounds__(kTensorThreads)
     }
   }
 
-  const int thread = static_cast<int>(threadIdx.x), column = thread % kColumns;
+  const int thread = reread_thread(), column = thread % kColumns;
   for (int position = length + thread / kColumns; position < sequence; position += kTensorThreads / kColumns) {
     if (column < columns) h[token_of(position) * DV + column] = from_float<T>(0.0f);
   }
   state.store_C();
-  if (!store_normaliser || first_column != 0) return;
+  const BlockPlace<kColumns> same_block(reread_block(), DV);
+  if (!store_normaliser || same_block.first_column != 0) return;
   state.store_n();
-  if (place.warp == kGateWarp && place.lane == 0) args.m_out[head] = m;
+  if (thread == kGateWarp * kWarpSize) args.m_out[same_block.head] = m;
 #endif
 }
 

@@ -22,6 +22,19 @@ __device__ __forceinline__ SharedAddress shared_address(const void* memory) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(memory));
 }
 
+// threadIdx.x and blockIdx.x, read anew: what is computed from them at the end of a kernel is computed there, and takes
+// no registers from its beginning on.
+__device__ __forceinline__ int reread_thread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+__device__ __forceinline__ int reread_block() {
+  int block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return block;
+}
+
 // Four 8 x 8 matrices from shared memory. Lane l gives the address of row l % 8 of matrix l / 8: 16 bytes, aligned, at
 // which the eight rows of a matrix should fall into different banks. It gets of every matrix the elements (l / 4, l % 4
 // * 2) and the one to its right; kTransposed: of the transposed matrix.

@@ -18,6 +18,9 @@ namespace xlstm::cuda {
 using SharedAddress = uintptr_t;
 inline SharedAddress shared_address(const void* memory) { return reinterpret_cast<SharedAddress>(memory); }
 
+inline int reread_thread() { return static_cast<int>(simulator::thread_index.x); }
+inline int reread_block() { return static_cast<int>(simulator::block_index.x); }
+
 namespace on_cpu {
 
 inline void require(bool condition, const char* what, const char* file, int line) {
