@@ -43,7 +43,8 @@ struct Case {
   // Simulator: the order of threads; file (an index into kKernelFiles) and line of a barrier to leave out; the device.
   int64_t schedule, broken_file, broken_barrier;
   int64_t multiprocessors, shared_limit, resident_blocks;  // 0: the simulator's
-  float parameters[4];                                     // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
+  int64_t choose;       // simulator, mLSTM: launch nothing, answer with the chosen chunk in place of a status
+  float parameters[4];  // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
 };
 
 #if defined(XLSTM_CUDA_ON_CPU)
@@ -61,6 +62,16 @@ void set_up_simulator(const Case& c) {
     simulator::device.number = static_cast<int>(c.shared_limit / 4096);  // the limit of a device never changes
   }
   if (c.resident_blocks) simulator::device.resident_blocks = static_cast<int>(c.resident_blocks);
+}
+#endif
+
+#if defined(XLSTM_CUDA_ON_CPU)
+// 1 + its length * 3 + its columns: a status that is not 0, in the range of the enumeration.
+cudaError_t chosen_chunk(const xlstm::MlstmArgs& args) {
+  xlstm::cuda::DeviceLimits limits;
+  xlstm::cuda::query_limits(limits);
+  const xlstm::cuda::MlstmChunk chunk = xlstm::cuda::choose_mlstm_chunk(args, limits);
+  return static_cast<cudaError_t>(1 + chunk.length * 3 + chunk.columns);
 }
 #endif
 
@@ -177,6 +188,9 @@ class Runner {
     launch_ = through_plugin(a);
 #else
     launch_ = [a, &c](cudaStream_t stream) {
+#if defined(XLSTM_CUDA_ON_CPU)
+      if (c.choose) return chosen_chunk(a);
+#endif
       const xlstm::cuda::MlstmTile tile{static_cast<int>(c.tile_vector), static_cast<int>(c.tile_lanes)};
       const xlstm::cuda::MlstmChunk chunk{static_cast<int>(c.chunk_length), static_cast<int>(c.chunk_columns)};
       if (tile.vector) return xlstm::cuda::launch_mlstm_tiled(a, tile, stream);

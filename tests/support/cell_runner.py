@@ -54,6 +54,7 @@ class Case:
     multiprocessors: int = 0  # of the simulated device, with shared_limit bytes for a block
     shared_limit: int = 0
     resident_blocks: int = 0  # that a cooperative launch may have
+    choose: bool = False  # launch nothing, answer with the chosen chunk: 1 + length * 3 + columns in place of a status
     sent: dict[str, np.ndarray] = field(init=False)  # what the kernel reads, as float32 or int32
 
     def __post_init__(self):
@@ -99,6 +100,7 @@ class Case:
             self.multiprocessors,
             self.shared_limit,
             self.resident_blocks,
+            self.choose,
         ]
         floats = [self.attributes[name] for name in _ATTRIBUTES[self.cell]]
         parts = [struct.pack(f"{len(numbers)}q4f", *(int(n) for n in numbers), *floats, *[0.0] * (4 - len(floats)))]
