@@ -11,11 +11,12 @@ import sys
 
 import pytest
 from rich.console import Console
-from support.native import build_with_cuda
+from support.native import build_with_cuda, onnxruntime_operators
 
 from xlstm_export.errors import UserError
 from xlstm_export.native import fatbin
 from xlstm_export.native.check import CREATORS, FLAVOURS, check_library, render
+from xlstm_export.nvidia.cuda_versions import drivers_for
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ def test_library_exports_only_its_interface_and_needs_no_tensorrt(library):
 def test_library_has_code_for_the_architectures_it_was_built_for(checked):
     assert checked.architectures == ("sm_86", "sm_90", "compute_90")
     assert re.fullmatch(r"1\d\.\d+\.\d+", checked.versions["tensorrt_headers"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", checked.versions["cuda"])
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -143,8 +145,10 @@ def test_check_refuses_what_is_no_plugin_library(tmp_path, library):
     with pytest.raises(UserError, match="is not there"):
         check_library(tmp_path / "missing.so")
     (tmp_path / "text.so").write_text("no library")
-    with pytest.raises(UserError, match="not a TensorRT plugin library"):
+    with pytest.raises(UserError, match="is not a library of xlstm-export"):
         check_library(tmp_path / "text.so")
+    with pytest.raises(UserError, match="is not a TensorRT plugin library"):
+        check_library(onnxruntime_operators())
     with pytest.raises(ValueError, match="ELF"):
         fatbin.architectures(tmp_path / "text.so")
 
@@ -153,6 +157,7 @@ def test_rendered_check_names_every_registry(checked):
     console = Console(width=400, file=io.StringIO())
     console.print(render(checked))
     printed = console.file.getvalue()
+    assert drivers_for(checked.versions["cuda"]) in printed
     for registry in checked.registries:
         assert f"{registry.flavour} {registry.version}: loads" in printed
     for expected in ("sm_86, sm_90, compute_90", "ai.xlstm::SLSTMCell version 1 (forget_clamp: float32)"):
