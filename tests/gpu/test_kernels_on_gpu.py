@@ -1,4 +1,5 @@
-"""The CUDA kernels, the TensorRT plugin and ONNX Runtime's operators on a real GPU: float64, CUDA graphs, compute-sanitizer."""
+"""The CUDA kernels, alone and in TensorRT's plugin and ONNX Runtime's operators, on a real GPU: float64, CUDA graphs,
+compute-sanitizer."""
 
 from __future__ import annotations
 

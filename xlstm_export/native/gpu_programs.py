@@ -31,6 +31,5 @@ def build_gpu_programs(stage: Stage = no_progress) -> Path:
     }
     options |= cmake.cuda_options(list_gpus()[0].target.removeprefix("sm"))
     options |= cmake.header_options(["tensorrt", "onnxruntime"], stage)
-    return cmake.build(
-        options, ["cell_runner_gpu", "plugin_runner_gpu", "operator_runner_gpu", "xlstm_launchers"], stage
-    )
+    programs = ["cell_runner_gpu", "plugin_runner_gpu", "operator_runner_gpu", "xlstm_launchers"]
+    return cmake.build(options, programs, stage)
