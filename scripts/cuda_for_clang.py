@@ -21,8 +21,8 @@ FOR_HERE = ("nvidia-cuda-nvcc-cu12==12.6.85", "nvidia-cuda-cccl-cu12==12.6.77", 
 FOR_AARCH64 = ("nvidia-cuda-runtime-cu12==12.6.77",)
 FATBINARY = Path(__file__).with_name("fatbinary.py")
 
-# Clang includes this header of cuRAND, which it needs no more than we do, right after its own intrinsics. Those lack the
-# loads and stores that choose a cache (__ldcg): they come from CUDA's header, less what clang has.
+# Clang includes this header of cuRAND, of which it uses nothing, right after its own intrinsics. Those lack the loads
+# and stores that choose a cache (__ldcg): they come from CUDA's header, less what clang has.
 CURAND_HEADER = """\
 #undef __SM_32_INTRINSICS_HPP__
 #define __ldg unused_ldg
