@@ -31,26 +31,22 @@ GRACE = 20  # seconds past the end for what has begun
 
 
 class Run:
-    """The programs built, the facts of this machine, and the time that is left."""
+    """What a command measures with: programs, a child process, the facts of this machine, the time that is left."""
 
     def __init__(self, options: argparse.Namespace):
         self._end = time.monotonic() + 60 * options.minutes
-        self.results: Path = options.results
+        self._results: Path = options.results
         if options.carried:
             carry.use(options.carried)
         if reason := gpu_programs.why_none_can_run():
             sys.exit(f"error: {reason}")
-        start = time.monotonic()
         self.folder = gpu_programs.build_gpu_programs()
-        print(f"built in {time.monotonic() - start:.0f} s", flush=True)
-        with self.worker() as worker:
-            facts = worker.call("gpu.device:facts", {}, 120)
+        print(f"built after {60 * options.minutes - self.left:.0f} s", flush=True)
+        self.worker = Worker(folder=str(self.folder))
+        facts = self.worker.call("gpu.device:facts", {}, 120)
         if "failure" in facts:
             sys.exit(f"error: {facts['failure']}")
         self._on = records.here(facts)
-
-    def worker(self) -> Worker:
-        return Worker(folder=str(self.folder))
 
     @property
     def left(self) -> float:
@@ -58,31 +54,27 @@ class Run:
         return self._end - time.monotonic()
 
     def add(self, what: str, of: dict, result: dict) -> None:
-        records.append(self.results, records.Record(what, of, result, self._on))
+        records.append(self._results, records.Record(what, of, result, self._on))
 
 
 def timings(options: argparse.Namespace) -> None:
-    run = Run(options)
-    items = plan.timings(options.quick, options.tiles)
-    with run.worker() as together:
+    run, items = Run(options), plan.timings(options.quick, options.tiles)
+    with run.worker as worker:
         for done, item in enumerate(items):
             if run.left <= 0:
                 print(f"the time is used up: {len(items) - done} of {len(items)} measurements were not begun")
                 break
-            seconds = min(item.seconds, run.left + GRACE)
             if item.alone:
-                together.end()  # its memory
-                with run.worker() as own:
-                    result = own.call(item.function, item.of, seconds)
-            else:
-                result = together.call(item.function, item.of, seconds)
-            run.add(item.what, item.of, result)
+                worker.end()
+            run.add(item.what, item.of, worker.call(item.function, item.of, min(item.seconds, run.left + GRACE)))
+            if item.alone:
+                worker.end()
     write_page(options)
 
 
 def check(options: argparse.Namespace) -> None:
-    run = Run(options)
-    failed = False
+    run, failed = Run(options), False
+    run.worker.end()  # the tests have processes of their own
     for part in checks.PARTS:
         result = checks.run(part, max(GRACE, run.left))
         failed |= bool(result.get("failed", 1))

@@ -6,6 +6,7 @@ import csv
 import io
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 COUNTERS = {
@@ -44,17 +45,14 @@ def measure(folder: Path, name: str, seconds: float) -> dict[str, dict[str, str]
     if ncu is None:
         return {name: {"failure": "ncu is not on this machine"}}
     command = [ncu, "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(COUNTERS.values())]
-    try:
-        done = subprocess.run(
-            [*command, str(folder / "bin" / "cell_runner_gpu")],
-            input=case_bytes(name),
-            capture_output=True,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        return {name: {"failure": f"stopped after {seconds:.0f} s"}}
-    # The runner's own binary answer is on the same standard output.
-    return parse(done.stdout.decode(errors="replace")) or {name: {"failure": _reason(done)}}
+    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        command += ["--log-file", log.name, "--force-overwrite", str(folder / "bin" / "cell_runner_gpu")]
+        try:
+            subprocess.run(command, input=case_bytes(name), stdout=subprocess.DEVNULL, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return {name: {"failure": f"stopped after {seconds:.0f} s"}}
+        said = log.read()
+    return parse(said) or {name: {"failure": _reason(said)}}
 
 
 def parse(output: str) -> dict[str, dict[str, str]]:
@@ -72,6 +70,6 @@ def parse(output: str) -> dict[str, dict[str, str]]:
     return kernels
 
 
-def _reason(done: subprocess.CompletedProcess) -> str:
-    lines = [line for line in (done.stdout + done.stderr).decode(errors="replace").splitlines() if "==ERROR==" in line]
-    return lines[0].strip()[:200] if lines else f"exit code {done.returncode}, and no table"
+def _reason(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in lines if "ERROR" in line), lines[-1] if lines else "ncu said nothing")[:200]

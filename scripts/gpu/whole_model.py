@@ -36,8 +36,8 @@ class LaunchedCells:
         batch, _, heads, dim_qk = q.shape
         tensors = {"q": q, "k": k, "v": v, "i": i, "f": f, "C_in": C, "n_in": n, "m_in": m}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        outputs = {"h": torch.empty_like(v), "C_out": torch.empty_like(C), "n_out": torch.empty_like(n)}
-        outputs["m_out"] = torch.empty_like(m)
+        outputs = {out: torch.empty_like(tensors[name]) for out, name in (("h", "v"), ("C_out", "C_in"))}
+        outputs |= {f"{name}_out": torch.empty_like(tensors[f"{name}_in"]) for name in "nm"}
         numbers = {"q_scale": q_scale, "k_scale": k_scale, "gate_soft_cap": gate_soft_cap, "eps": eps}
         args = mlstm_args((heads, dim_qk, v.shape[-1]), (batch,), tensors | outputs, **numbers)
         self._launchers.launch("xlstm_launch_mlstm", args)()
@@ -48,7 +48,7 @@ class LaunchedCells:
         tensors = {"x": x, "R": R, "b": b, "y_in": y, "c_in": c, "n_in": n, "m_in": m}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         outputs = {"hidden": x.new_empty(batch, 1, heads, dim)}
-        outputs |= {f"{name}_out": torch.empty_like(y) for name in "ycnm"}
+        outputs |= {f"{name}_out": torch.empty_like(tensors["y_in"]) for name in "ycnm"}
         args = slstm_args((heads, dim), (batch,), tensors | outputs, forget_clamp=forget_clamp)
         self._launchers.launch("xlstm_launch_slstm", args, None)()
         return tuple(outputs.values())

@@ -26,9 +26,8 @@ EXPORT int64_t xlstm_slstm_workspace_size(int64_t batch, int64_t heads, int64_t 
 
 EXPORT int xlstm_launch_sample(const float* logits, const double* uniforms, int64_t* tokens, void* scratch, int batch,
                                int vocabulary, double temperature, uint64_t top_k, double top_p, void* stream) {
-  const xlstm::cuda::SampleArgs args{logits, uniforms,   tokens,      static_cast<uint64_t*>(scratch),
-                                     batch,  vocabulary, temperature, top_k,
-                                     top_p};
+  const xlstm::cuda::SampleArgs args{logits,      uniforms, tokens, static_cast<uint64_t*>(scratch), batch, vocabulary,
+                                     temperature, top_k,    top_p};
   return xlstm::cuda::launch_sample(args, static_cast<cudaStream_t>(stream));
 }
 
