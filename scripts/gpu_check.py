@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Time and test the CUDA code on this machine's GPU, and make docs/gpu-results.md.
 
-    scripts/gpu_check.py carry FOLDER                where there is a network: what the other machine may lack
+    scripts/gpu_check.py carry FOLDER [--target sm90]
+                                                     where there is a network: what the other machine may lack, and
+                                                     with a target the programs, which take minutes to compile
     scripts/gpu_check.py timings [--carried FOLDER]  nine minutes at most
     scripts/gpu_check.py checks [--carried FOLDER]   nine minutes at most: tests, compute-sanitizer, counters
     scripts/gpu_check.py page                        the page again, from the records
@@ -40,8 +42,8 @@ class Run:
             carry.use(options.carried)
         if reason := gpu_programs.why_none_can_run():
             sys.exit(f"error: {reason}")
-        self.folder = gpu_programs.build_gpu_programs()
-        print(f"built after {60 * options.minutes - self.left:.0f} s", flush=True)
+        self.folder = gpu_programs.gpu_programs()
+        print(f"programs after {60 * options.minutes - self.left:.0f} s: {self.folder}", flush=True)
         self.worker = Worker(folder=str(self.folder))
         facts = self.worker.call("gpu.device:facts", {}, 120)
         if "failure" in facts:
@@ -98,7 +100,8 @@ def main() -> None:
     carrying = commands.add_parser("carry")
     carrying.add_argument("folder", type=Path)
     carrying.add_argument("--python", default="3.12", help="version of the interpreter on the machine with the GPU")
-    carrying.set_defaults(call=lambda options: carry.carry(options.folder, options.python))
+    carrying.add_argument("--target", help="architecture of its GPU, such as sm90; needs nvcc")
+    carrying.set_defaults(call=lambda options: carry.carry(options.folder, options.python, options.target))
     for name, call in (("timings", timings), ("checks", check), ("page", write_page)):
         command = commands.add_parser(name)
         command.set_defaults(call=call)

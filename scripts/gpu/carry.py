@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from xlstm_export.native import headers
+from xlstm_export.native import gpu_programs, headers
+
+from .records import native_checksum
 
 HEADERS = {"TENSORRT_ROOT": headers.TENSORRT, "ONNXRUNTIME_ROOT": headers.ONNXRUNTIME}
 """By the variable that `xlstm_export.native.toolchain` and CMake look into for include/."""
@@ -23,18 +25,24 @@ PACKAGES = (
 """Of what this project and its peers import on a GPU, all but PyTorch, NumPy and their own requirements."""
 
 
-def carry(folder: Path, python: str) -> None:
+def carry(folder: Path, python: str, target: str | None = None) -> None:
     """Fill the folder.
 
     Args:
         folder: made if need be.
         python: version of the interpreter there, `3.12`.
+        target: architecture of the GPU there, to bring the programs for it.
     """
     for variable, package in HEADERS.items():
         shutil.copytree(headers.fetch_headers(package), folder / variable / "include", dirs_exist_ok=True)
-    target = ["--target", str(folder / "python"), "--upgrade", "--no-deps"]
+    where = ["--target", str(folder / "python"), "--upgrade", "--no-deps"]
     platform = ["--python-version", python, "--only-binary=:all:"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *target, *platform, *PACKAGES], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *where, *platform, *PACKAGES], check=True)
+    if target:
+        built, programs = gpu_programs.build_gpu_programs(target), folder / "programs"
+        for part in ("bin", "lib"):
+            shutil.copytree(built / part, programs / part, dirs_exist_ok=True)
+        (programs / "sources").write_text(native_checksum())
 
 
 def use(folder: Path) -> None:
@@ -46,3 +54,9 @@ def use(folder: Path) -> None:
     packages = str((folder / "python").resolve())
     sys.path.append(packages)  # after what is installed
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), packages]))
+    programs = (folder / "programs").resolve()
+    if programs.is_dir():
+        if (programs / "sources").read_text() == native_checksum():
+            os.environ[gpu_programs.FOLDER_VARIABLE] = str(programs)
+        else:
+            print(f"{programs} is of other sources than these: compiling", flush=True)

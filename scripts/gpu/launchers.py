@@ -118,9 +118,9 @@ def _filled(args, tensors: dict, numbers: dict[str, float]):
     return args
 
 
-def in_place(tensors: dict) -> dict:
-    """The same tensors, the state outputs in the buffers of their inputs."""
-    return {name: tensors[name.replace("_out", "_in")] for name in tensors}
+def in_place(tensors: dict, states: str) -> dict:
+    """The same tensors, the outputs of these states in the buffers of their inputs."""
+    return tensors | {f"{state}_out": tensors[f"{state}_in"] for state in states}
 
 
 def type_of(tensor) -> int:

@@ -30,7 +30,7 @@ def mlstm(folder: str, batch: int, sequence: int) -> dict:
 
     cold = seconds(sets)
     errors = mlstm_errors(sets[0], one_position=False)
-    return {"cold": cold, "in_place": seconds([in_place(each) for each in sets]), **errors}
+    return {"cold": cold, "Cnm_in_place": seconds([in_place(each, "Cnm") for each in sets]), **errors}
 
 
 def mlstm_chunks(folder: str, batch: int, sequence: int) -> dict:

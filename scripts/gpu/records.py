@@ -79,12 +79,19 @@ def here(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of this tree, `-dirty` where files differ from it; where there is no git, a checksum of the kernels."""
+    """Of this tree, `-dirty` where files differ from it; where there is no git, a checksum."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        checksum = hashlib.sha256()
-        for path in sorted((ROOT / "plugins").rglob("*.cu*")):
+        return f"unknown, plugins/ {native_checksum()}"
+
+
+def native_checksum() -> str:
+    """Of all native sources in this tree."""
+    checksum = hashlib.sha256()
+    for path in sorted((ROOT / "plugins").rglob("*")):
+        if path.is_file():
+            checksum.update(f"{path.relative_to(ROOT)}\n".encode())
             checksum.update(path.read_bytes())
-        return f"kernels {checksum.hexdigest()[:10]}"
+    return checksum.hexdigest()[:10]

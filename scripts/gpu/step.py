@@ -47,8 +47,8 @@ def mlstm(folder: str, shape: str, batch: int) -> dict:
     cold = seconds(sets)
     errors = mlstm_errors(sets[0], one_position=True)
     in_cache = seconds([warm(each, sets[0], "mlstm") for each in sets])
-    replaced = seconds([in_place(each) for each in sets])
-    return {"cold": cold, "warm": in_cache, "in_place": replaced, **errors}
+    replaced = {f"{states}_in_place": seconds([in_place(each, states) for each in sets]) for states in ("C", "Cnm")}
+    return {"cold": cold, "warm": in_cache, **replaced, **errors}
 
 
 def mlstm_tiles(folder: str, shape: str, batch: int) -> dict:

@@ -16,5 +16,5 @@ def gpu_folder(shared_folder) -> Path:
     built = shared_folder / "gpu-programs"
     with FileLock(f"{built}.lock"):
         if not built.exists():
-            built.write_text(str(gpu_programs.build_gpu_programs()))
+            built.write_text(str(gpu_programs.gpu_programs()))
     return Path(built.read_text())

@@ -11,12 +11,13 @@ import sys
 import time
 from importlib import import_module
 
+import gpu_check
 import pytest
 from gpu import carry, checks, claims, counters, launchers, page, plan, records
 from gpu.worker import Worker
 from support.paths import ROOT
 
-from xlstm_export.native import cmake, toolchain
+from xlstm_export.native import cmake, gpu_programs, toolchain
 
 ON = {
     "device": "Some GPU",
@@ -98,7 +99,7 @@ def test_commit_is_that_of_this_tree():
 
 # The page.
 
-STEP = {"cold": 4e-6, "warm": 3.9e-6, "in_place": 4.1e-6, "error_h": 1e-3, "error_states": 1e-7}
+STEP = {"cold": 4e-6, "warm": 3.9e-6, "C_in_place": 4.1e-6, "Cnm_in_place": 6e-6, "error_h": 1e-3, "error_states": 1e-7}
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -156,7 +157,7 @@ def test_every_measurement_names_the_run_that_it_is_of():
 def test_failed_peer_is_shown_and_not_held_against_us():
     of = {"batch": 1, "sequence": 512}
     failed = record("triton_prefill", {"failure": "SIGABRT: LLVM"}, **of)
-    ours = record("mlstm_prefill", {"cold": 1e-4, "in_place": 1e-4, "error_h": 1e-3, "error_states": 1e-5}, **of)
+    ours = record("mlstm_prefill", {"cold": 1e-4, "Cnm_in_place": 1e-4, "error_h": 1e-3, "error_states": 1e-5}, **of)
     found = rows(page.render([failed, ours]))
     title = "mLSTM prefill, 7B, batch 1, 512 positions: against `mlstm_kernels`"
     assert found[title] == ["at least 1.30x", "triton_prefill: SIGABRT: LLVM", "", "1"]
@@ -164,7 +165,15 @@ def test_failed_peer_is_shown_and_not_held_against_us():
 
 def fake_result(what: str, of: dict) -> dict:
     """As the function that measures it returns it."""
-    step = {"cold": 1e-6, "warm": 1e-6, "in_place": 1e-6, "error_h": 1e-3, "error_states": 1e-6, "stepwise": 1e-3}
+    step = {
+        "cold": 1e-6,
+        "warm": 1e-6,
+        "C_in_place": 1e-6,
+        "Cnm_in_place": 1e-6,
+        "error_h": 1e-3,
+        "error_states": 1e-6,
+        "stepwise": 1e-3,
+    }
     device = {f"{where}_{what}": 1e-6 for where in ("device", "host") for what in ("launcher", "plugin")}
     whole = {"cold": 5e-3, "traffic": 10**10, "tokens_per_second": 200.0, "error_logits": 1e-3}
     return {
@@ -273,18 +282,71 @@ def test_functions_are_declared_to_python_as_they_are_in_the_libraries():
     assert found == launchers.SIGNATURES | launchers.PLUGIN_SIGNATURES
 
 
-def test_headers_that_were_carried_are_found(tmp_path, monkeypatch):
-    for variable, file in (("TENSORRT_ROOT", "NvInferRuntime.h"), ("ONNXRUNTIME_ROOT", "onnxruntime_cxx_api.h")):
-        monkeypatch.delenv(variable, raising=False)
-        (tmp_path / variable / "include").mkdir(parents=True)
-        (tmp_path / variable / "include" / file).touch()
-    monkeypatch.delenv("TensorRT_ROOT", raising=False)
-    monkeypatch.setattr("sys.path", [])
+@pytest.fixture
+def carried(tmp_path, monkeypatch):
+    """A folder as `carry` fills it, but empty; what `use` changes is put back."""
+    for variable in (*carry.HEADERS, "TensorRT_ROOT", gpu_programs.FOLDER_VARIABLE):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "before")
+    (tmp_path / "python").mkdir()
+    return tmp_path
+
+
+def test_headers_and_packages_that_were_carried_are_found(carried):
+    for variable, file in (("TENSORRT_ROOT", "NvInferRuntime.h"), ("ONNXRUNTIME_ROOT", "onnxruntime_cxx_api.h")):
+        (carried / variable / "include").mkdir(parents=True)
+        (carried / variable / "include" / file).touch()
+    carry.use(carried)
+    assert toolchain.tensorrt_headers().path == carried / "TENSORRT_ROOT" / "include"
+    assert toolchain.onnxruntime_headers().path == carried / "ONNXRUNTIME_ROOT" / "include"
+    assert sys.path[-1] == str(carried / "python") and os.environ["PYTHONPATH"] == f"before:{carried / 'python'}"
+    assert gpu_programs.FOLDER_VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_programs_that_were_carried_are_run_only_with_the_sources_that_they_are_of(carried, same):
+    (carried / "programs").mkdir()
+    (carried / "programs" / "sources").write_text(records.native_checksum() if same else "others")
+    carry.use(carried)
+    assert os.environ.get(gpu_programs.FOLDER_VARIABLE) == (str(carried / "programs") if same else None)
+    assert not same or gpu_programs.gpu_programs() == carried / "programs"
+
+
+def test_folder_that_was_not_carried_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="was not filled"):
         carry.use(tmp_path)
-    (tmp_path / "python").mkdir()
-    carry.use(tmp_path)
-    assert toolchain.tensorrt_headers().path == tmp_path / "TENSORRT_ROOT" / "include"
-    assert toolchain.onnxruntime_headers().path == tmp_path / "ONNXRUNTIME_ROOT" / "include"
-    assert sys.path == [str(tmp_path / "python")] and os.environ["PYTHONPATH"] == f"before:{tmp_path / 'python'}"
+
+
+# The command.
+
+
+@pytest.mark.parametrize("minutes", [9, 0])
+def test_timings_go_on_after_a_failure_and_end_when_the_time_is_used_up(minutes, tmp_path, monkeypatch, capsys):
+    """With functions that need no GPU in the place of those that measure."""
+    monkeypatch.setattr(gpu_programs, "why_none_can_run", lambda: None)
+    monkeypatch.setattr(gpu_programs, "gpu_programs", lambda: tmp_path)
+    functions = {"copy": "builtins:dict", "product_rate": "builtins:nothing", "whole_model": "builtins:dict"}
+    monkeypatch.setattr(plan, "FUNCTIONS", functions)
+    items = [plan.Item(what, {"model": "a"}, alone=what == "whole_model") for what in functions]
+    monkeypatch.setattr(plan, "timings", lambda quick, tiles: items)
+    call = Worker.call
+    monkeypatch.setattr(
+        Worker, "call", lambda self, name, *rest: ON if name == "gpu.device:facts" else call(self, name, *rest)
+    )
+    monkeypatch.setattr(page, "render", lambda found: f"{len(found)} records")
+    results = tmp_path / "results.jsonl"
+    monkeypatch.setattr("sys.argv", ["gpu_check.py", "timings", "--results", str(results), "--minutes", str(minutes)])
+    gpu_check.main()
+    found = records.read(results)
+    if minutes:
+        assert [r.result for r in found] == [
+            {"folder": str(tmp_path), "model": "a"},
+            {"failure": "AttributeError: module 'builtins' has no attribute 'nothing'"},
+            {"folder": str(tmp_path), "model": "a"},
+        ]
+        assert all(r.on["device"] == "Some GPU" and r.of == {"model": "a"} for r in found)
+    else:
+        assert not found and "3 of 3 measurements were not begun" in capsys.readouterr().out
+    assert results.with_suffix(".md").read_text() == f"{len(found)} records"
