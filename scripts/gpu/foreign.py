@@ -8,7 +8,14 @@ import torch
 
 from .bench import Bench, mlstm_tensors
 from .reference import mlstm_errors
-from .shapes import MLSTM_SHAPES, PREFILL_SHAPE, SLSTM_SEQUENCE, SLSTM_SHAPES, mlstm_step_traffic
+from .shapes import (
+    MLSTM_SHAPES,
+    PREFILL_SHAPE,
+    SLSTM_SEQUENCE,
+    SLSTM_SHAPES,
+    mlstm_prefill_traffic,
+    mlstm_step_traffic,
+)
 
 CHUNK = 128  # positions, the default of mlstm_kernels
 # Of its parallel kernel. With its default of 4, Triton 3.6 aborts the process: an assertion in LLVM's SLPVectorizer.
@@ -37,14 +44,14 @@ def triton_prefill(folder: str, batch: int, sequence: int) -> dict:
     from mlstm_kernels.torch.chunkwise.triton_xl_chunk.fw import mlstm_chunkwise_fw as forward
 
     bench = Bench.of(folder)
-    tensors = mlstm_tensors(PREFILL_SHAPE, (batch, sequence))
-    by_head = {name: tensors[name].transpose(1, 2).contiguous() for name in "qkvif"}
+    sets = [mlstm_tensors(PREFILL_SHAPE, (batch, sequence)) for _ in bench.sets(mlstm_prefill_traffic(batch, sequence))]
+    by_head = [{name: tensors[name].transpose(1, 2).contiguous() for name in "qkvif"} for tensors in sets]
 
-    def run() -> tuple:
+    def run(tensors: dict, inputs: dict) -> tuple:
         # It takes the logarithm of the forget gate's sigmoid itself.
         return forward(
-            **{f"mat{name.upper()}": by_head[name] for name in "qkv"},
-            **{f"vec{name.upper()}": by_head[name] for name in "if"},
+            **{f"mat{name.upper()}": inputs[name] for name in "qkv"},
+            **{f"vec{name.upper()}": inputs[name] for name in "if"},
             matC_initial=tensors["C_in"],
             vecN_initial=tensors["n_in"],
             scaM_initial=tensors["m_in"].unsqueeze(-1),
@@ -55,9 +62,9 @@ def triton_prefill(folder: str, batch: int, sequence: int) -> dict:
             num_warps_intra=WARPS,
         )
 
-    cold = bench.time([run])
-    h, _, _, (C, n, m), _ = run()
-    result = tensors | {"h": h.transpose(1, 2), "C_out": C, "n_out": n, "m_out": m.squeeze(-1)}
+    cold = bench.time(lambda each=each: run(*each) for each in zip(sets, by_head, strict=True))
+    h, _, _, (C, n, m), _ = run(sets[0], by_head[0])
+    result = sets[0] | {"h": h.transpose(1, 2), "C_out": C, "n_out": n, "m_out": m.squeeze(-1)}
     return {"cold": cold, **mlstm_errors(result, one_position=False, gate_soft_cap=0.0)}
 
 

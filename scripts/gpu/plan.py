@@ -121,4 +121,4 @@ def _prefill(sequences: tuple[int, ...]) -> Iterator[Item]:
 
 
 def _whole_model(model: str, batch: int, glue: str) -> Item:
-    return Item("whole_model", {"model": model, "batch": batch, "glue": glue}, seconds=120, alone=True)
+    return Item("whole_model", {"model": model, "batch": batch, "glue": glue}, seconds=150, alone=True)
