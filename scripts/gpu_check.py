@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]  # the package and the tests' cases, from the clone
@@ -29,6 +31,7 @@ from gpu.worker import Worker  # noqa: E402
 from xlstm_export.errors import UserError  # noqa: E402
 from xlstm_export.native import gpu_programs  # noqa: E402
 
+T = TypeVar("T")
 GRACE = 20  # seconds past the end for what has begun
 
 
@@ -55,6 +58,14 @@ class Run:
         """Seconds."""
         return self._end - time.monotonic()
 
+    def while_there_is_time(self, items: Iterable[T]) -> Iterator[T]:
+        items = list(items)
+        for begun, item in enumerate(items):
+            if self.left <= 0:
+                print(f"the time is used up: not begun are the last {len(items) - begun} of {len(items)}", flush=True)
+                return
+            yield item
+
     def add(self, what: str, of: dict, result: dict) -> None:
         records.append(self._results, records.Record(what, of, result, self._on))
 
@@ -62,10 +73,7 @@ class Run:
 def timings(options: argparse.Namespace) -> None:
     run, items = Run(options), plan.timings(options.quick, options.tiles)
     with run.worker as worker:
-        for done, item in enumerate(items):
-            if run.left <= 0:
-                print(f"the time is used up: {len(items) - done} of {len(items)} measurements were not begun")
-                break
+        for item in run.while_there_is_time(items):
             if item.alone:
                 worker.end()
             run.add(item.what, item.of, worker.call(item.function, item.of, min(item.seconds, run.left + GRACE)))
@@ -75,17 +83,17 @@ def timings(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    run, failed = Run(options), False
+    run, passed = Run(options), 0
     run.worker.end()  # the tests have processes of their own
-    for part in checks.PARTS:
-        result = checks.run(part, max(GRACE, run.left))
-        failed |= bool(result.get("failed", 1))
+    for part in run.while_there_is_time(checks.PARTS):
+        result = checks.run(part, run.left + GRACE)
+        passed += result.get("failed", 1) == 0
         run.add("tests", {"part": part}, result)
-    for name in counters.CASES:
-        for kernel, result in counters.measure(run.folder, name, max(GRACE, min(60, run.left))).items():
+    for name in run.while_there_is_time(counters.CASES):
+        for kernel, result in counters.measure(run.folder, name, min(60, run.left + GRACE)).items():
             run.add("counters", {"case": name, "kernel": kernel}, result)
     write_page(options)
-    sys.exit(failed)
+    sys.exit(passed < len(checks.PARTS))
 
 
 def write_page(options: argparse.Namespace) -> None:

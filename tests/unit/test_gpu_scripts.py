@@ -319,34 +319,57 @@ def test_folder_that_was_not_carried_is_refused(tmp_path):
         carry.use(tmp_path)
 
 
-# The command.
+# The commands.
 
 
-@pytest.mark.parametrize("minutes", [9, 0])
-def test_timings_go_on_after_a_failure_and_end_when_the_time_is_used_up(minutes, tmp_path, monkeypatch, capsys):
-    """With functions that need no GPU in the place of those that measure."""
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """`command("timings", "--minutes", "9")`: the records that it leaves where a GPU seems to be."""
     monkeypatch.setattr(gpu_programs, "why_none_can_run", lambda: None)
     monkeypatch.setattr(gpu_programs, "gpu_programs", lambda: tmp_path)
-    functions = {"copy": "builtins:dict", "product_rate": "builtins:nothing", "whole_model": "builtins:dict"}
-    monkeypatch.setattr(plan, "FUNCTIONS", functions)
-    items = [plan.Item(what, {"model": "a"}, alone=what == "whole_model") for what in functions]
-    monkeypatch.setattr(plan, "timings", lambda quick, tiles: items)
     call = Worker.call
     monkeypatch.setattr(
         Worker, "call", lambda self, name, *rest: ON if name == "gpu.device:facts" else call(self, name, *rest)
     )
     monkeypatch.setattr(page, "render", lambda found: f"{len(found)} records")
-    results = tmp_path / "results.jsonl"
-    monkeypatch.setattr("sys.argv", ["gpu_check.py", "timings", "--results", str(results), "--minutes", str(minutes)])
-    gpu_check.main()
-    found = records.read(results)
-    if minutes:
-        assert [r.result for r in found] == [
-            {"folder": str(tmp_path), "model": "a"},
-            {"failure": "AttributeError: module 'builtins' has no attribute 'nothing'"},
-            {"folder": str(tmp_path), "model": "a"},
-        ]
-        assert all(r.on["device"] == "Some GPU" and r.of == {"model": "a"} for r in found)
-    else:
-        assert not found and "3 of 3 measurements were not begun" in capsys.readouterr().out
-    assert results.with_suffix(".md").read_text() == f"{len(found)} records"
+
+    def run(*arguments: str) -> list[records.Record]:
+        results = tmp_path / "results.jsonl"
+        monkeypatch.setattr("sys.argv", ["gpu_check.py", *arguments, "--results", str(results)])
+        try:
+            gpu_check.main()
+        finally:
+            found = records.read(results)
+            assert results.with_suffix(".md").read_text() == f"{len(found)} records"
+        return found
+
+    return run
+
+
+def test_timings_go_on_after_a_failure_and_end_when_the_time_is_used_up(command, tmp_path, monkeypatch, capsys):
+    """With functions that need no GPU in the place of those that measure."""
+    functions = {"copy": "builtins:dict", "product_rate": "builtins:nothing", "whole_model": "builtins:dict"}
+    monkeypatch.setattr(plan, "FUNCTIONS", functions)
+    items = [plan.Item(what, {"model": "a"}, alone=what == "whole_model") for what in functions]
+    monkeypatch.setattr(plan, "timings", lambda quick, tiles: items)
+    assert command("timings", "--minutes", "0") == []
+    assert "not begun are the last 3 of 3" in capsys.readouterr().out
+    found = command("timings")
+    assert [r.result for r in found] == [
+        {"folder": str(tmp_path), "model": "a"},
+        {"failure": "AttributeError: module 'builtins' has no attribute 'nothing'"},
+        {"folder": str(tmp_path), "model": "a"},
+    ]
+    assert all(r.on["device"] == "Some GPU" and r.of == {"model": "a"} for r in found)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "result", "code"),
+    [("9", {"failed": 0}, 0), ("9", {"failed": 1}, 1), ("9", {"failure": "no test ran"}, 1), ("0", {"failed": 0}, 1)],
+)
+def test_checks_succeed_only_where_all_parts_ran_and_passed(command, minutes, result, code, monkeypatch):
+    monkeypatch.setattr(checks, "run", lambda part, seconds: result)
+    monkeypatch.setattr(counters, "measure", lambda folder, name, seconds: {"kernel": {"dram": "91"}})
+    with pytest.raises(SystemExit) as end:
+        command("checks", "--minutes", minutes)
+    assert end.value.code == code
