@@ -39,10 +39,11 @@ def carry(folder: Path, python: str, target: str | None = None) -> None:
     platform = ["--python-version", python, "--only-binary=:all:"]
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *where, *platform, *PACKAGES], check=True)
     if target:
+        sources = native_checksum()
         built, programs = gpu_programs.build_gpu_programs(target), folder / "programs"
         for part in ("bin", "lib"):
             shutil.copytree(built / part, programs / part, dirs_exist_ok=True)
-        (programs / "sources").write_text(native_checksum())
+        (programs / "sources").write_text(sources)
 
 
 def use(folder: Path) -> None:

@@ -49,7 +49,7 @@ def test_plugin_keeps_to_its_interface(build_folder):
 
 
 def test_launchers_for_a_gpu_take_what_python_gives_them(build_folder):
-    """On a machine without: right arguments fail for want of a device, wrong ones because of themselves."""
+    """On a machine without: right arguments fail for want of a device only."""
     if list_gpus():
         pytest.skip("a GPU is here: tests/gpu runs them")
     library = launchers.Launchers(build_folder, lambda: 0).library
@@ -69,8 +69,6 @@ def test_launchers_for_a_gpu_take_what_python_gives_them(build_folder):
         assert getattr(library, name)(*arguments, None) in no_device, name
     calls = [plugin.xlstm_plugin_of_mlstm(mlstm), plugin.xlstm_plugin_of_slstm(slstm, None)]
     assert all(plugin.xlstm_call_plugin(call, None) == invalid for call in calls)  # all that enqueue can say
-    mlstm.q = slstm.x = None
-    assert library.xlstm_launch_mlstm(mlstm, None) == library.xlstm_launch_slstm(slstm, None, None) == invalid
     assert library.xlstm_launch_sample(None, buffer, buffer, buffer, 1, 2, 1.0, 1, 0.5, None) == invalid
 
 
