@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from .launchers import Launchers
+from .launchers import LaunchError, Launchers
 
 MAX_SETS = 256
 LEAST_LAUNCHES = 8  # in a graph, so that its own start does not count
@@ -68,6 +68,19 @@ class Bench:
                 if round_ >= 5:
                     times.append(start.elapsed_time(end) * 1e-3 / len(launches))
         return statistics.median(times)
+
+    def time_each(self, function: str, args: list, choices: Iterable[tuple[int, int]]) -> dict[str, float]:
+        """Seconds of a launcher with each of these choices, by `64x32`. (0, 0), and what there is no kernel for with
+        these arguments, is refused by the launcher, and left out."""
+        times = {}
+        for first, second in choices:
+            launches = [self.launchers.launch(function, each, first, second) for each in args]
+            try:
+                times[f"{first}x{second}"] = self.time(launches)
+            except LaunchError as error:
+                if not error.refused:
+                    raise
+        return times
 
 
 def mlstm_tensors(shape: tuple[int, int, int], tokens: tuple[int, ...], device: str = "cuda") -> dict:

@@ -66,6 +66,14 @@ def load(library: Path, signatures: dict[str, tuple[type, list]]) -> ctypes.CDLL
     return loaded
 
 
+class LaunchError(RuntimeError):
+    """A launcher returned another cudaError_t than 0."""
+
+    def __init__(self, function: str, status: int):
+        super().__init__(f"{function} returned cudaError_t {status}")
+        self.refused = status == 1  # cudaErrorInvalidValue
+
+
 class Launchers:
     """The loaded library. `stream`: gives the address of the stream that a launch goes to."""
 
@@ -77,12 +85,12 @@ class Launchers:
         self._stream = stream
 
     def launch(self, function: str, *arguments: object) -> Callable[[], None]:
-        """What calls a launcher with these arguments, and complains where it does not return 0."""
+        """What calls a launcher with these arguments, and raises `LaunchError` where it does not return 0."""
         call = getattr(self.library, function)
 
         def run() -> None:
             if status := call(*arguments, self._stream()):
-                raise RuntimeError(f"{function} returned cudaError_t {status}")
+                raise LaunchError(function, status)
 
         return run
 

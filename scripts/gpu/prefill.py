@@ -35,14 +35,9 @@ def mlstm(folder: str, batch: int, sequence: int) -> dict:
 
 def mlstm_chunks(folder: str, batch: int, sequence: int) -> dict:
     """Seconds with every shape of the chunkwise kernel: for tuning."""
-    bench, tokens = Bench.of(folder), (batch, sequence)
+    tokens = (batch, sequence)
     args = mlstm_args(PREFILL_SHAPE, tokens, mlstm_tensors(PREFILL_SHAPE, tokens))
-    return {
-        f"{length}x{columns}": bench.time(
-            [bench.launchers.launch("xlstm_launch_mlstm_chunkwise", args, length, columns)]
-        )
-        for length, columns in cases.CHUNKS
-    }
+    return Bench.of(folder).time_each("xlstm_launch_mlstm_chunkwise", [args], cases.CHUNKS)
 
 
 def slstm(folder: str, shape: str, batch: int, recurrent: str) -> dict:

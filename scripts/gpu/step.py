@@ -56,13 +56,7 @@ def mlstm_tiles(folder: str, shape: str, batch: int) -> dict:
     bench, sizes = Bench.of(folder), MLSTM_SHAPES[shape]
     sets = [mlstm_tensors(sizes, (batch,)) for _ in bench.sets(mlstm_step_traffic(shape, batch))]
     args = [mlstm_args(sizes, (batch,), tensors) for tensors in sets]
-    return {
-        f"{vector}x{lanes}": bench.time(
-            bench.launchers.launch("xlstm_launch_mlstm_tiled", each, vector, lanes) for each in args
-        )
-        for vector, lanes in cases.TILES
-        if vector
-    }
+    return bench.time_each("xlstm_launch_mlstm_tiled", args, cases.TILES)
 
 
 def slstm(folder: str, shape: str, batch: int, recurrent: str) -> dict:

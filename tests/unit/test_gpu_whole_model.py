@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from gpu import bench, reference, whole_model
-from gpu.launchers import TYPES, Launchers, MlstmArgs, SlstmArgs
+from gpu.launchers import TYPES, LaunchError, Launchers, MlstmArgs, SlstmArgs
 from support.paths import ROOT
 
 from xlstm_export.checkpoints import read_config
@@ -140,7 +140,7 @@ def test_launch_that_fails_and_a_tensor_that_is_not_contiguous_are_refused():
     stand_in, shape = StandIn(), (2, 8, 16)
     tensors = bench.mlstm_tensors(shape, (2,), "cpu")
     stand_in._stream = lambda: 8
-    with pytest.raises(RuntimeError, match="xlstm_launch_mlstm returned cudaError_t 1"):
+    with pytest.raises(LaunchError, match="xlstm_launch_mlstm returned cudaError_t 1"):
         stand_in.launch("xlstm_launch_mlstm", whole_model.mlstm_args(shape, (2,), tensors))()
     with pytest.raises(ValueError, match="q is not contiguous"):
         whole_model.mlstm_args(shape, (2,), tensors | {"q": tensors["q"].transpose(0, 1)})
