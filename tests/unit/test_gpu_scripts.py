@@ -17,6 +17,7 @@ from gpu import carry, checks, claims, counters, launchers, page, plan, records
 from gpu.worker import Worker
 from support.paths import ROOT
 
+from xlstm_export.errors import ErrorKind, UserError
 from xlstm_export.native import cmake, gpu_programs, toolchain
 
 ON = {
@@ -317,6 +318,23 @@ def test_programs_that_were_carried_are_run_only_with_the_sources_that_they_are_
 def test_folder_that_was_not_carried_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="was not filled"):
         carry.use(tmp_path)
+
+
+def test_programs_that_need_headers_which_are_not_here_are_left_out(monkeypatch):
+    built = {}
+
+    def headers(names, stage):
+        if names == ["tensorrt"]:
+            raise UserError(ErrorKind.unavailable, "no network")
+        return {"HEADERS": names[0]}
+
+    monkeypatch.setattr(cmake, "header_options", headers)
+    monkeypatch.setattr(cmake, "cuda_options", lambda architectures: {"ARCHITECTURES": architectures})
+    monkeypatch.setattr(cmake, "build", lambda options, programs, stage: built.update(options, programs=programs))
+    gpu_programs.build_gpu_programs("sm90")
+    assert built["ARCHITECTURES"] == "90" and built["HEADERS"] == "onnxruntime"
+    assert built["programs"] == ["cell_runner_gpu", "xlstm_launchers", "operator_runner_gpu"]
+    assert "XLSTM_BUILD_TRT_PLUGIN" not in built
 
 
 # The commands.
