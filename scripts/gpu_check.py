@@ -9,8 +9,9 @@
     scripts/gpu_check.py page                        the page again, from the records
 
 Needs a GPU, nvcc, CMake, PyTorch with CUDA, hypothesis, pytest and pytest-xdist. Every result is printed and written to
-docs/gpu-results.jsonl the moment it exists. What is measured, and what of others it is set against, runs in a child
-process: one that aborts or hangs becomes a row that says so, and the rest goes on.
+docs/gpu-results.jsonl the moment it exists; `timings` once more begins with what is not there yet. What is measured,
+and what of others it is set against, runs in a child process: one that aborts or hangs becomes a row that says so, and
+the rest goes on.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Run:
         if "failure" in facts:
             sys.exit(f"error: {facts['failure']}")
         self._on = records.here(facts)
+        self._measured = {record.key for record in records.read(self._results) if record.on == self._on}
 
     @property
     def left(self) -> float:
@@ -69,11 +71,16 @@ class Run:
     def add(self, what: str, of: dict, result: dict) -> None:
         records.append(self._results, records.Record(what, of, result, self._on))
 
+    def has(self, what: str, of: dict) -> bool:
+        """Whether an earlier command measured it, with the same machine and code."""
+        return records.Record(what, of, {}, self._on).key in self._measured
+
 
 def timings(options: argparse.Namespace) -> None:
     run, items = Run(options), plan.timings(options.quick, options.tiles)
     with run.worker as worker:
-        for item in run.while_there_is_time(items):
+        # A second command goes on where the first was cut off.
+        for item in run.while_there_is_time(sorted(items, key=lambda item: run.has(item.what, item.of))):
             if item.alone:
                 worker.end()
             run.add(item.what, item.of, worker.call(item.function, item.of, min(item.seconds, run.left + GRACE)))

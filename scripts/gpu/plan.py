@@ -89,10 +89,6 @@ def _tiles() -> Iterator[Item]:
 
 def _rest() -> Iterator[Item]:
     yield from _prefill(SEQUENCES)
-    for model in MODELS:
-        for batch in PREFILL_BATCHES:
-            for glue in ("eager", "compiled"):
-                yield _whole_model(model, batch, glue)
     for batch in BATCHES:
         for shape in MLSTM_SHAPES:
             yield from _step(shape, batch)
@@ -103,6 +99,10 @@ def _rest() -> Iterator[Item]:
         for batch in PREFILL_BATCHES:
             for recurrent in ("bfloat16", "float32"):
                 yield Item("slstm_prefill", {"shape": shape, "batch": batch, "recurrent": recurrent})
+    for model in MODELS:
+        for batch in PREFILL_BATCHES:
+            for glue in ("eager", "compiled"):
+                yield _whole_model(model, batch, glue)
     for shape in SLSTM_SHAPES:
         yield Item("upstream_slstm", {"shape": shape, "batch": 1}, seconds=150)  # a compiler run
 

@@ -379,6 +379,10 @@ def test_timings_go_on_after_a_failure_and_end_when_the_time_is_used_up(command,
         {"folder": str(tmp_path), "model": "a"},
     ]
     assert all(r.on["device"] == "Some GPU" and r.of == {"model": "a"} for r in found)
+    items.insert(0, plan.Item("copy", {"model": "b"}))
+    items.append(plan.Item("copy", {"model": "c"}))
+    again = command("timings")[3:]
+    assert [(r.what, r.of["model"]) for r in again[:3]] == [("copy", "b"), ("copy", "c"), ("copy", "a")]
 
 
 @pytest.mark.parametrize(
