@@ -27,8 +27,13 @@ def run(part: str, seconds: float) -> dict[str, Any]:
         report = Path(folder) / "report.xml"
         # The longest tests come first to whoever is free.
         options = ["-q", "-n", str(PROCESSES), "--dist", "worksteal", f"--junit-xml={report}"]
+        # The package may not be installed: pytest's own processes import it from here.
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, *PARTS[part]], cwd=ROOT, start_new_session=True
+            [sys.executable, "-m", "pytest", *options, *PARTS[part]],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": paths},
+            start_new_session=True,
         )
         try:
             code = process.wait(seconds)
