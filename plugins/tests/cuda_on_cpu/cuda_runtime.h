@@ -30,11 +30,14 @@ struct dim3 {
 #define threadIdx (::simulator::thread_index)
 #define blockIdx (::simulator::block_index)
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
-  struct {
+  union {
     int cooperative;
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -47,13 +50,22 @@ struct cudaLaunchConfig_t {
 
 template <typename... Expected, typename... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Expected...), Actual... arguments) {
-  const bool cooperative = config->numAttrs == 1 && config->attrs[0].val.cooperative;
-  if (cooperative && config->gridDim.x > static_cast<unsigned>(simulator::device.resident_blocks)) {
+  const dim3& grid = config->gridDim;
+  simulator::Launch launch{
+      {grid.x, grid.y, grid.z}, config->blockDim.x, config->dynamicSmemBytes, reinterpret_cast<const void*>(kernel)};
+  for (unsigned index = 0; index < config->numAttrs; ++index) {
+    const cudaLaunchAttribute& attribute = config->attrs[index];
+    if (attribute.id == cudaLaunchAttributeCooperative) launch.cooperative = attribute.val.cooperative != 0;
+    if (attribute.id == cudaLaunchAttributeClusterDimension) launch.cluster = attribute.val.clusterDim.x;
+  }
+  const unsigned blocks = grid.x * grid.y * grid.z;
+  if (launch.cooperative && blocks > static_cast<unsigned>(simulator::device.resident_blocks)) {
     return cudaErrorCooperativeLaunchTooLarge;
   }
-  simulator::launch({config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, cooperative,
-                     reinterpret_cast<const void*>(kernel)},
-                    [&] { kernel(static_cast<Expected>(arguments)...); });
+  if (launch.cluster > 1 && (!simulator::device.clusters || simulator::device.resident_clusters == 0)) {
+    return cudaErrorInvalidClusterSize;
+  }
+  simulator::launch(launch, [&] { kernel(static_cast<Expected>(arguments)...); });
   return cudaSuccess;
 }
 
@@ -64,8 +76,13 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Expec
 }
 
 template <typename... Expected>
-cudaError_t cudaFuncSetAttribute(void (*kernel)(Expected...), cudaFuncAttribute, int bytes) {
-  simulator::allow_dynamic_shared(reinterpret_cast<const void*>(kernel), static_cast<size_t>(bytes));
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Expected...), cudaFuncAttribute attribute, int value) {
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
+    simulator::allow_large_clusters(function);
+  } else {
+    simulator::allow_dynamic_shared(function, static_cast<size_t>(value));
+  }
   return cudaSuccess;
 }
 
@@ -73,6 +90,14 @@ template <typename... Expected>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(Expected...), int,
                                                           size_t shared_bytes) {
   *blocks = shared_bytes <= simulator::device.shared_limit;
+  return cudaSuccess;
+}
+
+template <typename... Expected>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*)(Expected...), const cudaLaunchConfig_t* config) {
+  const simulator::Device& device = simulator::device;
+  const bool fits = device.clusters && config->dynamicSmemBytes <= device.shared_limit;
+  *clusters = fits ? device.resident_clusters : 0;
   return cudaSuccess;
 }
 
