@@ -91,12 +91,6 @@ uint64_t schedule_seed = 0;
 std::string broken_file;
 int broken_line = 0;
 
-[[noreturn]] void fail(const std::string& message) {
-  std::fprintf(stderr, "simulator: %s (block %u, %u, %u)\n", message.c_str(), block_index.x, block_index.y,
-               block_index.z);
-  std::abort();
-}
-
 std::string describe(const Place& place) { return std::string(place.file) + ":" + std::to_string(place.line); }
 
 bool is_broken(const char* file, int line) {
@@ -124,12 +118,6 @@ void wait(State state, const Place& place) {
   fiber.state = state;
   fiber.place = place;
   switch_to_scheduler(false);
-}
-
-void wait_until(const std::function<bool()>& condition, const Place& place) {
-  if (condition()) return;
-  block->fibers[running].may_go_on = &condition;
-  wait(State::kWaiting, place);
 }
 
 void run_fiber() {
@@ -236,8 +224,10 @@ void run_blocks() {
       while (moved && (far || blocks.size() == 1) && !is_done(next)) moved = run_round(random);
       if (is_done(next)) next.dynamic_memory.reset();
     }
+    progress |= complete_stores(random, schedule_seed <= 3);
     if (left && !progress) fail("every thread that is left waits for what nobody does");
   }
+  end_stores();
 }
 
 void prepare(Block& b, unsigned index, const Launch& launch) {
@@ -265,6 +255,12 @@ void prepare(Block& b, unsigned index, const Launch& launch) {
 }
 
 }  // namespace
+
+void fail(const std::string& message) {
+  std::fprintf(stderr, "simulator: %s (block %u, %u, %u)\n", message.c_str(), block_index.x, block_index.y,
+               block_index.z);
+  std::abort();
+}
 
 void set_schedule(uint64_t seed) { schedule_seed = seed; }
 
@@ -308,6 +304,12 @@ void launch(const Launch& launch, const std::function<void()>& kernel) {
 
 void barrier(const char* file, int line) {
   if (!is_broken(file, line)) wait(State::kAtBarrier, {file, line});
+}
+
+void wait_until(const std::function<bool()>& condition, const char* file, int line) {
+  if (is_broken(file, line) || condition()) return;
+  block->fibers[running].may_go_on = &condition;
+  wait(State::kWaiting, {file, line});
 }
 
 bool spin(const char* file, int line) {
@@ -366,9 +368,9 @@ void cluster_wait(const char* file, int line) {
   if (!fiber.must_wait && broken_line == 0)
     fail("a thread waits at " + describe({file, line}) + " and has not arrived");
   fiber.must_wait = false;
-  if (is_broken(file, line) || fiber.cluster_arrivals == 0) return;
+  if (fiber.cluster_arrivals == 0) return;
   const size_t time = fiber.cluster_arrivals - 1, threads = blocks.size() * block->fibers.size();
-  wait_until([=] { return cluster_arrived[time] == threads; }, {file, line});
+  wait_until([=] { return cluster_arrived[time] == threads; }, file, line);
 }
 
 void* map_shared(const void* own, unsigned rank) {

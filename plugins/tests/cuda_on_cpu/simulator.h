@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <random>
+#include <string>
 
 namespace simulator {
 
@@ -62,6 +64,12 @@ void allow_dynamic_shared(const void* kernel, size_t bytes);
 // Beyond eight blocks to a cluster, likewise.
 void allow_large_clusters(const void* kernel);
 
+// Ends the process.
+[[noreturn]] void fail(const std::string& message);
+
+// The running thread goes on once `condition` holds, or at once if the wait at this line is left out.
+void wait_until(const std::function<bool()>& condition, const char* file, int line);
+
 void* dynamic_shared();
 void barrier(const char* file, int line);
 
@@ -82,5 +90,21 @@ void cluster_wait(const char* file, int line);
 
 // The place in another block's dynamic shared memory that `own` is in that of the running block.
 void* map_shared(const void* own, unsigned rank);
+
+// An mbarrier in dynamic shared memory. Its phase ends when `count` arrivals and all bytes that they expect have come;
+// bytes may come before they are expected. A wait for a phase that is not the running one passes.
+void mbarrier_init(uint64_t* barrier, unsigned count);
+void mbarrier_arrive_expect(uint64_t* barrier, unsigned bytes);
+void mbarrier_wait(uint64_t* barrier, unsigned phase, const char* file, int line);
+
+// Writes up to eight bytes to a block's shared memory and counts them at its mbarrier; `to` and `barrier` are the
+// places in the running block's. It happens at any time later, in any order.
+void store_async(void* to, const void* value, unsigned bytes, uint64_t* barrier, unsigned rank);
+
+// Lets such stores happen: every one, or each by chance. False if there was none.
+bool complete_stores(std::mt19937_64& random, bool all);
+
+// When all blocks have ended.
+void end_stores();
 
 }  // namespace simulator
