@@ -71,7 +71,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 
 template <typename... Expected>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Expected...)) {
-  *attributes = {0};  // nobody knows which of the static variables are whose: kernels that ask have none
+  *attributes = {0, __CUDA_ARCH__ / 10};  // nobody knows which of the static variables are whose: kernels that ask have none
   return cudaSuccess;
 }
 

@@ -23,6 +23,7 @@ enum cudaDeviceAttr {
 };
 struct cudaFuncAttributes {
   size_t sharedSizeBytes;  // static
+  int ptxVersion;
 };
 enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,

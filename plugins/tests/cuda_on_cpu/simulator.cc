@@ -333,13 +333,13 @@ void collective(void* mine, void (*combine)(void* const* lanes), const char* fil
   }
 }
 
-float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line) {
+uint32_t shuffle_xor_bits(unsigned mask, uint32_t value, int offset, const char* file, int line) {
   if (mask != 0xffffffffu) fail("a shuffle among part of a warp");
   struct Lane {
-    float value;
+    uint32_t value;
     int offset;
-    float result;
-  } mine{value, offset, 0.0f};
+    uint32_t result;
+  } mine{value, offset, 0};
   const auto combine = [](void* const* lanes) {
     for (unsigned lane = 0; lane < kWarp; ++lane) {
       Lane& self = *static_cast<Lane*>(lanes[lane]);

@@ -79,7 +79,17 @@ bool spin(const char* file, int line);
 // Waits until every lane of the warp has come here with its argument; the last one calls `combine` for all of them.
 void collective(void* mine, void (*combine)(void* const* lanes), const char* file, int line);
 
-float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line);
+uint32_t shuffle_xor_bits(unsigned mask, uint32_t value, int offset, const char* file, int line);
+
+template <typename T>
+T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
+  static_assert(sizeof(T) == sizeof(uint32_t));
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = shuffle_xor_bits(mask, bits, offset, file, line);
+  std::memcpy(&value, &bits, sizeof bits);
+  return value;
+}
 
 // Of the cluster that the running block is part of. A thread that has arrived waits for all threads of the cluster to
 // arrive as often as it has; it may arrive again only after it has waited.
