@@ -4,11 +4,6 @@
 #include "cuda_runtime_api.h"
 #include "simulator.h"
 
-// The architecture whose code paths are compiled.
-#if !defined(__CUDA_ARCH__)
-#define __CUDA_ARCH__ 900
-#endif
-
 #define __global__
 #define __device__
 #define __host__
@@ -71,7 +66,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 
 template <typename... Expected>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Expected...)) {
-  *attributes = {0, __CUDA_ARCH__ / 10};  // nobody knows which of the static variables are whose: kernels that ask have none
+  *attributes = {
+      0, __CUDA_ARCH__ / 10};  // nobody knows which of the static variables are whose: kernels that ask have none
   return cudaSuccess;
 }
 

@@ -8,6 +8,11 @@
 
 #include "simulator.h"
 
+// The architecture whose code paths are compiled, and which the device says it is of.
+#if !defined(__CUDA_ARCH__)
+#define __CUDA_ARCH__ 900
+#endif
+
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
@@ -17,6 +22,7 @@ enum cudaError_t {
 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrCooperativeLaunch = 95,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
   cudaDevAttrClusterLaunch = 120
@@ -42,6 +48,9 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
       *value = device.multiprocessors;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = __CUDA_ARCH__ / 100;
       return cudaSuccess;
     case cudaDevAttrCooperativeLaunch:
       *value = device.cooperative;

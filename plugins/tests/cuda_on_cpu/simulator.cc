@@ -45,6 +45,13 @@ struct Place {
 
 enum class State { kReady, kSpinning, kWaiting, kAtBarrier, kAtCollective, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  size_t bytes;
+  unsigned group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -54,6 +61,8 @@ struct Fiber {
   size_t cluster_arrivals = 0;
   bool must_wait = false;      // it has arrived, and not yet waited
   void* fake_stack = nullptr;  // of the address sanitizer
+  std::vector<Copy> copies;    // that it has started and not yet waited for
+  unsigned groups = 0;         // of copies, complete
 };
 
 struct Warp {
@@ -246,6 +255,8 @@ void prepare(Block& b, unsigned index, const Launch& launch) {
     fiber.state = State::kReady;
     fiber.cluster_arrivals = 0;
     fiber.must_wait = false;
+    fiber.copies.clear();
+    fiber.groups = 0;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -333,13 +344,14 @@ void collective(void* mine, void (*combine)(void* const* lanes), const char* fil
   }
 }
 
-uint32_t shuffle_xor_bits(unsigned mask, uint32_t value, int offset, const char* file, int line) {
+template <typename T>
+T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
   if (mask != 0xffffffffu) fail("a shuffle among part of a warp");
   struct Lane {
-    uint32_t value;
+    T value;
     int offset;
-    uint32_t result;
-  } mine{value, offset, 0};
+    T result;
+  } mine{value, offset, T{}};
   const auto combine = [](void* const* lanes) {
     for (unsigned lane = 0; lane < kWarp; ++lane) {
       Lane& self = *static_cast<Lane*>(lanes[lane]);
@@ -348,6 +360,28 @@ uint32_t shuffle_xor_bits(unsigned mask, uint32_t value, int offset, const char*
   };
   collective(&mine, combine, file, line);
   return mine.result;
+}
+template uint32_t shuffle_xor(unsigned, uint32_t, int, const char*, int);
+template float shuffle_xor(unsigned, float, int, const char*, int);
+template double shuffle_xor(unsigned, double, int, const char*, int);
+
+void copy_async(void* to, const void* from, size_t bytes) {
+  Fiber& fiber = block->fibers[running];
+  fiber.copies.push_back({to, from, bytes, fiber.groups});
+  std::memset(to, kPoison, bytes);
+}
+
+void commit_copies() { ++block->fibers[running].groups; }
+
+void wait_copies(unsigned pending, const char* file, int line) {
+  if (is_broken(file, line)) return;
+  Fiber& fiber = block->fibers[running];
+  const auto waiting = std::partition(fiber.copies.begin(), fiber.copies.end(),
+                                      [&](const Copy& copy) { return copy.group + pending < fiber.groups; });
+  for (auto copy = fiber.copies.begin(); copy != waiting; ++copy) {
+    copy->from ? std::memcpy(copy->to, copy->from, copy->bytes) : std::memset(copy->to, 0, copy->bytes);
+  }
+  fiber.copies.erase(fiber.copies.begin(), waiting);
 }
 
 unsigned cluster_rank() { return static_cast<unsigned>(block - blocks.data()); }

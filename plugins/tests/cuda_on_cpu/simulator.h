@@ -43,8 +43,8 @@ extern Device device;
 // lets half of its turns pass.
 void set_schedule(uint64_t seed);
 
-// Makes the barrier or the spin at this source line let every thread pass, as if it had been left out; line 0 mends it.
-// `file` is the end of the path.
+// Makes the barrier, the spin or the wait at this source line let every thread pass, as if it had been left out; line 0
+// mends it. `file` is the end of the path.
 void break_barrier(const char* file, int line);
 
 struct Launch {
@@ -79,17 +79,16 @@ bool spin(const char* file, int line);
 // Waits until every lane of the warp has come here with its argument; the last one calls `combine` for all of them.
 void collective(void* mine, void (*combine)(void* const* lanes), const char* file, int line);
 
-uint32_t shuffle_xor_bits(unsigned mask, uint32_t value, int offset, const char* file, int line);
-
+// What the lane at distance `offset` gives.
 template <typename T>
-T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
-  static_assert(sizeof(T) == sizeof(uint32_t));
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  bits = shuffle_xor_bits(mask, bits, offset, file, line);
-  std::memcpy(&value, &bits, sizeof bits);
-  return value;
-}
+T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line);
+
+// Copies into shared memory that take place when the running thread waits for them, and not before; null copies zeros.
+// From the start of a copy on its target holds poison, since on a GPU it may have come already.
+void copy_async(void* to, const void* from, size_t bytes);
+void commit_copies();
+// For all groups of copies but the last `pending`; a wait can be left out as a barrier can.
+void wait_copies(unsigned pending, const char* file, int line);
 
 // Of the cluster that the running block is part of. A thread that has arrived waits for all threads of the cluster to
 // arrive as often as it has; it may arrive again only after it has waited.
