@@ -1,6 +1,7 @@
 // Runs the CUDA launchers on cases read from standard input, for tests written in Python. Built twice: by a C++
 // compiler against cuda_on_cpu/ (XLSTM_CUDA_ON_CPU), under sanitizers, and for a real GPU; and both once more with
-// every call going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN).
+// every call going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN) or the ONNX Runtime operator
+// (XLSTM_THROUGH_OPERATOR).
 //
 // A case is the struct below, its input tensors one after the other in the order of the launcher's struct, and
 // `lengths` (int32) if has_lengths. The answer is an int64 cudaError_t and, if that is 0, the output tensors, then an
@@ -17,13 +18,11 @@
 
 #include "cells/cuda/launch.h"
 
-#if defined(XLSTM_CUDA_ON_CPU)
-// The kernels' sources, compiled here by the C++ compiler.
-#include "cells/cuda/mlstm.cu"
-#include "cells/cuda/slstm.cu"
-#endif
 #if defined(XLSTM_THROUGH_PLUGIN)
 #include "plugin_launcher.h"
+#endif
+#if defined(XLSTM_THROUGH_OPERATOR)
+#include "operator_launcher.h"
 #endif
 
 namespace {
@@ -175,6 +174,8 @@ class Runner {
     a.gate_soft_cap = c.parameters[2], a.eps = c.parameters[3];
 #if defined(XLSTM_THROUGH_PLUGIN)
     launch_ = through_plugin(a);
+#elif defined(XLSTM_THROUGH_OPERATOR)
+    launch_ = through_operator(a);
 #else
     launch_ = [a, &c](cudaStream_t stream) {
       const xlstm::cuda::MlstmTile tile{static_cast<int>(c.tile_vector), static_cast<int>(c.tile_lanes)};
@@ -210,13 +211,15 @@ class Runner {
     void* workspace = nullptr;
     if (!c.no_workspace) {
       const size_t bytes = xlstm::cuda::slstm_workspace_size(c.batch, c.heads, c.dim);
-      Tensor& scratch = make(bytes / sizeof(float), sizeof(float));
+      Tensor& scratch = tensors_.emplace_back(bytes, 0);  // always aligned
       std::memset(scratch.host.data(), 0xff, scratch.host.size());
       scratch.updated = scratch.scratch = true;
       workspace = scratch.device;
     }
 #if defined(XLSTM_THROUGH_PLUGIN)
     launch_ = through_plugin(a, workspace);
+#elif defined(XLSTM_THROUGH_OPERATOR)
+    launch_ = through_operator(a);
 #else
     launch_ = [a, workspace](cudaStream_t stream) { return xlstm::cuda::launch_slstm(a, workspace, stream); };
 #endif
