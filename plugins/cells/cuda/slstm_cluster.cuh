@@ -43,6 +43,21 @@ struct SlstmCluster {
   }
 };
 
+// Eight neighbours of a row of R from `in` on, zeros past `width`. kWhole: it is a multiple of 8, and R is aligned.
+template <bool kWhole, typename RecurrentT>
+__device__ __forceinline__ Eight<RecurrentT> load_eight(const RecurrentT* row, int in, int width) {
+  Eight<RecurrentT> loaded{};
+  if constexpr (kWhole) {
+    if (in < width) loaded = load_eight(row + in);
+  } else {
+    RecurrentT elements[8];
+#pragma unroll
+    for (int e = 0; e < 8; ++e) elements[e] = in + e < width ? row[in + e] : from_float<RecurrentT>(0.0f);
+    memcpy(&loaded, elements, sizeof loaded);
+  }
+  return loaded;
+}
+
 // A warp's 16 rows of R, in registers.
 template <typename Shape>
 class ClusterWeights {

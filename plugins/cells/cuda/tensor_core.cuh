@@ -39,7 +39,7 @@ __device__ __forceinline__ void multiply_add(float (&sums)[kTiles][4], const uin
                                              const uint32_t (&b)[kTiles][2]) {
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    float(&sum)[4] = sums[tile];
+    float (&sum)[4] = sums[tile];
     if constexpr (std::is_same_v<T, __half>) {
       asm volatile(
           "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
