@@ -38,11 +38,8 @@ cudaError_t launch_batch(const SlstmArgs& args, const float* y_prev, float* y_ne
     constexpr auto kKernel = slstm_batch_kernel<T, RecurrentT>;
     constexpr int kMinRows = 17;     // fewer are as quick without tensor cores
     constexpr int kMaxGrid = 65535;  // along y and z
-    const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(args.batch, SlstmBatch::kRows)),
-                    static_cast<unsigned>(ceil_div<int64_t>(args.dim, SlstmBatch::kUnits)),
-                    static_cast<unsigned>(args.heads));
-    const bool fits = args.dim % 8 == 0 && args.dim <= kMaxGrid && args.heads <= kMaxGrid &&
-                      args.batch <= INT32_MAX - SlstmBatch::kRows && is_aligned(args.R, 16) && is_aligned(y_prev, 16);
+    const bool fits = fits_batch(args, y_prev, y_next) && args.dim <= kMaxGrid && args.heads <= kMaxGrid &&
+                      args.batch <= INT32_MAX - SlstmBatch::kRows;
     if (args.batch < kMinRows || !fits) return cudaSuccess;
     DeviceLimits limits;
     int architecture = 0;
@@ -50,7 +47,9 @@ cudaError_t launch_batch(const SlstmArgs& args, const float* y_prev, float* y_ne
     if (status == cudaSuccess) status = query_architecture<kKernel>(limits, architecture);
     if (status != cudaSuccess || architecture < 80) return status;
     cudaLaunchConfig_t config{};
-    config.gridDim = grid;
+    config.gridDim =
+        dim3(static_cast<unsigned>(ceil_div<int64_t>(args.batch, SlstmBatch::kRows)),
+             static_cast<unsigned>(ceil_div<int64_t>(args.dim, SlstmBatch::kUnits)), static_cast<unsigned>(args.heads));
     config.blockDim = dim3(kSlstmThreads);
     config.stream = stream;
     status = cudaLaunchKernelEx(&config, kKernel, args, y_prev, y_next, position);

@@ -25,8 +25,10 @@ namespace xlstm::cuda {
 template <typename T, typename RecurrentT>
 struct SlstmCluster {
   using Parts = SlstmParts<T, RecurrentT>;
-  static constexpr int kUnits = kSlstmThreads / kWarpSize * kOperandUnits;                 // of a block
-  static constexpr int kRows = kOperandColumns / Parts::kRowColumns;                       // batch rows of a cluster
+  static constexpr int kWarpUnits = 4;                                   // by 4 gates: 16 rows of an operand
+  static constexpr int kColumns = 8;                                     // of the other one
+  static constexpr int kUnits = kSlstmThreads / kWarpSize * kWarpUnits;  // of a block
+  static constexpr int kRows = kColumns / Parts::kRowColumns;            // batch rows of a cluster
   static constexpr int kSlabs = Parts::kWeights == 1 ? 16 : Parts::kWeights == 2 ? 8 : 6;  // that registers hold
 
   static __host__ __device__ constexpr int blocks(int64_t dim) {
@@ -39,7 +41,7 @@ struct SlstmCluster {
   static __host__ __device__ constexpr int pitch(int64_t dim) { return (slabs(dim) | 1) * kSlstmSlab; }
   // Two counters of arrivals and two buffers of y.
   static constexpr size_t shared_bytes(int64_t dim) {
-    return 2 * sizeof(uint64_t) + sizeof(__nv_bfloat16) * 2 * kOperandColumns * static_cast<size_t>(pitch(dim));
+    return 2 * sizeof(uint64_t) + sizeof(__nv_bfloat16) * 2 * kColumns * static_cast<size_t>(pitch(dim));
   }
 };
 
@@ -58,7 +60,9 @@ __device__ __forceinline__ Eight<RecurrentT> load_eight(const RecurrentT* row, i
   return loaded;
 }
 
-// A warp's 16 rows of R, in registers.
+// A warp's 16 rows of R, in registers. Row r of the operand, and row r + 8, belong to unit r / 2: gates i and z for an
+// even r, f and o for an odd one. So a lane gets two gates of a unit, and the lane at distance 4 the other two. The
+// columns of the other operand are those of y: batch rows times parts.
 template <typename Shape>
 class ClusterWeights {
  public:
@@ -80,7 +84,18 @@ class ClusterWeights {
       }
 #pragma unroll
       for (int slab = 0; slab < kInFlight; ++slab) {
-        make_operands(loaded[slab], operands_[first + slab]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint32_t parts[kParts][4];
+          split_eight(loaded[slab][half], parts);
+#pragma unroll
+          for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+            for (int pair = 0; pair < 4; ++pair) {
+              operands_[first + slab][part][pair / 2][pair % 2 * 2 + half] = parts[part][pair];
+            }
+          }
+        }
       }
     }
   }
@@ -103,7 +118,14 @@ class ClusterWeights {
       if (slab >= slabs) break;
       const Vector<uint32_t, 4> now = loaded[slab % kAhead];
       load(slab + kAhead);
-      multiply_slab(operands_[slab], now, chains[slab % 2 * 2], chains[slab % 2 * 2 + 1]);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+        for (int product = 0; product < 2; ++product) {
+          const uint32_t column[1][2] = {{now.values[2 * product], now.values[2 * product + 1]}};
+          multiply_add<__nv_bfloat16>(chains[slab % 2 * 2 + product], operands_[slab][part][product], column);
+        }
+      }
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -116,7 +138,8 @@ class ClusterWeights {
   }
 
  private:
-  SlabOperands<Shape::Parts::kWeights> operands_[Shape::kSlabs] = {};
+  static constexpr int kParts = Shape::Parts::kWeights;
+  uint32_t operands_[Shape::kSlabs][kParts][2][4] = {};
 };
 
 // Four 16-bit values, one from each unit of the warp, lowest unit first.
@@ -137,12 +160,12 @@ __global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel(const S
   XLSTM_DYNAMIC_SHARED(float, shared);
   const int DH = static_cast<int>(args.dim), slabs = Shape::slabs(DH), pitch = Shape::pitch(DH);
   uint64_t* const arrivals = reinterpret_cast<uint64_t*>(shared);           // of each buffer
-  __nv_bfloat16* const y = reinterpret_cast<__nv_bfloat16*>(arrivals + 2);  // [2][kOperandColumns][pitch]
+  __nv_bfloat16* const y = reinterpret_cast<__nv_bfloat16*>(arrivals + 2);  // [2][Shape::kColumns][pitch]
 
   const int64_t head = blockIdx.y, first_row = int64_t{blockIdx.z} * Shape::kRows;
   const int rows = static_cast<int>(args.batch - first_row < Shape::kRows ? args.batch - first_row : Shape::kRows);
   const int lane = threadIdx.x % kWarpSize;
-  const int first_unit = static_cast<int>(blockIdx.x) * Shape::kUnits + threadIdx.x / kWarpSize * kOperandUnits;
+  const int first_unit = static_cast<int>(blockIdx.x) * Shape::kUnits + threadIdx.x / kWarpSize * Shape::kWarpUnits;
 
   // What this lane stands for: a unit, the gates of two of its rows of R, a batch row and one of the parts of its y.
   // Several lanes hold the same state; they compute the same.
@@ -179,10 +202,11 @@ __global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel(const S
     for (int part = 0; part < kRowColumns; ++part) {
       __nv_bfloat16* const to = y + (r * kRowColumns + part) * pitch + in;
       *to = __ushort_as_bfloat16(static_cast<uint16_t>(take_part(left)));
-      to[kOperandColumns * pitch] = from_float<__nv_bfloat16>(0.0f);
+      to[Shape::kColumns * pitch] = from_float<__nv_bfloat16>(0.0f);
     }
   }
-  const unsigned bytes = static_cast<unsigned>(rows * Parts::kInputs * ceil_div(DH, kOperandUnits)) * sizeof(uint64_t);
+  const unsigned bytes =
+      static_cast<unsigned>(rows * Parts::kInputs * ceil_div(DH, Shape::kWarpUnits)) * sizeof(uint64_t);
   if (threadIdx.x == 0) {
     for (int buffer = 0; buffer < 2; ++buffer) {
       mbarrier_init(arrivals + buffer, 1);
@@ -213,7 +237,7 @@ __global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel(const S
     }
     float raw[2];
     const int column = lane / 4;
-    weights.multiply(y + (buffer * kOperandColumns + column) * pitch + quad * 8, column < rows * kRowColumns, slabs,
+    weights.multiply(y + (buffer * Shape::kColumns + column) * pitch + quad * 8, column < rows * kRowColumns, slabs,
                      raw);
     float other[2];
 #pragma unroll
@@ -241,8 +265,8 @@ __global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel(const S
     const uint64_t sent = gather_units(bits, lane);
     if (position + 1 < stop && own_row < rows && own_part < Parts::kInputs) {
       __nv_bfloat16* const to =
-          y + ((1 - buffer) * kOperandColumns + own_row * kRowColumns + own_part) * pitch + first_unit;
-      for (int block = lane / 8; block < Shape::blocks(DH); block += kOperandUnits) {
+          y + ((1 - buffer) * Shape::kColumns + own_row * kRowColumns + own_part) * pitch + first_unit;
+      for (int block = lane / 8; block < Shape::blocks(DH); block += Shape::kWarpUnits) {
         store_async(reinterpret_cast<uint64_t*>(to), sent, arrivals + 1 - buffer, static_cast<unsigned>(block));
       }
     }
