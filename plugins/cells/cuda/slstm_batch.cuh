@@ -48,7 +48,8 @@ __device__ __forceinline__ void prefetch(const void* address) {
 // The state inputs of `args` are those at `position`, with y in y_prev and y_next. Grid: row tiles, unit tiles, heads.
 template <typename T, typename RecurrentT>
 __global__ void __launch_bounds__(kSlstmThreads, SlstmParts<T, RecurrentT>::kWeights == 1 ? 2 : 1)
-    slstm_batch_kernel(const SlstmArgs args, const float* y_prev, float* y_next, const int64_t position) {
+    slstm_batch_kernel([[maybe_unused]] const SlstmArgs args, [[maybe_unused]] const float* y_prev,
+                       [[maybe_unused]] float* y_next, [[maybe_unused]] const int64_t position) {
 #if __CUDA_ARCH__ >= 800
   using Batch = SlstmBatch;
   using Parts = SlstmParts<T, RecurrentT>;
@@ -67,19 +68,22 @@ __global__ void __launch_bounds__(kSlstmThreads, SlstmParts<T, RecurrentT>::kWei
   const bool works = first_row + warp_row < rows && warp_unit < DH;  // its units exist all or none
   const RecurrentT* const R = static_cast<const RecurrentT*>(args.R) + head * kGates * DH * DH;
 
-  // R, x and the states come from afar while y is split.
+  // R, x and the states come from afar while y is split. A hint fetches 32 bytes at least.
   {
-    constexpr int kLine = 128;
+    constexpr int kSector = 32;
     const int row = threadIdx.x / 4, part = threadIdx.x % 4, unit = first_unit + row % Batch::kUnits;
     const char* const weights = reinterpret_cast<const char*>(R + (int64_t{row / Batch::kUnits} * DH + unit) * DH);
-    for (int byte = part * kLine; unit < DH && byte < DH * static_cast<int>(sizeof(RecurrentT)); byte += 4 * kLine) {
+    for (int byte = part * kSector; unit < DH && byte < DH * static_cast<int>(sizeof(RecurrentT));
+         byte += 4 * kSector) {
       prefetch(weights + byte);
     }
     if (first_row + row < rows) {
       const int64_t token = ((first_row + row) * args.sequence + position) * kGates + part;
       prefetch(static_cast<const T*>(args.x) + token * stride + head * DH + first_unit);
       const float* const state = part == 0 ? args.c_in : part == 1 ? args.n_in : part == 2 ? args.m_in : y_prev;
-      prefetch(state + (first_row + row) * stride + head * DH + first_unit);
+      const float* const own = state + (first_row + row) * stride + head * DH + first_unit;
+      prefetch(own);
+      if (first_unit + Batch::kWarpUnits < DH) prefetch(own + Batch::kWarpUnits);
     }
   }
 

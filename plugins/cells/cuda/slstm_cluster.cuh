@@ -152,7 +152,7 @@ __device__ __forceinline__ uint64_t gather_units(uint32_t bits, int lane) {
 
 // Grid: blocks of a cluster, heads, groups of batch rows.
 template <typename T, typename RecurrentT>
-__global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel(const SlstmArgs args) {
+__global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel([[maybe_unused]] const SlstmArgs args) {
 #if __CUDA_ARCH__ >= 900
   using Shape = SlstmCluster<T, RecurrentT>;
   using Parts = typename Shape::Parts;
