@@ -36,7 +36,7 @@ inline bool fits_batch(const SlstmArgs& args, const float* y_prev, const float* 
   return aligned && args.dim % 8 == 0;
 }
 
-// Brings a line into the second-level cache, long before it is read.
+// Brings what lies at an address into the second-level cache, long before it is read.
 __device__ __forceinline__ void prefetch(const void* address) {
 #if defined(__CUDACC__)
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));

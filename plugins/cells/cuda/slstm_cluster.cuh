@@ -243,8 +243,9 @@ __global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel([[maybe
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int offset = 1; offset < kRowColumns / 2; offset *= 2)
+      for (int offset = 1; offset < kRowColumns / 2; offset *= 2) {
         raw[half] += __shfl_xor_sync(kFullWarp, raw[half], offset);
+      }
       raw[half] += to_float(now[half]) + bias[half];
       other[half] = __shfl_xor_sync(kFullWarp, raw[half], 4);
     }
