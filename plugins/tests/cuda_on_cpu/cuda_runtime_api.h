@@ -8,21 +8,33 @@
 
 #include "simulator.h"
 
+// The architecture whose code paths are compiled, and which the device says it is of.
+#if !defined(__CUDA_ARCH__)
+#define __CUDA_ARCH__ 900
+#endif
+
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
-  cudaErrorCooperativeLaunchTooLarge = 720
+  cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorInvalidClusterSize = 912
 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrCooperativeLaunch = 95,
-  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+  cudaDevAttrClusterLaunch = 120
 };
 struct cudaFuncAttributes {
   size_t sharedSizeBytes;  // static
+  int ptxVersion;
 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributeNonPortableClusterSizeAllowed = 14
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 using cudaStream_t = struct CUstream_st*;
 using cudaEvent_t = struct CUevent_st*;
@@ -37,11 +49,17 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrMultiProcessorCount:
       *value = device.multiprocessors;
       return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = __CUDA_ARCH__ / 100;
+      return cudaSuccess;
     case cudaDevAttrCooperativeLaunch:
       *value = device.cooperative;
       return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = static_cast<int>(device.shared_limit);
+      return cudaSuccess;
+    case cudaDevAttrClusterLaunch:
+      *value = device.clusters;
       return cudaSuccess;
   }
   return cudaErrorInvalidValue;
