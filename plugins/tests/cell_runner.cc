@@ -1,6 +1,7 @@
 // Runs the CUDA launchers on cases read from standard input, for tests written in Python. Built twice: by a C++
 // compiler against cuda_on_cpu/ (XLSTM_CUDA_ON_CPU), under sanitizers, and for a real GPU; and both once more with
-// every call going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN).
+// every call going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN) or the ONNX Runtime operator
+// (XLSTM_THROUGH_OPERATOR).
 //
 // A case is the struct below, its input tensors one after the other in the order of the launcher's struct, and
 // `lengths` (int32) if has_lengths. The answer is an int64 cudaError_t and, if that is 0, the output tensors, then an
@@ -24,6 +25,9 @@
 #endif
 #if defined(XLSTM_THROUGH_PLUGIN)
 #include "plugin_launcher.h"
+#endif
+#if defined(XLSTM_THROUGH_OPERATOR)
+#include "operator_launcher.h"
 #endif
 
 namespace {
@@ -173,6 +177,8 @@ class Runner {
     a.gate_soft_cap = c.parameters[2], a.eps = c.parameters[3];
 #if defined(XLSTM_THROUGH_PLUGIN)
     launch_ = through_plugin(a);
+#elif defined(XLSTM_THROUGH_OPERATOR)
+    launch_ = through_operator(a);
 #else
     launch_ = [a, &c](cudaStream_t stream) {
       const xlstm::cuda::MlstmTile tile{static_cast<int>(c.tile_vector), static_cast<int>(c.tile_lanes)};
@@ -215,6 +221,8 @@ class Runner {
     }
 #if defined(XLSTM_THROUGH_PLUGIN)
     launch_ = through_plugin(a, workspace);
+#elif defined(XLSTM_THROUGH_OPERATOR)
+    launch_ = through_operator(a);
 #else
     launch_ = [a, workspace](cudaStream_t stream) { return xlstm::cuda::launch_slstm(a, workspace, stream); };
 #endif

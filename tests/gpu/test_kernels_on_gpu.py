@@ -1,4 +1,5 @@
-"""The CUDA kernels and the TensorRT plugin on a real GPU: float64, CUDA graphs, compute-sanitizer."""
+"""The CUDA kernels, alone and in TensorRT's plugin and ONNX Runtime's operators, on a real GPU: float64, CUDA graphs,
+compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -20,12 +21,11 @@ MLSTM_SHAPES = [(8, 256, 512), (4, 384, 384), (4, 1024, 1024)]
 SLSTM_SHAPES = [(4, 192), (4, 384), (4, 512)]
 
 
-@pytest.fixture(scope="module", params=["launcher", "plugin"])
+@pytest.fixture(scope="module", params=["cell", "plugin", "operator"])
 def runner(request, gpu_folder):
-    plugin = request.param == "plugin"
-    program = "plugin_runner_gpu" if plugin else "cell_runner_gpu"
+    program, embedded = f"{request.param}_runner_gpu", request.param != "cell"
     tensor_cores = list_gpus()[0].capability >= (8, 0)
-    with CellRunner(gpu_folder / "bin" / program, tensor_cores=tensor_cores, plugin=plugin) as started:
+    with CellRunner(gpu_folder / "bin" / program, tensor_cores=tensor_cores, embedded=embedded) as started:
         yield started
 
 

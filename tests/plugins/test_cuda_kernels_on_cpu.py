@@ -36,9 +36,9 @@ def runner_of_sm75():
         yield started
 
 
-@pytest.fixture(scope="module")
-def plugin_runner():
-    with CellRunner(_program("plugin_runner_on_cpu"), plugin=True) as started:
+@pytest.fixture(scope="module", params=["plugin", "operator"])
+def embedded_runner(request):
+    with CellRunner(_program(f"{request.param}_runner_on_cpu"), embedded=True) as started:
         yield started
 
 
@@ -72,14 +72,14 @@ def test_slstm_kernel_keeps_to_float64(runner, parameters):
 
 @settings(SWEEP, max_examples=40)
 @given(parameters=mlstm_parameters(max_size=33))
-def test_mlstm_plugin_keeps_to_float64(plugin_runner, parameters):
-    plugin_runner.check(mlstm_case(**parameters))
+def test_mlstm_plugin_and_operator_keep_to_float64(embedded_runner, parameters):
+    embedded_runner.check(mlstm_case(**parameters))
 
 
 @settings(SWEEP, max_examples=40)
 @given(parameters=slstm_parameters(max_size=33))
-def test_slstm_plugin_keeps_to_float64(plugin_runner, parameters):
-    plugin_runner.check(slstm_case(**parameters))
+def test_slstm_plugin_and_operator_keep_to_float64(embedded_runner, parameters):
+    embedded_runner.check(slstm_case(**parameters))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

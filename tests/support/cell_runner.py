@@ -124,10 +124,10 @@ def from_bytes(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 class CellRunner:
     """A running `cell_runner`; started again after it died. Use as a context manager."""
 
-    def __init__(self, program: Path, tensor_cores: bool = True, plugin: bool = False):
+    def __init__(self, program: Path, tensor_cores: bool = True, embedded: bool = False):
         self._program = program
         self._tensor_cores = tensor_cores  # whether the device has them, with TF32
-        self._plugin = plugin  # calls go through the TensorRT plugin, which chooses the kernel itself
+        self._embedded = embedded  # in TensorRT's plugin or ONNX Runtime's operator, where the launcher chooses
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> CellRunner:
@@ -166,7 +166,7 @@ class CellRunner:
         """Runs the case and holds every output against float64."""
         status, outputs = self.run(case)
         assert status == 0, f"launch failed with cudaError_t {status}"
-        chunkwise = case.cell == "mlstm" and case.inputs["q"].shape[1] > 1 and (self._plugin or case.tile == (0, 0))
+        chunkwise = case.cell == "mlstm" and case.inputs["q"].shape[1] > 1 and (self._embedded or case.tile == (0, 0))
         wanted = case.expected(chunkwise and self._tensor_cores and case.dtype != "float32")
         problems = [expected.check(actual) for expected, actual in zip(wanted, outputs, strict=True)]
         problems = [problem for problem in problems if problem]

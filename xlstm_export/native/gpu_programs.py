@@ -18,7 +18,8 @@ def why_none_can_run() -> str | None:
 
 
 def build_gpu_programs(stage: Stage = no_progress) -> Path:
-    """The build folder, with cell_runner_gpu, plugin_runner_gpu, libxlstm_launchers.so and the plugin in it.
+    """The build folder, with cell_runner_gpu, plugin_runner_gpu, operator_runner_gpu, libxlstm_launchers.so and
+    the plugin in it.
 
     Raises:
         UserError: something is missing, or the compilation failed.
@@ -29,5 +30,6 @@ def build_gpu_programs(stage: Stage = no_progress) -> Path:
         "XLSTM_BUILD_TESTS": "ON",
     }
     options |= cmake.cuda_options(list_gpus()[0].target.removeprefix("sm"))
-    options |= cmake.header_options(["tensorrt"], stage)
-    return cmake.build(options, ["cell_runner_gpu", "plugin_runner_gpu", "xlstm_launchers"], stage)
+    options |= cmake.header_options(["tensorrt", "onnxruntime"], stage)
+    programs = ["cell_runner_gpu", "plugin_runner_gpu", "operator_runner_gpu", "xlstm_launchers"]
+    return cmake.build(options, programs, stage)

@@ -74,5 +74,11 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream
   std::memset(to, value, bytes);
   return cudaSuccess;
 }
+inline cudaError_t cudaMallocAsync(void** address, size_t bytes, cudaStream_t) {
+  const cudaError_t status = cudaMalloc(address, bytes);
+  if (status == cudaSuccess) std::memset(*address, 0xff, bytes);
+  return status;
+}
+inline cudaError_t cudaFreeAsync(void* address, cudaStream_t) { return cudaFree(address); }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t status) { return status == cudaSuccess ? "no error" : "invalid"; }
