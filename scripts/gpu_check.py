@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MLSTM_SHAPES = {"7B": (8, 256, 512), "paper DH 384": (4, 384, 384), "paper DH 1024": (4, 1024, 1024)}  # H, DK, DV
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 QUICK_BATCHES = [1, 8, 64]
-TILES = [(4, 4), (4, 8), (4, 32), (1, 32)]  # vector, lanes
+TILES = [(4, 2), (4, 4), (4, 8), (4, 32), (1, 32)]  # vector, lanes
 LARGE_TRAFFIC = 64e6  # bytes from which the kernel must reach the roofline's fraction below
 REQUIRED_FRACTION, REQUIRED_RATIO = 0.85, 1.2
 

@@ -30,11 +30,16 @@ struct dim3 {
 #define threadIdx (::simulator::thread_index)
 #define blockIdx (::simulator::block_index)
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeCooperative = 2,
+  cudaLaunchAttributeClusterDimension = 4,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6  // without effect: kernels run one after the other
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   union {
     int cooperative;
+    int programmaticStreamSerializationAllowed;
     struct {
       unsigned x, y, z;
     } clusterDim;
@@ -71,7 +76,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 
 template <typename... Expected>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Expected...)) {
-  *attributes = {0};  // nobody knows which of the static variables are whose: kernels that ask have none
+  // Nobody knows which of the static variables are whose: kernels that ask for their size have none.
+  *attributes = {0, __CUDA_ARCH__ / 10};
   return cudaSuccess;
 }
 

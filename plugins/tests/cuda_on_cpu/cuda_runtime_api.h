@@ -16,6 +16,7 @@ enum cudaError_t {
   cudaErrorInvalidClusterSize = 912
 };
 enum cudaDeviceAttr {
+  cudaDevAttrMaxGridDimZ = 7,
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrCooperativeLaunch = 95,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
@@ -23,6 +24,7 @@ enum cudaDeviceAttr {
 };
 struct cudaFuncAttributes {
   size_t sharedSizeBytes;  // static
+  int ptxVersion;
 };
 enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
@@ -39,6 +41,9 @@ inline cudaError_t cudaGetDevice(int* device) {
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const simulator::Device& device = simulator::device;
   switch (attribute) {
+    case cudaDevAttrMaxGridDimZ:
+      *value = device.grid_height;
+      return cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
       *value = device.multiprocessors;
       return cudaSuccess;
@@ -53,6 +58,10 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
       return cudaSuccess;
   }
   return cudaErrorInvalidValue;
+}
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** address, size_t bytes) {
   *address = std::malloc(bytes);

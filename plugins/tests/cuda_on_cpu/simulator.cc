@@ -331,17 +331,17 @@ void collective(void* mine, void (*combine)(void* const* lanes), const char* fil
   }
 }
 
-float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line) {
+uint64_t shuffle_xor_bits(unsigned mask, uint64_t bits, int offset, const char* file, int line) {
   if (mask != 0xffffffffu) fail("a shuffle among part of a warp");
   struct Lane {
-    float value;
+    uint64_t bits;
     int offset;
-    float result;
-  } mine{value, offset, 0.0f};
+    uint64_t result;
+  } mine{bits, offset, 0};
   const auto combine = [](void* const* lanes) {
     for (unsigned lane = 0; lane < kWarp; ++lane) {
       Lane& self = *static_cast<Lane*>(lanes[lane]);
-      self.result = static_cast<const Lane*>(lanes[lane ^ static_cast<unsigned>(self.offset)])->value;
+      self.result = static_cast<const Lane*>(lanes[lane ^ static_cast<unsigned>(self.offset)])->bits;
     }
   };
   collective(&mine, combine, file, line);

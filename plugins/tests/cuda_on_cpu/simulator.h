@@ -27,6 +27,7 @@ extern Index thread_index, block_index;  // of the running fiber
 struct Device {
   int number = 0;
   int multiprocessors = 4;
+  int grid_height = 2;              // along y and z: so few that who asks must launch several grids
   size_t shared_limit = 99 * 1024;  // bytes of dynamic shared memory that a block may ask for
   bool cooperative = true;
   bool clusters = true;
@@ -71,7 +72,17 @@ bool spin(const char* file, int line);
 // Waits until every lane of the warp has come here with its argument; the last one calls `combine` for all of them.
 void collective(void* mine, void (*combine)(void* const* lanes), const char* file, int line);
 
-float shuffle_xor(unsigned mask, float value, int offset, const char* file, int line);
+// Of values of four bytes or eight.
+uint64_t shuffle_xor_bits(unsigned mask, uint64_t bits, int offset, const char* file, int line);
+template <typename T>
+T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = shuffle_xor_bits(mask, bits, offset, file, line);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 // Of the cluster that the running block is part of. A thread that has arrived waits for all threads of the cluster to
 // arrive as often as it has; it may arrive again only after it has waited.
