@@ -44,7 +44,7 @@ def embedded_runner(request):
 
 def _barriers(file: str) -> list[int]:
     lines = (cmake.sources() / "cells/cuda" / file).read_text().splitlines()
-    barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\(|cluster_(arrive|wait|sync)\(\))")
+    barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\(|cluster_(arrive|wait|sync)\(\)|wait_for_predecessors\(\))")
     return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
 
 

@@ -14,42 +14,43 @@
 
 #include "cells/cuda/device_limits.h"
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && defined(__CUDACC__)
-#define XLSTM_DEPENDENT_LAUNCH 1
+#if !defined(__CUDACC__)
+#include "dependent_launch.h"  // the simulator's
 #endif
 
 namespace xlstm::cuda {
 
+#if defined(__CUDACC__)
+
 __device__ __forceinline__ void wait_for_predecessors() {
-#if defined(XLSTM_DEPENDENT_LAUNCH)
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
 // The next kernel's blocks may come as soon as every block of this one has said so.
 __device__ __forceinline__ void let_successor_start() {
-#if defined(XLSTM_DEPENDENT_LAUNCH)
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 
-__device__ __forceinline__ void hint_to_l2(const void* address) {
-#if defined(XLSTM_DEPENDENT_LAUNCH)
+__device__ __forceinline__ void hint_to_l2([[maybe_unused]] const void* address) {
+#if __CUDA_ARCH__ >= 900
   asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(address)));
-#else
-  (void)address;
 #endif
 }
+
+#endif
 
 // Launches a kernel that waits for its predecessors: early where its machine code does. Code that was compiled for
 // older GPUs, which a newer one runs through PTX, does not; and drivers before CUDA 12.3 cannot capture such a launch.
 template <auto kKernel, typename... Arguments>
 cudaError_t launch_early(const DeviceLimits& limits, dim3 grid, int threads, cudaStream_t stream,
                          const Arguments&... arguments) {
-  constexpr int kRemembered = 64;  // devices; on others no launch is early
   enum : int { kUnknown, kNo, kYes };
-  static std::atomic<int> known[kRemembered];
-  int early = limits.device < kRemembered ? known[limits.device].load(std::memory_order_relaxed) : kNo;
+  static std::atomic<int> known[kRememberedDevices];
+  int early = limits.device < kRememberedDevices ? known[limits.device].load(std::memory_order_relaxed) : kNo;
   if (early == kUnknown) {
     cudaFuncAttributes attributes{};
     int driver = 0;

@@ -13,6 +13,7 @@ struct DeviceLimits {
   int shared_bytes = 0;  // that a block can have on request
   int cooperative = 0;   // whether all blocks of a launch can be resident together
   int grid_height = 0;   // blocks of a grid along y, and along z
+  int clusters = 0;      // whether blocks can be launched in clusters
 };
 
 inline cudaError_t query_limits(DeviceLimits& limits) {
@@ -24,8 +25,11 @@ inline cudaError_t query_limits(DeviceLimits& limits) {
   query(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   query(limits.cooperative, cudaDevAttrCooperativeLaunch);
   query(limits.grid_height, cudaDevAttrMaxGridDimZ);  // y has no less
+  query(limits.clusters, cudaDevAttrClusterLaunch);
   return status;
 }
+
+constexpr int kRememberedDevices = 64;  // others are asked at every launch
 
 // Lets every launch of `kKernel` on this device have as much dynamic shared memory as a block can have: what the device
 // gives on request less the kernel's static part.
@@ -34,9 +38,8 @@ inline cudaError_t query_limits(DeviceLimits& limits) {
 // a launch of another thread that needs more and has just asked. So the most there is is allowed, once, and stays.
 template <auto kKernel>
 cudaError_t allow_shared_memory(const DeviceLimits& limits) {
-  constexpr int kRemembered = 64;  // devices; for others it is asked for at every launch
-  static std::atomic<bool> allowed[kRemembered];
-  std::atomic<bool>* const known = limits.device < kRemembered ? &allowed[limits.device] : nullptr;
+  static std::atomic<bool> allowed[kRememberedDevices];
+  std::atomic<bool>* const known = limits.device < kRememberedDevices ? &allowed[limits.device] : nullptr;
   if (known != nullptr && known->load(std::memory_order_relaxed)) return cudaSuccess;
   cudaFuncAttributes attributes{};
   cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
@@ -44,6 +47,24 @@ cudaError_t allow_shared_memory(const DeviceLimits& limits) {
   const int bytes = limits.shared_bytes - static_cast<int>(attributes.sharedSizeBytes);
   status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status == cudaSuccess && known != nullptr) known->store(true, std::memory_order_relaxed);
+  return status;
+}
+
+// Whether `kKernel` can be launched in clusters of as many blocks as a device may have at all. On a new device its code
+// may still be that of an older one, compiled there from PTX, which knows nothing of clusters.
+template <auto kKernel>
+cudaError_t allow_clusters(const DeviceLimits& limits, bool& allowed) {
+  static std::atomic<int> answers[kRememberedDevices];  // 0: not asked yet
+  std::atomic<int>* const known = limits.device < kRememberedDevices ? &answers[limits.device] : nullptr;
+  int answer = known != nullptr ? known->load(std::memory_order_relaxed) : 0;
+  allowed = answer == 2;
+  if (answer != 0 || !limits.clusters) return cudaSuccess;
+  cudaFuncAttributes attributes{};
+  cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+  if (status != cudaSuccess) return status;
+  allowed = attributes.ptxVersion >= 90;
+  if (allowed) status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (status == cudaSuccess && known != nullptr) known->store(allowed ? 2 : 1, std::memory_order_relaxed);
   return status;
 }
 

@@ -18,13 +18,14 @@ namespace xlstm::cuda {
 // the step kernel.
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream);
 
-// Bytes of scratch that launch_slstm needs for these sizes: two buffers for y and a counter for each head.
+// Bytes of scratch that launch_slstm needs for these sizes: two buffers for y, eight bytes a value.
 inline size_t slstm_workspace_size(int64_t batch, int64_t heads, int64_t dim) {
-  return sizeof(float) * static_cast<size_t>(2 * batch * heads * dim + heads);
+  return 2 * sizeof(uint64_t) * static_cast<size_t>(batch * heads * dim);
 }
 
-// Any B, S, H, DH; states out of place or in place. A sequence is one cooperative launch where R fits into the shared
-// memory of all multiprocessors together, else one launch for each position. `workspace` (16-byte aligned, whatever it
+// Any B, S, H, DH; states out of place or in place. A sequence is one launch of thread-block clusters where the device
+// has them and R fits into their registers, one cooperative launch where R fits into the shared memory of all
+// multiprocessors together, else one launch for each position. `workspace` (16-byte aligned, whatever it
 // holds) may be null where S == 1 and y_out != y_in, which is where it is not used.
 cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t stream);
 

@@ -92,10 +92,12 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
   const bool in_range = column < DV;  // with kVector > 1, DV is a multiple of it
   const int safe_column = in_range ? column : DV - kVector;
 
-  // The rows of a thread: first, first + kGroups, ... `steps` leads to them from the pointers, which point to the first.
+  // The rows of a thread: first, first + kGroups, ... `steps` leads to them from the pointers, which point to the
+  // first.
   const MlstmPlace place = mlstm_place(args, slice);
   const int safe_group = group < DK ? group : DK - 1;
-  const uint64_t C_first = place.state * static_cast<unsigned>(DK * DV) + static_cast<unsigned>(safe_group * DV + safe_column);
+  const uint64_t C_first =
+      place.state * static_cast<unsigned>(DK * DV) + static_cast<unsigned>(safe_group * DV + safe_column);
   const uint64_t n_first = place.state * static_cast<unsigned>(DK) + static_cast<unsigned>(safe_group);
   const uint64_t q_first = place.token * static_cast<unsigned>(DK) + static_cast<unsigned>(safe_group);
   const M* C_in = settled(static_cast<const M*>(args.C_in) + C_first);
@@ -185,7 +187,8 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
       n_dot_q += partial_dot[w];
     }
     const float divisor = mlstm_normaliser(n_dot_q, advance.gates.m, args.eps);
-    static_cast<T*>(args.h)[place.token * static_cast<unsigned>(DV) + h_column] = from_float<T>(advance.active ? numerator / divisor : 0.0f);
+    static_cast<T*>(args.h)[place.token * static_cast<unsigned>(DV) + h_column] =
+        from_float<T>(advance.active ? numerator / divisor : 0.0f);
   }
   // Behind the barrier: all threads have read m_in, which may be m_out.
   if (owns_normaliser && threadIdx.x == 0) args.m_out[place.state] = advance.gates.m;

@@ -4,11 +4,6 @@
 #include "cuda_runtime_api.h"
 #include "simulator.h"
 
-// The architecture whose code paths are compiled.
-#if !defined(__CUDA_ARCH__)
-#define __CUDA_ARCH__ 900
-#endif
-
 #define __global__
 #define __device__
 #define __host__
@@ -33,7 +28,7 @@ struct dim3 {
 enum cudaLaunchAttributeID {
   cudaLaunchAttributeCooperative = 2,
   cudaLaunchAttributeClusterDimension = 4,
-  cudaLaunchAttributeProgrammaticStreamSerialization = 6  // without effect: kernels run one after the other
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6
 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -62,6 +57,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const cudaLaunchAttribute& attribute = config->attrs[index];
     if (attribute.id == cudaLaunchAttributeCooperative) launch.cooperative = attribute.val.cooperative != 0;
     if (attribute.id == cudaLaunchAttributeClusterDimension) launch.cluster = attribute.val.clusterDim.x;
+    if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization) {
+      launch.early = attribute.val.programmaticStreamSerializationAllowed != 0;
+    }
   }
   const unsigned blocks = grid.x * grid.y * grid.z;
   if (launch.cooperative && blocks > static_cast<unsigned>(simulator::device.resident_blocks)) {
@@ -76,8 +74,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 
 template <typename... Expected>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Expected...)) {
-  // Nobody knows which of the static variables are whose: kernels that ask for their size have none.
-  *attributes = {0, __CUDA_ARCH__ / 10};
+  *attributes = {
+      0, __CUDA_ARCH__ / 10};  // nobody knows which of the static variables are whose: kernels that ask have none
   return cudaSuccess;
 }
 

@@ -6,7 +6,13 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "device_memory.h"
 #include "simulator.h"
+
+// The architecture whose code paths are compiled, and which the device says it is of.
+#if !defined(__CUDA_ARCH__)
+#define __CUDA_ARCH__ 900
+#endif
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -18,6 +24,7 @@ enum cudaError_t {
 enum cudaDeviceAttr {
   cudaDevAttrMaxGridDimZ = 7,
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrCooperativeLaunch = 95,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
   cudaDevAttrClusterLaunch = 120
@@ -47,6 +54,9 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrMultiProcessorCount:
       *value = device.multiprocessors;
       return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = __CUDA_ARCH__ / 100;
+      return cudaSuccess;
     case cudaDevAttrCooperativeLaunch:
       *value = device.cooperative;
       return cudaSuccess;
@@ -64,11 +74,11 @@ inline cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** address, size_t bytes) {
-  *address = std::malloc(bytes);
+  *address = simulator::allocate(bytes);
   return *address ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaFree(void* address) {
-  std::free(address);
+  simulator::release(address);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {

@@ -45,6 +45,13 @@ struct Place {
 
 enum class State { kReady, kSpinning, kWaiting, kAtBarrier, kAtCollective, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  size_t bytes;
+  unsigned group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -54,6 +61,8 @@ struct Fiber {
   size_t cluster_arrivals = 0;
   bool must_wait = false;      // it has arrived, and not yet waited
   void* fake_stack = nullptr;  // of the address sanitizer
+  std::vector<Copy> copies;    // that it has started and not yet waited for
+  unsigned groups = 0;         // of copies, complete
 };
 
 struct Warp {
@@ -91,12 +100,6 @@ uint64_t schedule_seed = 0;
 std::string broken_file;
 int broken_line = 0;
 
-[[noreturn]] void fail(const std::string& message) {
-  std::fprintf(stderr, "simulator: %s (block %u, %u, %u)\n", message.c_str(), block_index.x, block_index.y,
-               block_index.z);
-  std::abort();
-}
-
 std::string describe(const Place& place) { return std::string(place.file) + ":" + std::to_string(place.line); }
 
 bool is_broken(const char* file, int line) {
@@ -124,12 +127,6 @@ void wait(State state, const Place& place) {
   fiber.state = state;
   fiber.place = place;
   switch_to_scheduler(false);
-}
-
-void wait_until(const std::function<bool()>& condition, const Place& place) {
-  if (condition()) return;
-  block->fibers[running].may_go_on = &condition;
-  wait(State::kWaiting, place);
 }
 
 void run_fiber() {
@@ -236,8 +233,10 @@ void run_blocks() {
       while (moved && (far || blocks.size() == 1) && !is_done(next)) moved = run_round(random);
       if (is_done(next)) next.dynamic_memory.reset();
     }
+    progress |= complete_stores(random, schedule_seed <= 3);
     if (left && !progress) fail("every thread that is left waits for what nobody does");
   }
+  end_stores();
 }
 
 void prepare(Block& b, unsigned index, const Launch& launch) {
@@ -256,6 +255,8 @@ void prepare(Block& b, unsigned index, const Launch& launch) {
     fiber.state = State::kReady;
     fiber.cluster_arrivals = 0;
     fiber.must_wait = false;
+    fiber.copies.clear();
+    fiber.groups = 0;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -265,6 +266,12 @@ void prepare(Block& b, unsigned index, const Launch& launch) {
 }
 
 }  // namespace
+
+void fail(const std::string& message) {
+  std::fprintf(stderr, "simulator: %s (block %u, %u, %u)\n", message.c_str(), block_index.x, block_index.y,
+               block_index.z);
+  std::abort();
+}
 
 void set_schedule(uint64_t seed) { schedule_seed = seed; }
 
@@ -289,6 +296,8 @@ void launch(const Launch& launch, const std::function<void()>& kernel) {
   if (launch.dynamic_shared_bytes > std::max(kSharedWithoutAsking, allowed_shared[{device.number, launch.kernel}])) {
     fail("a kernel has not asked for the shared memory that it is launched with");
   }
+  if (launch.early && (launch.cooperative || launch.cluster > 1))
+    fail("early launches of such grids are not simulated");
   if (launch.cooperative && launch.cluster > 1) fail("a cooperative launch of clusters is not simulated");
   if (launch.cluster == 0 || launch.grid.x % launch.cluster != 0) fail("the grid is not made of whole clusters");
   if (launch.cluster > kClusterWithoutAsking && !allowed_large_clusters.count({device.number, launch.kernel})) {
@@ -298,16 +307,30 @@ void launch(const Launch& launch, const std::function<void()>& kernel) {
   const unsigned count = launch.grid.x * launch.grid.y * launch.grid.z;
   const unsigned alive = launch.cooperative ? count : launch.cluster;
   for (unsigned first = 0; first < count; first += alive) {
+    if (launch.early) set_accessible(false);
     block = nullptr;
     cluster_arrived.clear();
     blocks.resize(alive);
     for (unsigned i = 0; i < alive; ++i) prepare(blocks[i], first + i, launch);
     run_blocks();
   }
+  set_accessible(true);
 }
 
 void barrier(const char* file, int line) {
   if (!is_broken(file, line)) wait(State::kAtBarrier, {file, line});
+}
+
+void wait_for_predecessors(const char* file, int line) {
+  if (is_broken(file, line)) return;
+  wait(State::kAtBarrier, {file, line});
+  set_accessible(true);
+}
+
+void wait_until(const std::function<bool()>& condition, const char* file, int line) {
+  if (is_broken(file, line) || condition()) return;
+  block->fibers[running].may_go_on = &condition;
+  wait(State::kWaiting, {file, line});
 }
 
 bool spin(const char* file, int line) {
@@ -331,21 +354,45 @@ void collective(void* mine, void (*combine)(void* const* lanes), const char* fil
   }
 }
 
-uint64_t shuffle_xor_bits(unsigned mask, uint64_t bits, int offset, const char* file, int line) {
+template <typename T>
+T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
   if (mask != 0xffffffffu) fail("a shuffle among part of a warp");
   struct Lane {
-    uint64_t bits;
+    T value;
     int offset;
-    uint64_t result;
-  } mine{bits, offset, 0};
+    T result;
+  } mine{value, offset, T{}};
   const auto combine = [](void* const* lanes) {
     for (unsigned lane = 0; lane < kWarp; ++lane) {
       Lane& self = *static_cast<Lane*>(lanes[lane]);
-      self.result = static_cast<const Lane*>(lanes[lane ^ static_cast<unsigned>(self.offset)])->bits;
+      self.result = static_cast<const Lane*>(lanes[lane ^ static_cast<unsigned>(self.offset)])->value;
     }
   };
   collective(&mine, combine, file, line);
   return mine.result;
+}
+template uint32_t shuffle_xor(unsigned, uint32_t, int, const char*, int);
+template float shuffle_xor(unsigned, float, int, const char*, int);
+template double shuffle_xor(unsigned, double, int, const char*, int);
+template unsigned long long shuffle_xor(unsigned, unsigned long long, int, const char*, int);
+
+void copy_async(void* to, const void* from, size_t bytes) {
+  Fiber& fiber = block->fibers[running];
+  fiber.copies.push_back({to, from, bytes, fiber.groups});
+  std::memset(to, kPoison, bytes);
+}
+
+void commit_copies() { ++block->fibers[running].groups; }
+
+void wait_copies(unsigned pending, const char* file, int line) {
+  if (is_broken(file, line)) return;
+  Fiber& fiber = block->fibers[running];
+  const auto waiting = std::partition(fiber.copies.begin(), fiber.copies.end(),
+                                      [&](const Copy& copy) { return copy.group + pending < fiber.groups; });
+  for (auto copy = fiber.copies.begin(); copy != waiting; ++copy) {
+    copy->from ? std::memcpy(copy->to, copy->from, copy->bytes) : std::memset(copy->to, 0, copy->bytes);
+  }
+  fiber.copies.erase(fiber.copies.begin(), waiting);
 }
 
 unsigned cluster_rank() { return static_cast<unsigned>(block - blocks.data()); }
@@ -366,9 +413,9 @@ void cluster_wait(const char* file, int line) {
   if (!fiber.must_wait && broken_line == 0)
     fail("a thread waits at " + describe({file, line}) + " and has not arrived");
   fiber.must_wait = false;
-  if (is_broken(file, line) || fiber.cluster_arrivals == 0) return;
+  if (fiber.cluster_arrivals == 0) return;
   const size_t time = fiber.cluster_arrivals - 1, threads = blocks.size() * block->fibers.size();
-  wait_until([=] { return cluster_arrived[time] == threads; }, {file, line});
+  wait_until([=] { return cluster_arrived[time] == threads; }, file, line);
 }
 
 void* map_shared(const void* own, unsigned rank) {

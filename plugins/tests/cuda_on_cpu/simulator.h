@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <random>
+#include <string>
 
 namespace simulator {
 
@@ -42,8 +44,8 @@ extern Device device;
 // lets half of its turns pass.
 void set_schedule(uint64_t seed);
 
-// Makes the barrier or the spin at this source line let every thread pass, as if it had been left out; line 0 mends it.
-// `file` is the end of the path.
+// Makes the barrier, the spin or the wait at this source line let every thread pass, as if it had been left out; line 0
+// mends it. `file` is the end of the path.
 void break_barrier(const char* file, int line);
 
 struct Launch {
@@ -53,6 +55,7 @@ struct Launch {
   const void* kernel;  // to look up what was asked for with allow_dynamic_shared and allow_large_clusters
   bool cooperative = false;
   unsigned cluster = 1;  // blocks side by side along x
+  bool early = false;    // it may start before the kernel before it has ended
 };
 void launch(const Launch& launch, const std::function<void()>& kernel);
 
@@ -63,8 +66,18 @@ void allow_dynamic_shared(const void* kernel, size_t bytes);
 // Beyond eight blocks to a cluster, likewise.
 void allow_large_clusters(const void* kernel);
 
+// Ends the process.
+[[noreturn]] void fail(const std::string& message);
+
+// The running thread goes on once `condition` holds, or at once if the wait at this line is left out.
+void wait_until(const std::function<bool()>& condition, const char* file, int line);
+
 void* dynamic_shared();
 void barrier(const char* file, int line);
+
+// For the kernels before a launch that is `early`. Until all threads of the block have come here, what cudaMalloc gave
+// may not be touched. Can be left out as a barrier can.
+void wait_for_predecessors(const char* file, int line);
 
 // True if the spin at this line is left out; else lets the others run first.
 bool spin(const char* file, int line);
@@ -72,17 +85,16 @@ bool spin(const char* file, int line);
 // Waits until every lane of the warp has come here with its argument; the last one calls `combine` for all of them.
 void collective(void* mine, void (*combine)(void* const* lanes), const char* file, int line);
 
-// Of values of four bytes or eight.
-uint64_t shuffle_xor_bits(unsigned mask, uint64_t bits, int offset, const char* file, int line);
+// What the lane at distance `offset` gives.
 template <typename T>
-T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
-  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof value);
-  bits = shuffle_xor_bits(mask, bits, offset, file, line);
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line);
+
+// Copies into shared memory that take place when the running thread waits for them, and not before; null copies zeros.
+// From the start of a copy on its target holds poison, since on a GPU it may have come already.
+void copy_async(void* to, const void* from, size_t bytes);
+void commit_copies();
+// For all groups of copies but the last `pending`; a wait can be left out as a barrier can.
+void wait_copies(unsigned pending, const char* file, int line);
 
 // Of the cluster that the running block is part of. A thread that has arrived waits for all threads of the cluster to
 // arrive as often as it has; it may arrive again only after it has waited.
@@ -93,5 +105,21 @@ void cluster_wait(const char* file, int line);
 
 // The place in another block's dynamic shared memory that `own` is in that of the running block.
 void* map_shared(const void* own, unsigned rank);
+
+// An mbarrier in dynamic shared memory. Its phase ends when `count` arrivals and all bytes that they expect have come;
+// bytes may come before they are expected. A wait for a phase that is not the running one passes.
+void mbarrier_init(uint64_t* barrier, unsigned count);
+void mbarrier_arrive_expect(uint64_t* barrier, unsigned bytes);
+void mbarrier_wait(uint64_t* barrier, unsigned phase, const char* file, int line);
+
+// Writes up to eight bytes to a block's shared memory and counts them at its mbarrier; `to` and `barrier` are the
+// places in the running block's. It happens at any time later, in any order.
+void store_async(void* to, const void* value, unsigned bytes, uint64_t* barrier, unsigned rank);
+
+// Lets such stores happen: every one, or each by chance. False if there was none.
+bool complete_stores(std::mt19937_64& random, bool all);
+
+// When all blocks have ended.
+void end_stores();
 
 }  // namespace simulator
