@@ -8,9 +8,9 @@
 // one barrier and no workspace.
 //
 // The time is that of C's way to the multiprocessor and back, so nothing may stand between the loads of a thread's
-// kUnroll rows: no branch (rows and columns beyond the edge read the last ones instead, and are not stored), no
-// conversion, which would wait for its operand, and no question whether the row is idle. An idle row runs along with
-// F = 1 and I = 0.
+// kMlstmUnroll rows: no branch (beyond the edge a thread loads what it has already, and does not store it), no
+// conversion, which would wait for its operand, and no question whether the batch row is idle: it runs along with F = 1
+// and I = 0.
 //
 // Hazard of states updated in place: C is read and written by the same thread, but n and m are read by all the blocks
 // of a head. The first block may write them only if they are not their own inputs, or if it is the only block;
@@ -92,8 +92,7 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
   const bool in_range = column < DV;  // with kVector > 1, DV is a multiple of it
   const int safe_column = in_range ? column : DV - kVector;
 
-  // The rows of a thread: first, first + kGroups, ... `steps` leads to them from the pointers, which point to the
-  // first.
+  // A thread's rows are first, first + kGroups, ...; the pointers point to the first, and `step` is the way on from it.
   const MlstmPlace place = mlstm_place(args, slice);
   const int safe_group = group < DK ? group : DK - 1;
   const uint64_t C_first =
@@ -137,7 +136,7 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
   const bool stays = !advance.active && args.C_in == args.C_out && !(owns_normaliser && args.n_in != args.n_out);
   float* n_out = args.n_out + n_first;
   float h[kVector] = {};
-  float dot = 0.0f;  // n' . (q_scale q), the same in all lanes of a row group
+  float dot = 0.0f;  // n' . (q_scale q), in lane 0 of every row group; n may be in place, so the others may be late
   for (int first = group; first < (stays ? 0 : DK);) {
 #pragma unroll
     for (int u = 0; u < kMlstmUnroll; ++u) {

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "device_memory.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
