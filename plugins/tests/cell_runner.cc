@@ -46,12 +46,13 @@ struct Case {
   // Simulator: the order of threads; file (an index into kKernelFiles) and line of a barrier to leave out; the device.
   int64_t schedule, broken_file, broken_barrier;
   int64_t multiprocessors, shared_limit, resident_blocks;  // 0: the simulator's
-  float parameters[4];                                     // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
+  int64_t no_clusters;
+  float parameters[4];  // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
 };
 
 #if defined(XLSTM_CUDA_ON_CPU)
-constexpr const char* kKernelFiles[] = {"mlstm_step.cuh", "mlstm_chunkwise.cuh", "slstm_step.cuh",
-                                        "slstm_sequence.cuh"};
+constexpr const char* kKernelFiles[] = {"mlstm_step.cuh",     "mlstm_chunkwise.cuh", "slstm_step.cuh",
+                                        "slstm_sequence.cuh", "slstm_cluster.cuh",   "slstm_batch.cuh"};
 
 void set_up_simulator(const Case& c) {
   simulator::set_schedule(static_cast<uint64_t>(c.schedule));
@@ -63,6 +64,7 @@ void set_up_simulator(const Case& c) {
     simulator::device.number = static_cast<int>(c.shared_limit / 4096);  // the limit of a device never changes
   }
   if (c.resident_blocks) simulator::device.resident_blocks = static_cast<int>(c.resident_blocks);
+  simulator::device.clusters = !c.no_clusters;
 }
 #endif
 

@@ -44,7 +44,8 @@ def embedded_runner(request):
 
 def _barriers(file: str) -> list[int]:
     lines = (cmake.sources() / "cells/cuda" / file).read_text().splitlines()
-    barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\(|cluster_(arrive|wait|sync)\(\)|wait_for_predecessors\(\))")
+    waits = r"__syncthreads\(\)|__nanosleep\(|cluster_(arrive|wait|sync)\(\)|mbarrier_wait\(|wait_for_predecessors\(\)"
+    barrier = re.compile(f"[^/]*({waits})")
     return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
 
 
@@ -126,10 +127,12 @@ def test_widest_head_runs_in_the_chunkwise_kernel_within_99_kib_of_shared_memory
         ({"cell": "mlstm", "sequence": 40}, "mlstm_chunkwise.cuh"),
         ({"cell": "mlstm", "sequence": 3, "shared_limit": 16 * 1024}, "mlstm_step.cuh"),
         ({"cell": "slstm", "sequence": 1}, "slstm_step.cuh"),
-        ({"cell": "slstm", "sequence": 3}, "slstm_sequence.cuh"),
-        ({"cell": "slstm", "sequence": 3, "multiprocessors": 1}, "slstm_step.cuh"),
-        ({"cell": "slstm", "sequence": 3, "shared_limit": 4 * 1024}, "slstm_step.cuh"),
-        ({"cell": "slstm", "sequence": 3, "resident_blocks": 1}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 1, "batch": 17, "dim": 72, "dtype": "bfloat16"}, "slstm_batch.cuh"),
+        ({"cell": "slstm", "sequence": 3}, "slstm_cluster.cuh"),
+        ({"cell": "slstm", "sequence": 3, "clusters": False}, "slstm_sequence.cuh"),
+        ({"cell": "slstm", "sequence": 3, "clusters": False, "multiprocessors": 1}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 3, "clusters": False, "shared_limit": 4 * 1024}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 3, "clusters": False, "resident_blocks": 1}, "slstm_step.cuh"),
     ],
 )
 def test_launcher_takes_the_kernel_that_is_meant_for_the_sizes(runner, sizes, file):
@@ -170,8 +173,14 @@ def test_small_launch_takes_no_shared_memory_from_a_large_one(cell):
     """The limit is the kernel's, and another thread may be about to launch; the simulator ends where it falls."""
     with CellRunner(_program("cell_runner_on_cpu")) as fresh:
         for dim in (96, 8):
-            sizes = {"sequence": 3, "multiprocessors": 1}
+            sizes = {"sequence": 3, "multiprocessors": 1, "clusters": False}
             fresh.check(mlstm_case(dim_qk=dim, **sizes) if cell == "mlstm" else slstm_case(dim=dim, **sizes))
+
+
+def test_wide_heads_of_slstm_keep_to_float64(runner):
+    """A cluster of more than eight blocks; and R too wide for the registers, but not for the shared memory."""
+    runner.check(slstm_case(dim=264, sequence=2, dtype="bfloat16", recurrent="bfloat16"))
+    runner.check(slstm_case(dim=200, sequence=2, multiprocessors=7, shared_limit=227 * 1024))
 
 
 def test_second_call_finds_the_workspace_as_the_first_did(runner):
@@ -221,8 +230,12 @@ def _cases_with_broken_barrier(file: str, **options) -> list:
         return [mlstm_case(dim_qk=40, dim_v=40, sequence=70, chunk=(32, 32), in_place=7, **options)]
     if file == "slstm_step.cuh":
         return [slstm_case(dim=32, batch=2, sequence=sequence, in_place=15, **options) for sequence in (1, 2)]
-    sizes = {"dim": 24, "heads": 2, "sequence": 4, "multiprocessors": 7, "in_place": 15}
-    return [slstm_case(batch=batch, **sizes, **options) for batch in (8, 9)]
+    if file == "slstm_batch.cuh":
+        return [slstm_case(dim=72, batch=17, dtype="bfloat16", in_place=14, **options)]
+    sizes = {"heads": 2, "sequence": 4, "multiprocessors": 7, "in_place": 15}
+    if file == "slstm_cluster.cuh":
+        return [slstm_case(batch=3, dim=40, **sizes, **options)]
+    return [slstm_case(batch=batch, dim=24, clusters=False, **sizes, **options) for batch in (8, 9)]
 
 
 @pytest.mark.parametrize(("file", "line"), [(file, line) for file in KERNEL_FILES for line in _barriers(file)])

@@ -160,7 +160,7 @@ def slstm_parameters(draw, max_size: int = 132) -> dict:
     """Arguments of `slstm_case`."""
     dtype = draw(st.sampled_from(TYPES))
     sequence = draw(st.sampled_from([1, 1, 2, 3, 17]))
-    batches = [1, 1, 2, 3, 9] if sequence <= LONG else [1, 2]
+    batches = [1, 1, 2, 3, 9, 33] if sequence <= LONG else [1, 2]
     sizes = [s for s in SIZES if s <= (max_size if sequence <= LONG else 24)]
     return dict(
         batch=draw(st.sampled_from(batches)),
@@ -169,6 +169,7 @@ def slstm_parameters(draw, max_size: int = 132) -> dict:
         dim=draw(st.sampled_from(sizes)),
         dtype=dtype,
         multiprocessors=draw(st.sampled_from([0, 9])),
+        clusters=draw(st.booleans()),
         recurrent=draw(st.sampled_from(["float32", dtype])),
         gates=draw(st.sampled_from(GATES)),
         zero_state=draw(st.booleans()),

@@ -14,7 +14,14 @@ import torch
 from support import cell_reference
 
 # The kernels' sources in plugins/cells/cuda, in the order of cell_runner.cc.
-KERNEL_FILES = ["mlstm_step.cuh", "mlstm_chunkwise.cuh", "slstm_step.cuh", "slstm_sequence.cuh"]
+KERNEL_FILES = [
+    "mlstm_step.cuh",
+    "mlstm_chunkwise.cuh",
+    "slstm_step.cuh",
+    "slstm_sequence.cuh",
+    "slstm_cluster.cuh",
+    "slstm_batch.cuh",
+]
 TYPES = ["float32", "float16", "bfloat16"]  # index: xlstm::DataType
 _ATTRIBUTES = {"mlstm": ["q_scale", "k_scale", "gate_soft_cap", "eps"], "slstm": ["forget_clamp"]}
 _INPUTS = {"mlstm": ["q", "k", "v", "i", "f", "C", "n", "m"], "slstm": ["x", "R", "b", "y", "c", "n", "m"]}
@@ -47,6 +54,7 @@ class Case:
     multiprocessors: int = 0  # of the simulated device, with shared_limit bytes for a block
     shared_limit: int = 0
     resident_blocks: int = 0  # that a cooperative launch may have
+    clusters: bool = True  # of thread blocks: whether the simulated device has them
     sent: dict[str, np.ndarray] = field(init=False)  # what the kernel reads, as float32 or int32
 
     def __post_init__(self):
@@ -60,9 +68,9 @@ class Case:
         return {"R": self.recurrent, "C": self.memory}.get(name, "float32")
 
     def expected(self, tensor_cores: bool = False) -> list[cell_reference.Expected]:
-        """`tensor_cores`: the mLSTM kernel uses them."""
-        options = {"tensor_cores": tensor_cores, "memory": self.memory} if self.cell == "mlstm" else {}
-        return getattr(cell_reference, self.cell)(self.sent, self.attributes, self.dtype, **options)
+        """`tensor_cores`: the kernel uses them."""
+        options = {"memory": self.memory} if self.cell == "mlstm" else {"recurrent": self.recurrent}
+        return getattr(cell_reference, self.cell)(self.sent, self.attributes, self.dtype, tensor_cores, **options)
 
     def encode(self) -> bytes:
         first = self.inputs["q" if self.cell == "mlstm" else "x"]
@@ -92,6 +100,7 @@ class Case:
             self.multiprocessors,
             self.shared_limit,
             self.resident_blocks,
+            not self.clusters,
         ]
         floats = [self.attributes[name] for name in _ATTRIBUTES[self.cell]]
         parts = [struct.pack(f"{len(numbers)}q4f", *(int(n) for n in numbers), *floats, *[0.0] * (4 - len(floats)))]
@@ -166,8 +175,12 @@ class CellRunner:
         """Runs the case and holds every output against float64."""
         status, outputs = self.run(case)
         assert status == 0, f"launch failed with cudaError_t {status}"
-        chunkwise = case.cell == "mlstm" and case.inputs["q"].shape[1] > 1 and (self._embedded or case.tile == (0, 0))
-        wanted = case.expected(chunkwise and self._tensor_cores and case.dtype != "float32")
+        if case.cell == "mlstm":
+            chunkwise = case.inputs["q"].shape[1] > 1 and (self._embedded or case.tile == (0, 0))
+            wanted = case.expected(chunkwise and self._tensor_cores and case.dtype != "float32")
+        else:
+            batch, sequence = case.inputs["x"].shape[:2]
+            wanted = case.expected(self._tensor_cores and (sequence > 1 or batch > 16))
         problems = [expected.check(actual) for expected, actual in zip(wanted, outputs, strict=True)]
         problems = [problem for problem in problems if problem]
         assert not problems, "; ".join(problems)

@@ -50,22 +50,20 @@ cudaError_t allow_shared_memory(const DeviceLimits& limits) {
   return status;
 }
 
-// Whether `kKernel` can be launched in clusters of as many blocks as a device may have at all. On a new device its code
-// may still be that of an older one, compiled there from PTX, which knows nothing of clusters.
+// The architecture that the code of `kKernel` on this device was compiled for, 10 * major + minor. It may be older than
+// the device, which compiles a kernel from PTX where the library has none of its own.
 template <auto kKernel>
-cudaError_t allow_clusters(const DeviceLimits& limits, bool& allowed) {
+cudaError_t query_architecture(const DeviceLimits& limits, int& architecture) {
   static std::atomic<int> answers[kRememberedDevices];  // 0: not asked yet
   std::atomic<int>* const known = limits.device < kRememberedDevices ? &answers[limits.device] : nullptr;
-  int answer = known != nullptr ? known->load(std::memory_order_relaxed) : 0;
-  allowed = answer == 2;
-  if (answer != 0 || !limits.clusters) return cudaSuccess;
+  architecture = known != nullptr ? known->load(std::memory_order_relaxed) : 0;
+  if (architecture != 0) return cudaSuccess;
   cudaFuncAttributes attributes{};
-  cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
   if (status != cudaSuccess) return status;
-  allowed = attributes.ptxVersion >= 90;
-  if (allowed) status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  if (status == cudaSuccess && known != nullptr) known->store(allowed ? 2 : 1, std::memory_order_relaxed);
-  return status;
+  architecture = attributes.ptxVersion;
+  if (known != nullptr) known->store(architecture, std::memory_order_relaxed);
+  return cudaSuccess;
 }
 
 }  // namespace xlstm::cuda

@@ -1,5 +1,6 @@
 #include "cells/cuda/device_limits.h"
 #include "cells/cuda/launch.h"
+#include "cells/cuda/slstm_batch.cuh"
 #include "cells/cuda/slstm_cluster.cuh"
 #include "cells/cuda/slstm_sequence.cuh"
 #include "cells/cuda/slstm_step.cuh"
@@ -27,10 +28,44 @@ cudaError_t launch_step(const SlstmArgs& args, const float* y_prev, float* y_nex
   return cudaLaunchKernelEx(&config, slstm_step_kernel<T, RecurrentT, kVector, kRows>, args, y_prev, y_next, position);
 }
 
+// `launched` false: the kernel for many rows does not fit these types, sizes, pointers or this device.
+template <typename T, typename RecurrentT>
+cudaError_t launch_batch(const SlstmArgs& args, const float* y_prev, float* y_next, int64_t position, bool& launched,
+                         cudaStream_t stream) {
+  if constexpr (std::is_same_v<T, float>) {
+    return cudaSuccess;
+  } else {
+    constexpr auto kKernel = slstm_batch_kernel<T, RecurrentT>;
+    constexpr int kMinRows = 17;     // fewer are as quick without tensor cores
+    constexpr int kMaxGrid = 65535;  // along y and z
+    const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(args.batch, SlstmBatch::kRows)),
+                    static_cast<unsigned>(ceil_div<int64_t>(args.dim, SlstmBatch::kUnits)),
+                    static_cast<unsigned>(args.heads));
+    const bool fits = args.dim % 8 == 0 && args.dim <= kMaxGrid && args.heads <= kMaxGrid &&
+                      args.batch <= INT32_MAX - SlstmBatch::kRows && is_aligned(args.R, 16) && is_aligned(y_prev, 16);
+    if (args.batch < kMinRows || !fits) return cudaSuccess;
+    DeviceLimits limits;
+    int architecture = 0;
+    cudaError_t status = query_limits(limits);
+    if (status == cudaSuccess) status = query_architecture<kKernel>(limits, architecture);
+    if (status != cudaSuccess || architecture < 80) return status;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(kSlstmThreads);
+    config.stream = stream;
+    status = cudaLaunchKernelEx(&config, kKernel, args, y_prev, y_next, position);
+    launched = status == cudaSuccess;
+    return status;
+  }
+}
+
 // 16 bytes of R at a time where the sizes and the pointers allow it.
 template <typename T, typename RecurrentT>
 cudaError_t launch_position(const SlstmArgs& args, const float* y_prev, float* y_next, int64_t position,
                             cudaStream_t stream) {
+  bool launched = false;
+  const cudaError_t status = launch_batch<T, RecurrentT>(args, y_prev, y_next, position, launched, stream);
+  if (status != cudaSuccess || launched) return status;
   constexpr int kVector = 16 / sizeof(RecurrentT);
   const bool fits_vector = args.dim % kVector == 0 && is_aligned(args.R, 16) && is_aligned(y_prev, 16);
   if (!fits_vector) return launch_step<T, RecurrentT, 1, 8>(args, y_prev, y_next, position, stream);
@@ -73,17 +108,20 @@ cudaError_t launch_positions(const SlstmArgs& args, float* scratch, cudaStream_t
 // `launched` false, here and below: the kernel does not fit these sizes or this device, and nothing was enqueued.
 template <typename T, typename RecurrentT>
 cudaError_t launch_clusters(const SlstmArgs& args, bool& launched, cudaStream_t stream) {
-  using Shape = ClusterShape<T, RecurrentT>;
+  using Shape = SlstmCluster<T, RecurrentT>;
   constexpr auto kKernel = slstm_cluster_kernel<T, RecurrentT>;
   constexpr int kMaxWaves = 6;     // beyond, a position of all rows is quicker in a launch of its own
   constexpr int kMaxGrid = 65535;  // along y and z
   const int64_t groups = ceil_div<int64_t>(args.batch, Shape::kRows);
-  if (args.dim > Shape::kSlabs * kSlab || args.heads > kMaxGrid || groups > kMaxGrid) return cudaSuccess;
+  if (args.dim > Shape::kSlabs * kSlstmSlab || args.heads > kMaxGrid || groups > kMaxGrid) return cudaSuccess;
   DeviceLimits limits;
+  int architecture = 0;
   cudaError_t status = query_limits(limits);
-  bool allowed = false;
-  if (status == cudaSuccess) status = allow_clusters<kKernel>(limits, allowed);
-  if (status != cudaSuccess || !allowed) return status;
+  if (status == cudaSuccess) status = query_architecture<kKernel>(limits, architecture);
+  if (status != cudaSuccess || !limits.clusters || architecture < 90) return status;
+  // Beyond eight blocks the device decides, and says so below.
+  status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (status != cudaSuccess) return status;
 
   const auto blocks = static_cast<unsigned>(Shape::blocks(args.dim));
   cudaLaunchAttribute attribute{};
@@ -91,7 +129,7 @@ cudaError_t launch_clusters(const SlstmArgs& args, bool& launched, cudaStream_t 
   attribute.val.clusterDim = {blocks, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks, static_cast<unsigned>(args.heads), static_cast<unsigned>(groups));
-  config.blockDim = dim3(kClusterThreads);
+  config.blockDim = dim3(kSlstmThreads);
   config.dynamicSmemBytes = Shape::shared_bytes(args.dim);
   config.stream = stream;
   config.attrs = &attribute;

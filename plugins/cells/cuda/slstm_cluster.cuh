@@ -9,92 +9,41 @@
 // y(p - 1), since each reads it before it sends its part of y(p): so y(p + 1) may overwrite it. And no block ends
 // before the bytes for it have come.
 //
-// mma.sync multiplies bfloat16, so R and y are sums of bfloat16 parts: three of each are float32 to the last bit, two
-// are off by 2^-18. The parts of y are columns of one operand; those of R cost a product each.
-//
 // The states may be updated in place: y_in is read before the blocks first meet and y_out written at the end.
 #pragma once
 
 #include "cells/cell_math.h"
 #include "cells/cells.h"
 #include "cells/cuda/cluster.cuh"
+#include "cells/cuda/slstm_operands.cuh"
 #include "cells/cuda/slstm_step.cuh"
-#include "cells/cuda/tensor_core.cuh"
 #include "cells/cuda/types.cuh"
 
 namespace xlstm::cuda {
 
-constexpr int kClusterThreads = 256;
-constexpr int kWarpUnits = 4;                                            // 4 units by 4 gates: 16 rows of an operand
-constexpr int kClusterUnits = kClusterThreads / kWarpSize * kWarpUnits;  // of a block
-constexpr int kSlab = 32;                                                // inputs of two products
-constexpr int kColumns = 8;                                              // of y as an operand: rows times parts
-
-// What a cluster can take. 16-bit activations are content with two parts.
+// What a cluster can take.
 template <typename T, typename RecurrentT>
-struct ClusterShape {
-  static constexpr bool kExact = std::is_same_v<T, float>;
-  static constexpr int kWeightParts = std::is_same_v<RecurrentT, __nv_bfloat16> ? 1 : kExact ? 3 : 2;
-  static constexpr int kParts = kExact ? 3 : 2;         // of y
-  static constexpr int kRowColumns = kExact ? 4 : 2;    // of a batch row: its parts, a power of two
-  static constexpr int kRows = kColumns / kRowColumns;  // batch rows of a cluster
-  static constexpr int kSlabs = kWeightParts == 1 ? 16 : kWeightParts == 2 ? 8 : 6;  // as many as the registers hold
+struct SlstmCluster {
+  using Parts = SlstmParts<T, RecurrentT>;
+  static constexpr int kUnits = kSlstmThreads / kWarpSize * kOperandUnits;                 // of a block
+  static constexpr int kRows = kOperandColumns / Parts::kRowColumns;                       // batch rows of a cluster
+  static constexpr int kSlabs = Parts::kWeights == 1 ? 16 : Parts::kWeights == 2 ? 8 : 6;  // that registers hold
 
   static __host__ __device__ constexpr int blocks(int64_t dim) {
-    return static_cast<int>(ceil_div<int64_t>(dim, kClusterUnits));
+    return static_cast<int>(ceil_div<int64_t>(dim, kUnits));
   }
   static __host__ __device__ constexpr int slabs(int64_t dim) {
-    return static_cast<int>(ceil_div<int64_t>(dim, kSlab));
+    return static_cast<int>(ceil_div<int64_t>(dim, kSlstmSlab));
   }
   // Elements from one column of y to the next: an odd number of 64 bytes, so that 16-byte loads meet no bank twice.
-  static __host__ __device__ constexpr int pitch(int64_t dim) { return (slabs(dim) | 1) * kSlab; }
+  static __host__ __device__ constexpr int pitch(int64_t dim) { return (slabs(dim) | 1) * kSlstmSlab; }
   // Two counters of arrivals and two buffers of y.
   static constexpr size_t shared_bytes(int64_t dim) {
-    return 2 * sizeof(uint64_t) + sizeof(__nv_bfloat16) * 2 * kColumns * static_cast<size_t>(pitch(dim));
+    return 2 * sizeof(uint64_t) + sizeof(__nv_bfloat16) * 2 * kOperandColumns * static_cast<size_t>(pitch(dim));
   }
 };
 
-// The bfloat16 nearest to x, which keeps what is left.
-__device__ __forceinline__ uint32_t take_part(float& x) {
-  const __nv_bfloat16 part = from_float<__nv_bfloat16>(x);
-  x -= to_float(part);
-  return __bfloat16_as_ushort(part);
-}
-
-// Eight neighbours of a row of R.
-template <typename RecurrentT>
-struct Eight {
-  static constexpr int kVector = 16 / sizeof(RecurrentT);
-  Vector<RecurrentT, kVector> vectors[8 / kVector];
-
-  __device__ __forceinline__ float operator[](int index) const {
-    return to_float(vectors[index / kVector].values[index % kVector]);
-  }
-};
-
-// From `in` on, zeros past `width`. kWhole: the row is aligned to 16 bytes, and `width` a multiple of 8.
-template <bool kWhole, typename RecurrentT>
-__device__ __forceinline__ Eight<RecurrentT> load_eight(const RecurrentT* row, int in, int width) {
-  constexpr int kVector = Eight<RecurrentT>::kVector;
-  Eight<RecurrentT> loaded;
-#pragma unroll
-  for (int e = 0; e < 8; ++e) loaded.vectors[e / kVector].values[e % kVector] = from_float<RecurrentT>(0.0f);
-  if constexpr (kWhole) {
-#pragma unroll
-    for (int e = 0; e < 8; e += kVector) {
-      if (in < width) loaded.vectors[e / kVector] = load_vector<kVector>(row + in + e);
-    }
-  } else {
-#pragma unroll
-    for (int e = 0; e < 8; ++e) {
-      if (in + e < width) loaded.vectors[e / kVector].values[e % kVector] = row[in + e];
-    }
-  }
-  return loaded;
-}
-
-// A warp's 16 rows of R. Row r of the operand, and row r + 8, belong to unit r / 2: gates i and z for an even r, f and
-// o for an odd one. An operand's columns are inputs in an order that lets a lane have eight of a slab side by side.
+// A warp's 16 rows of R, in registers.
 template <typename Shape>
 class ClusterWeights {
  public:
@@ -104,20 +53,19 @@ class ClusterWeights {
     constexpr int kInFlight = kWhole ? Shape::kSlabs / 2 : 1;
 #pragma unroll
     for (int first = 0; first < Shape::kSlabs; first += kInFlight) {
-      if (first * kSlab >= width) break;
+      if (first * kSlstmSlab >= width) break;
       Eight<RecurrentT> loaded[kInFlight][2];
 #pragma unroll
       for (int slab = 0; slab < kInFlight; ++slab) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           loaded[slab][half] =
-              load_eight<kWhole>(rows[half], (first + slab) * kSlab + lane % 4 * 8, exists ? width : 0);
+              load_eight<kWhole>(rows[half], (first + slab) * kSlstmSlab + lane % 4 * 8, exists ? width : 0);
         }
       }
 #pragma unroll
       for (int slab = 0; slab < kInFlight; ++slab) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) split(loaded[slab][half], first + slab, half);
+        make_operands(loaded[slab], operands_[first + slab]);
       }
     }
   }
@@ -130,7 +78,7 @@ class ClusterWeights {
     Vector<uint32_t, 4> loaded[kAhead] = {};
     const auto load = [&](int slab) {
       if (used && slab < slabs) {
-        loaded[slab % kAhead] = load_vector<4>(reinterpret_cast<const uint32_t*>(y + slab * kSlab));
+        loaded[slab % kAhead] = load_vector<4>(reinterpret_cast<const uint32_t*>(y + slab * kSlstmSlab));
       }
     };
 #pragma unroll
@@ -140,14 +88,7 @@ class ClusterWeights {
       if (slab >= slabs) break;
       const Vector<uint32_t, 4> now = loaded[slab % kAhead];
       load(slab + kAhead);
-#pragma unroll
-      for (int part = 0; part < Shape::kWeightParts; ++part) {
-#pragma unroll
-        for (int product = 0; product < 2; ++product) {
-          const uint32_t column[1][2] = {{now.values[2 * product], now.values[2 * product + 1]}};
-          multiply_add<__nv_bfloat16>(chains[slab % 2 * 2 + product], operands_[part][slab][product], column);
-        }
-      }
+      multiply_slab(operands_[slab], now, chains[slab % 2 * 2], chains[slab % 2 * 2 + 1]);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -160,20 +101,7 @@ class ClusterWeights {
   }
 
  private:
-  template <typename RecurrentT>
-  __device__ __forceinline__ void split(const Eight<RecurrentT>& weights, int slab, int half) {
-#pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-      float low = weights[2 * pair], high = weights[2 * pair + 1];
-#pragma unroll
-      for (int part = 0; part < Shape::kWeightParts; ++part) {
-        const uint32_t bits = take_part(low);
-        operands_[part][slab][pair / 2][pair % 2 * 2 + half] = bits | take_part(high) << 16;
-      }
-    }
-  }
-
-  uint32_t operands_[Shape::kWeightParts][Shape::kSlabs][2][4] = {};
+  SlabOperands<Shape::Parts::kWeights> operands_[Shape::kSlabs] = {};
 };
 
 // Four 16-bit values, one from each unit of the warp, lowest unit first.
@@ -186,19 +114,20 @@ __device__ __forceinline__ uint64_t gather_units(uint32_t bits, int lane) {
 
 // Grid: blocks of a cluster, heads, groups of batch rows.
 template <typename T, typename RecurrentT>
-__global__ void __launch_bounds__(kClusterThreads, 1) slstm_cluster_kernel(const SlstmArgs args) {
+__global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel(const SlstmArgs args) {
 #if __CUDA_ARCH__ >= 900
-  using Shape = ClusterShape<T, RecurrentT>;
-  constexpr int kRowColumns = Shape::kRowColumns;
+  using Shape = SlstmCluster<T, RecurrentT>;
+  using Parts = typename Shape::Parts;
+  constexpr int kRowColumns = Parts::kRowColumns;
   XLSTM_DYNAMIC_SHARED(uint64_t, shared);
   const int DH = static_cast<int>(args.dim), slabs = Shape::slabs(DH), pitch = Shape::pitch(DH);
   uint64_t* const arrivals = shared;                                      // of each buffer
-  __nv_bfloat16* const y = reinterpret_cast<__nv_bfloat16*>(shared + 2);  // [2][kColumns][pitch]
+  __nv_bfloat16* const y = reinterpret_cast<__nv_bfloat16*>(shared + 2);  // [2][kOperandColumns][pitch]
 
   const int64_t head = blockIdx.y, first_row = int64_t{blockIdx.z} * Shape::kRows;
   const int rows = static_cast<int>(args.batch - first_row < Shape::kRows ? args.batch - first_row : Shape::kRows);
   const int lane = threadIdx.x % kWarpSize;
-  const int first_unit = static_cast<int>(blockIdx.x) * kClusterUnits + threadIdx.x / kWarpSize * kWarpUnits;
+  const int first_unit = static_cast<int>(blockIdx.x) * Shape::kUnits + threadIdx.x / kWarpSize * kOperandUnits;
 
   // What this lane stands for: a unit, the gates of two of its rows of R, a batch row and one of the parts of its y.
   // Several lanes hold the same state; they compute the same.
@@ -229,16 +158,16 @@ __global__ void __launch_bounds__(kClusterThreads, 1) slstm_cluster_kernel(const
     stop = other > stop ? other : stop;
   }
 
-  for (int index = threadIdx.x; index < Shape::kRows * pitch; index += kClusterThreads) {
+  for (int index = threadIdx.x; index < Shape::kRows * pitch; index += kSlstmThreads) {
     const int r = index / pitch, in = index % pitch;
     float left = r < rows && in < DH ? args.y_in[((first_row + r) * args.heads + head) * DH + in] : 0.0f;
     for (int part = 0; part < kRowColumns; ++part) {
       __nv_bfloat16* const to = y + (r * kRowColumns + part) * pitch + in;
       *to = __ushort_as_bfloat16(static_cast<uint16_t>(take_part(left)));
-      to[kColumns * pitch] = from_float<__nv_bfloat16>(0.0f);
+      to[kOperandColumns * pitch] = from_float<__nv_bfloat16>(0.0f);
     }
   }
-  const unsigned bytes = static_cast<unsigned>(rows * Shape::kParts * ceil_div(DH, kWarpUnits)) * sizeof(uint64_t);
+  const unsigned bytes = static_cast<unsigned>(rows * Parts::kInputs * ceil_div(DH, kOperandUnits)) * sizeof(uint64_t);
   if (threadIdx.x == 0) {
     for (int buffer = 0; buffer < 2; ++buffer) {
       mbarrier_init(arrivals + buffer, 1);
@@ -269,7 +198,8 @@ __global__ void __launch_bounds__(kClusterThreads, 1) slstm_cluster_kernel(const
     }
     float raw[2];
     const int column = lane / 4;
-    weights.multiply(y + (buffer * kColumns + column) * pitch + quad * 8, column < rows * kRowColumns, slabs, raw);
+    weights.multiply(y + (buffer * kOperandColumns + column) * pitch + quad * 8, column < rows * kRowColumns, slabs,
+                     raw);
     float other[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -289,14 +219,15 @@ __global__ void __launch_bounds__(kClusterThreads, 1) slstm_cluster_kernel(const
     uint32_t bits = 0;
     float left = state.y;
 #pragma unroll
-    for (int part = 0; part < Shape::kParts; ++part) {
+    for (int part = 0; part < Parts::kInputs; ++part) {
       const uint32_t taken = take_part(left);
       if (part == own_part) bits = taken;
     }
     const uint64_t sent = gather_units(bits, lane);
-    if (position + 1 < stop && own_row < rows && own_part < Shape::kParts) {
-      __nv_bfloat16* const to = y + ((1 - buffer) * kColumns + own_row * kRowColumns + own_part) * pitch + first_unit;
-      for (int block = lane / 8; block < Shape::blocks(DH); block += kWarpUnits) {
+    if (position + 1 < stop && own_row < rows && own_part < Parts::kInputs) {
+      __nv_bfloat16* const to =
+          y + ((1 - buffer) * kOperandColumns + own_row * kRowColumns + own_part) * pitch + first_unit;
+      for (int block = lane / 8; block < Shape::blocks(DH); block += kOperandUnits) {
         store_async(reinterpret_cast<uint64_t*>(to), sent, arrivals + 1 - buffer, static_cast<unsigned>(block));
       }
     }

@@ -93,7 +93,7 @@ __device__ __forceinline__ void load_bias(const SlstmArgs& args, int64_t head, i
 // The state inputs of `args` are those at `position`, with y in y_prev and y_next. Grid: heads * unit tiles * row
 // tiles, the row tiles of the same weights side by side.
 template <typename T, typename RecurrentT, int kVector, int kRows>
-__global__ void __launch_bounds__(kSlstmThreads)
+__global__ void __launch_bounds__(kSlstmThreads, 2)
     slstm_step_kernel(const SlstmArgs args, const float* y_prev, float* y_next, const int64_t position) {
   constexpr int kSums = kGates * kRows;
   static_assert(kRows * kSlstmUnits <= kSlstmThreads && kSums <= kWarpSize);
