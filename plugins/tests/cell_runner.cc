@@ -18,11 +18,6 @@
 
 #include "cells/cuda/launch.h"
 
-#if defined(XLSTM_CUDA_ON_CPU)
-// The kernels' sources, compiled here by the C++ compiler.
-#include "cells/cuda/mlstm.cu"
-#include "cells/cuda/slstm.cu"
-#endif
 #if defined(XLSTM_THROUGH_PLUGIN)
 #include "plugin_launcher.h"
 #endif

@@ -88,6 +88,13 @@ def cuda_compiler() -> Tool:
     return _program("the CUDA compiler nvcc", names, _pip_folder("nvidia", "cu13/bin"), remedy, system)
 
 
+def cuobjdump() -> Tool:
+    """The program that lists what is in compiled CUDA code."""
+    remedy = "Install CUDA, or run `pip install nvidia-cuda-cuobjdump`."
+    pip = _pip_folder("nvidia", "cu13/bin")
+    return _program("cuobjdump", ["cuobjdump"], pip, remedy, [Path("/usr/local/cuda/bin")])
+
+
 def onnxruntime_headers() -> Tool:
     """The folder with onnxruntime_cxx_api.h."""
     return _headers(

@@ -1,0 +1,3 @@
+// The kernels' own sources, compiled by the C++ compiler.
+#include "cells/cuda/mlstm.cu"
+#include "cells/cuda/slstm.cu"
