@@ -211,7 +211,7 @@ class Runner {
     void* workspace = nullptr;
     if (!c.no_workspace) {
       const size_t bytes = xlstm::cuda::slstm_workspace_size(c.batch, c.heads, c.dim);
-      Tensor& scratch = make(bytes / sizeof(float), sizeof(float));
+      Tensor& scratch = tensors_.emplace_back(bytes, 0);  // always aligned
       std::memset(scratch.host.data(), 0xff, scratch.host.size());
       scratch.updated = scratch.scratch = true;
       workspace = scratch.device;

@@ -53,7 +53,7 @@ def test_mlstm_keeps_to_float64_at_model_shapes(runner, shape, batch, dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("batch", [1, 9])
+@pytest.mark.parametrize("batch", [1, 9, 33])
 @pytest.mark.parametrize("shape", SLSTM_SHAPES)
 def test_slstm_keeps_to_float64_at_model_shapes(runner, shape, batch, dtype):
     heads, dim = shape

@@ -38,16 +38,14 @@ __device__ __forceinline__ void prefetch(const void* address) {
 // The state inputs of `args` are those at `position`, with y in y_prev and y_next. DH is a multiple of 8; R and y_prev
 // are aligned to 16 bytes. Grid: row tiles, unit tiles, heads.
 template <typename T, typename RecurrentT>
-__global__ void __launch_bounds__(kSlstmThreads, 1)
+__global__ void __launch_bounds__(kSlstmThreads, SlstmParts<T, RecurrentT>::kWeights == 1 ? 2 : 1)
     slstm_batch_kernel(const SlstmArgs args, const float* y_prev, float* y_next, const int64_t position) {
 #if __CUDA_ARCH__ >= 800
   using Batch = SlstmBatch;
   using Parts = SlstmParts<T, RecurrentT>;
   static_assert(Parts::kRowColumns == 2);
   constexpr int kOperands = Batch::kOperands, kTiles = Batch::kTiles, kSlabs = Batch::kDepth / kSlstmSlab;
-  constexpr int kAhead = sizeof(RecurrentT) == 2 ? kSlabs : 1;  // slabs of R that are under way
   constexpr int kColumns = 2 * Batch::kRows;
-  constexpr int kRowThreads = Batch::kDepth / 4, kStaged = Batch::kRows * kRowThreads / kSlstmThreads;
   __align__(16) __shared__ __nv_bfloat16 y[2][kColumns][Batch::kPitch];
 
   const int DH = static_cast<int>(args.dim), rows = static_cast<int>(args.batch);
@@ -76,46 +74,58 @@ __global__ void __launch_bounds__(kSlstmThreads, 1)
     }
   }
 
+  // Rows and units that do not exist are copies of the last one, whose sums nobody takes. Inputs that do not exist are
+  // zeros of y, whatever R is there.
+  constexpr int kRowThreads = Batch::kDepth / 4, kStagedRows = kSlstmThreads / kRowThreads;
+  constexpr int kStaged = Batch::kRows / kStagedRows;
+  const int staged_row = threadIdx.x / kRowThreads, staged_in = threadIdx.x % kRowThreads * 4;
+  const float* y_from[kStaged];
+#pragma unroll
+  for (int i = 0; i < kStaged; ++i) {
+    const int row = min(first_row + staged_row + i * kStagedRows, rows - 1);
+    y_from[i] = y_prev + row * stride + head * DH + staged_in;
+  }
   Vector<float, 4> staged[kStaged];
   const auto load_y = [&](int depth) {
 #pragma unroll
     for (int i = 0; i < kStaged; ++i) {
-      const int row = first_row + threadIdx.x / kRowThreads + i * (Batch::kRows / kStaged);
-      const int in = depth + threadIdx.x % kRowThreads * 4;
       staged[i] = {};
-      if (row < rows && in < DH) staged[i] = load_vector<4>(y_prev + row * stride + head * DH + in);
+      if (depth + staged_in < DH) staged[i] = load_vector<4>(y_from[i] + depth);
     }
   };
   const auto store_y = [&](int buffer) {
 #pragma unroll
     for (int i = 0; i < kStaged; ++i) {
-      const int column = 2 * (threadIdx.x / kRowThreads + i * (Batch::kRows / kStaged));
+      const int column = 2 * (staged_row + i * kStagedRows);
       float (&values)[4] = staged[i].values;
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
         const uint32_t low = take_parts(values[0], values[1]), high = take_parts(values[2], values[3]);
-        store_vector<2>(reinterpret_cast<uint32_t*>(&y[buffer][column + part][threadIdx.x % kRowThreads * 4]),
-                        {low, high});
+        store_vector<2>(reinterpret_cast<uint32_t*>(&y[buffer][column + part][staged_in]), {low, high});
       }
     }
   };
-  Eight<RecurrentT> weights[kAhead][kOperands][2];
-  const auto load_weights = [&](int slab, int operand, int in) {
-    const int unit = lane_unit + operand * kOperandUnits;
+  const RecurrentT* weights_from[kOperands][2];
+#pragma unroll
+  for (int operand = 0; operand < kOperands; ++operand) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const RecurrentT* const row = R + (int64_t{first_gate + 2 * half} * DH + unit) * DH;
-      weights[slab % kAhead][operand][half] = load_eight<true>(row, in + quad * 8, unit < DH ? DH : 0);
+      const int unit = min(lane_unit + operand * kOperandUnits, DH - 1);
+      weights_from[operand][half] = R + (int64_t{first_gate + 2 * half} * DH + unit) * DH;
+    }
+  }
+  Eight<RecurrentT> weights[kOperands][2];  // of the slab to come
+  const auto load_weights = [&](int operand, int in) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      weights[operand][half] = load_eight(weights_from[operand][half] + min(in + quad * 8, DH - 8));
     }
   };
 
   float sums[kOperands][kTiles][4] = {};
   load_y(0);
 #pragma unroll
-  for (int slab = 0; slab < kAhead; ++slab) {
-#pragma unroll
-    for (int operand = 0; operand < kOperands; ++operand) load_weights(slab, operand, slab * kSlstmSlab);
-  }
+  for (int operand = 0; operand < kOperands; ++operand) load_weights(operand, 0);
   store_y(0);
   __syncthreads();
   for (int depth = 0; depth < DH; depth += Batch::kDepth) {
@@ -136,8 +146,8 @@ __global__ void __launch_bounds__(kSlstmThreads, 1)
 #pragma unroll
         for (int operand = 0; operand < kOperands; ++operand) {
           SlabOperands<Parts::kWeights> parts;
-          make_operands(weights[slab % kAhead][operand], parts);
-          load_weights(slab, operand, depth + (slab + kAhead) * kSlstmSlab);
+          make_operands(weights[operand], parts);
+          load_weights(operand, depth + (slab + 1) * kSlstmSlab);
 #pragma unroll
           for (int part = 0; part < Parts::kWeights; ++part) {
 #pragma unroll
@@ -161,8 +171,8 @@ __global__ void __launch_bounds__(kSlstmThreads, 1)
     const int unit = lane_unit + operand * kOperandUnits;
     float bias[kGates] = {};
     if (unit < DH) load_bias(args, head, unit, bias);
-    T x[kTaken][kGates];
-    SlstmState<float> states[kTaken];
+    T x[kTaken][kGates] = {};
+    SlstmState<float> states[kTaken] = {};
     bool exists[kTaken], active[kTaken];
 #pragma unroll
     for (int tile = 0; tile < kTaken; ++tile) {
@@ -186,9 +196,10 @@ __global__ void __launch_bounds__(kSlstmThreads, 1)
       if (!exists[tile]) continue;
       SlstmState<float> state = states[tile];
       if (active[tile]) {
-        const float sum[kGates] = {second ? other[0] : own[0], second ? own[0] : other[0], second ? other[1] : own[1],
-                                   second ? own[1] : other[1]};
-        const auto raw = [&](int gate) { return to_float(x[tile][gate]) + bias[gate] + sum[gate]; };
+        const auto raw = [&](int gate) {
+          const float sum = (gate % 2 != 0) == second ? own[gate / 2] : other[gate / 2];
+          return to_float(x[tile][gate]) + bias[gate] + sum;
+        };
         state = slstm_pointwise(raw(0), raw(1), raw(2), raw(3), state, args.forget_clamp);
       }
       const int row = first_taken + tile * Batch::kTileRows;

@@ -43,6 +43,21 @@ struct SlstmCluster {
   }
 };
 
+// Eight neighbours of a row of R from `in` on, zeros past `width`. kWhole: it is a multiple of 8, and R is aligned.
+template <bool kWhole, typename RecurrentT>
+__device__ __forceinline__ Eight<RecurrentT> load_eight(const RecurrentT* row, int in, int width) {
+  Eight<RecurrentT> loaded{};
+  if constexpr (kWhole) {
+    if (in < width) loaded = load_eight(row + in);
+  } else {
+    RecurrentT elements[8];
+#pragma unroll
+    for (int e = 0; e < 8; ++e) elements[e] = in + e < width ? row[in + e] : from_float<RecurrentT>(0.0f);
+    memcpy(&loaded, elements, sizeof loaded);
+  }
+  return loaded;
+}
+
 // A warp's 16 rows of R, in registers.
 template <typename Shape>
 class ClusterWeights {
@@ -119,10 +134,10 @@ __global__ void __launch_bounds__(kSlstmThreads, 1) slstm_cluster_kernel(const S
   using Shape = SlstmCluster<T, RecurrentT>;
   using Parts = typename Shape::Parts;
   constexpr int kRowColumns = Parts::kRowColumns;
-  XLSTM_DYNAMIC_SHARED(uint64_t, shared);
+  XLSTM_DYNAMIC_SHARED(float, shared);
   const int DH = static_cast<int>(args.dim), slabs = Shape::slabs(DH), pitch = Shape::pitch(DH);
-  uint64_t* const arrivals = shared;                                      // of each buffer
-  __nv_bfloat16* const y = reinterpret_cast<__nv_bfloat16*>(shared + 2);  // [2][kOperandColumns][pitch]
+  uint64_t* const arrivals = reinterpret_cast<uint64_t*>(shared);           // of each buffer
+  __nv_bfloat16* const y = reinterpret_cast<__nv_bfloat16*>(arrivals + 2);  // [2][kOperandColumns][pitch]
 
   const int64_t head = blockIdx.y, first_row = int64_t{blockIdx.z} * Shape::kRows;
   const int rows = static_cast<int>(args.batch - first_row < Shape::kRows ? args.batch - first_row : Shape::kRows);

@@ -55,20 +55,13 @@ struct Eight {
   }
 };
 
-// From `in` on, zeros past `width`. kWhole: the row is aligned to 16 bytes, and `width` a multiple of 8.
-template <bool kWhole, typename RecurrentT>
-__device__ __forceinline__ Eight<RecurrentT> load_eight(const RecurrentT* row, int in, int width) {
-  Eight<RecurrentT> loaded{};
-  if constexpr (kWhole) {
+// From an address that is a multiple of 16 bytes.
+template <typename RecurrentT>
+__device__ __forceinline__ Eight<RecurrentT> load_eight(const RecurrentT* from) {
+  Eight<RecurrentT> loaded;
 #pragma unroll
-    for (int load = 0; load < Eight<RecurrentT>::kLoads; ++load) {
-      if (in < width) loaded.words[load] = load_vector<4>(reinterpret_cast<const uint32_t*>(row + in) + 4 * load);
-    }
-  } else {
-    RecurrentT elements[8];
-#pragma unroll
-    for (int e = 0; e < 8; ++e) elements[e] = in + e < width ? row[in + e] : from_float<RecurrentT>(0.0f);
-    memcpy(&loaded, elements, sizeof loaded);
+  for (int load = 0; load < Eight<RecurrentT>::kLoads; ++load) {
+    loaded.words[load] = load_vector<4>(reinterpret_cast<const uint32_t*>(from) + 4 * load);
   }
   return loaded;
 }

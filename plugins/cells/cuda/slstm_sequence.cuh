@@ -9,10 +9,10 @@
 // all of y(p - 1), since each does so before it writes its part of y(p): so y(p + 1) may overwrite it.
 //
 // All blocks must be on the GPU at the same time, which a cooperative launch sees to. Within a position the work is the
-// step kernel's, with the batch rows kRows at a time.
+// step kernel's, but that the states stay in registers.
 //
-// The states may be updated in place: y_out is written at the last position, which is never the first, and c, n and m
-// are read and written by the same thread.
+// The states may be updated in place: y_out is written after the last position, which is never the first, and c, n and
+// m are read and written by the same thread.
 #pragma once
 
 #include <cstring>
@@ -97,8 +97,8 @@ __device__ __forceinline__ void load_slice(const SlstmArgs& args, int64_t head, 
   }
 }
 
-// Grid: heads * slices, launched cooperatively; S >= 2. `exchange`: two buffers of (B, H, DH), zero. `units` * kRows
-// threads at most do the pointwise part.
+// Grid: heads * slices, launched cooperatively; S >= 2, B <= kRows. `exchange`: two buffers of (B, H, DH), zero.
+// `units` * kRows threads at most do the pointwise part.
 template <typename T, typename RecurrentT, int kRows>
 __global__ void __launch_bounds__(kSlstmThreads, 1)
     slstm_sequence_kernel(const SlstmArgs args, const int units, Message* exchange) {
@@ -126,95 +126,72 @@ __global__ void __launch_bounds__(kSlstmThreads, 1)
     stop = length > stop ? length : stop;
   }
 
-  // The element of the pointwise part that this thread owns in every group of rows, if any. With one group its states
-  // stay in registers.
+  // The element of the pointwise part that this thread owns, if any.
   const int own_row = threadIdx.x / units, own_unit = threadIdx.x % units;
   const int unit = first_unit + own_unit;
-  const bool one_group = rows <= kRows;
-  const int64_t elements = int64_t{rows} * args.heads * DH;
+  const bool owner = own_row < rows && own_unit < own_units;
+  const int64_t element = (own_row * args.heads + head) * DH + unit;
+  const int64_t length = owner ? row_length(args.lengths, own_row, args.sequence) : 0;
   T* const hidden = static_cast<T*>(args.hidden);
   float bias[kGates] = {};
-  if (own_unit < own_units) load_bias(args, head, unit, bias);
   SlstmState<float> state{};
+  if (owner) {
+    load_bias(args, head, unit, bias);
+    state = {args.y_in[element], args.c_in[element], args.n_in[element], args.m_in[element]};
+  }
   for (int64_t position = 0; position < stop; ++position) {
-    const Message* const received = exchange + position % 2 * elements;
-    Message* const sent = exchange + (position + 1) % 2 * elements;
-    for (int first_row = 0; first_row < rows; first_row += kRows) {
-      const int64_t row = first_row + own_row;
-      const bool owner = own_row < kRows && row < rows && own_unit < own_units;
-      const bool active = owner && position < row_length(args.lengths, row, args.sequence);
-      const int64_t element = (row * args.heads + head) * DH + unit;
-      T x[kGates] = {};
-      if (active) load_inputs(args, row, position, head, unit, x);
-      if (owner && (position == 0 || !one_group)) {
-        state.c = (position ? args.c_out : args.c_in)[element];
-        state.n = (position ? args.n_out : args.n_in)[element];
-        state.m = (position ? args.m_out : args.m_in)[element];
-      }
+    const bool active = position < length;
+    T x[kGates] = {};
+    if (active) load_inputs(args, own_row, position, head, unit, x);
 
-      for (int first = threadIdx.x; first < kRows * padded; first += kSlstmThreads * kRead) {
-        const auto exists = [&](int index) { return index < (rows - first_row) * padded && index % padded < DH; };
-        const auto offset = [&](int index) {
-          return ((first_row + index / padded) * args.heads + head) * DH + index % padded;
-        };
-        float values[kRead] = {};
-        if (position == 0) {
+    const int64_t elements = int64_t{rows} * args.heads * DH;
+    for (int first = threadIdx.x; first < kRows * padded; first += kSlstmThreads * kRead) {
+      float values[kRead] = {};
+      const Message* from[kRead];
 #pragma unroll
-          for (int i = 0; i < kRead; ++i) {
-            const int index = first + i * kSlstmThreads;
-            if (exists(index)) values[i] = args.y_in[offset(index)];
-          }
-        } else {
-          const Message* from[kRead];
+      for (int i = 0; i < kRead; ++i) {
+        const int index = first + i * kSlstmThreads, row = index / padded, in = index % padded;
+        const int64_t offset = (row * args.heads + head) * DH + in;
+        const bool exists = row < rows && in < DH;
+        if (exists && position == 0) values[i] = args.y_in[offset];
+        from[i] = exists && position > 0 ? exchange + position % 2 * elements + offset : nullptr;
+      }
+      while (!receive_all(from, position, values)) {
+        __nanosleep(32);
+      }
 #pragma unroll
-          for (int i = 0; i < kRead; ++i) {
-            const int index = first + i * kSlstmThreads;
-            from[i] = exists(index) ? received + offset(index) : nullptr;
-          }
-          while (!receive_all(from, position, values)) {
-            __nanosleep(32);
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < kRead; ++i) {
-          const int index = first + i * kSlstmThreads;
-          if (index < kRows * padded) y[index] = values[i];
-        }
+      for (int i = 0; i < kRead; ++i) {
+        const int index = first + i * kSlstmThreads;
+        if (index < kRows * padded) y[index] = values[i];
       }
-      __syncthreads();
-      if (owner && !active) state.y = y[own_row * padded + unit];
-      for (int out = warp; out < own_units; out += kSlstmUnits) {
-        float acc[kSums] = {};
-        accumulate_gates<Layout::kVector, kRows>(R + out * padded, units * padded, y, padded, padded, rows - first_row,
-                                                 lane, acc);
-        const float sum = reduce_scatter(acc, lane);
-        if (lane < kSums) sums[lane * units + out] = sum;
-      }
-      __syncthreads();
-      if (!owner) continue;
-
-      if (active) {
-        const auto raw = [&](int gate) {
-          return to_float(x[gate]) + bias[gate] + sums[(gate * kRows + own_row) * units + own_unit];
-        };
-        state = slstm_pointwise(raw(0), raw(1), raw(2), raw(3), state, args.forget_clamp);
-      }
-      const bool last = position + 1 == stop;
-      if (last) {
-        args.y_out[element] = state.y;
-      } else {
-        send(sent + element, state.y, position + 1);
-      }
-      if (last || !one_group) {
-        args.c_out[element] = state.c;
-        args.n_out[element] = state.n;
-        args.m_out[element] = state.m;
-      }
-      hidden[((row * args.sequence + position) * args.heads + head) * DH + unit] =
-          from_float<T>(active ? state.y : 0.0f);
     }
+    __syncthreads();
+    for (int out = warp; out < own_units; out += kSlstmUnits) {
+      float acc[kSums] = {};
+      accumulate_gates<Layout::kVector, kRows>(R + out * padded, units * padded, y, padded, padded, rows, lane, acc);
+      const float sum = reduce_scatter(acc, lane);
+      if (lane < kSums) sums[lane * units + out] = sum;
+    }
+    __syncthreads();
+    if (!owner) continue;
+
+    if (active) {
+      const auto raw = [&](int gate) {
+        return to_float(x[gate]) + bias[gate] + sums[(gate * kRows + own_row) * units + own_unit];
+      };
+      state = slstm_pointwise(raw(0), raw(1), raw(2), raw(3), state, args.forget_clamp);
+    }
+    if (position + 1 < stop) send(exchange + (position + 1) % 2 * elements + element, state.y, position + 1);
+    hidden[((own_row * args.sequence + position) * args.heads + head) * DH + unit] =
+        from_float<T>(active ? state.y : 0.0f);
   }
 
+  if (owner) {
+    args.y_out[element] = state.y;
+    args.c_out[element] = state.c;
+    args.n_out[element] = state.n;
+    args.m_out[element] = state.m;
+  }
   for (int64_t index = threadIdx.x; index < (args.sequence - stop) * rows * own_units; index += kSlstmThreads) {
     const int64_t row = index / own_units % rows, position = stop + index / own_units / rows;
     const int64_t token = (row * args.sequence + position) * args.heads + head;

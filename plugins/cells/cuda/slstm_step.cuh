@@ -50,7 +50,8 @@ template <int kVector, int kRows, typename RecurrentT>
 __device__ __forceinline__ void accumulate_gates(const RecurrentT* R, int64_t gate_stride, const float* y,
                                                  int64_t row_stride, int width, int rows, int lane,
                                                  float (&acc)[kGates * kRows]) {
-#pragma unroll 2
+  constexpr int kUnroll = kRows == 1 || sizeof(RecurrentT) == 2 ? 2 : 1;  // as many as fit into the registers
+#pragma unroll kUnroll
   for (int in = lane * kVector; in < width; in += kWarpSize * kVector) {
     Vector<RecurrentT, kVector> weights[kGates];
 #pragma unroll

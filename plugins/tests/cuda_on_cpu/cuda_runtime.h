@@ -111,4 +111,5 @@ inline unsigned atomicAdd(unsigned* address, unsigned value) {
   return old;
 }
 inline void __threadfence() {}
+inline int min(int a, int b) { return a < b ? a : b; }
 inline float __ldcg(const float* address) { return *address; }
