@@ -20,6 +20,8 @@
 
 namespace xlstm::cuda {
 
+constexpr int kSectorBytes = 32;  // what one hint fetches at least
+
 #if defined(__CUDACC__)
 
 __device__ __forceinline__ void wait_for_predecessors() {

@@ -120,8 +120,10 @@ __global__ void __launch_bounds__(kMlstmThreads, kMlstmBlocks)
     }
   };
 
+  if (lane * kVector * sizeof(M) % kSectorBytes == 0) {
 #pragma unroll
-  for (int u = 0; u < kMlstmUnroll; ++u) hint_to_l2(C_in + step(group, u) * DV);
+    for (int u = 0; u < kMlstmUnroll; ++u) hint_to_l2(C_in + step(group, u) * DV);
+  }
   wait_for_predecessors();
   let_successor_start();
   load_rows(group);
