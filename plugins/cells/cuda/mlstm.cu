@@ -9,7 +9,7 @@ namespace xlstm::cuda {
 namespace {
 
 bool valid(const MlstmArgs& a) {
-  return a.batch >= 0 && a.sequence >= 0 && a.heads >= 0 && a.dim_qk >= 1 && a.dim_v >= 0 && a.q && a.k && a.v && a.i &&
+  return a.batch >= 0 && a.sequence >= 0 && a.heads >= 0 && a.dim_qk >= 0 && a.dim_v >= 0 && a.q && a.k && a.v && a.i &&
          a.f && a.C_in && a.n_in && a.m_in && a.h && a.C_out && a.n_out && a.m_out;
 }
 
@@ -140,7 +140,7 @@ MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors) {
 
 cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream) {
   if (args.batch == 0 || args.heads == 0 || args.dim_v == 0 || args.sequence == 0) return cudaSuccess;
-  if (!valid(args)) return cudaErrorInvalidValue;
+  if (!valid(args) || args.dim_qk == 0) return cudaErrorInvalidValue;
   for (const int64_t extent : {args.batch, args.sequence, args.heads, args.dim_qk * args.dim_v}) {
     if (extent > INT32_MAX) return cudaErrorInvalidConfiguration;
   }
