@@ -44,7 +44,8 @@ def embedded_runner(request):
 
 def _barriers(file: str) -> list[int]:
     lines = (cmake.sources() / "cells/cuda" / file).read_text().splitlines()
-    barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\(|cluster_(arrive|wait|sync)\(\)|mbarrier_wait\()")
+    waits = r"__syncthreads\(\)|__nanosleep\(|cluster_(arrive|wait|sync)\(\)|mbarrier_wait\(|wait_for_predecessors\(\)"
+    barrier = re.compile(f"[^/]*({waits})")
     return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
 
 
@@ -95,7 +96,7 @@ def test_no_mlstm_block_overwrites_a_state_that_others_still_read(runner, tile, 
         runner.check(mlstm_case(heads=2, dim_v=160, sequence=sequence, in_place=in_place, tile=tile, lengths=True))
 
 
-def test_mlstm_too_wide_for_shared_memory_keeps_to_float64(runner):
+def test_mlstm_too_wide_for_the_chunkwise_kernel_keeps_to_float64(runner):
     runner.check(mlstm_case(batch=2, dim_qk=10 * 1024 + 1, dim_v=3, sequence=2, lengths=True, in_place=7))
 
 

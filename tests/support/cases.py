@@ -11,7 +11,7 @@ from support.cell_runner import TYPES, Case
 
 # Sizes around the widths the kernels are built of (vectors of 4 and 8, warps of 32, tiles of 16, 32 and 128).
 SIZES = [1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 31, 32, 33, 40, 64, 65, 96, 130, 132]
-TILES = [(0, 0), (4, 4), (4, 8), (4, 32), (1, 32)]
+TILES = [(0, 0), (4, 2), (4, 4), (4, 8), (4, 32), (1, 32)]
 CHUNKS = [(64, 64), (64, 32), (32, 32), (32, 16)]
 # Around the lengths of a chunk; long ones get small sizes, since the float64 recurrence takes them step by step.
 SEQUENCES = [1, 1, 1, 2, 5, 17, 64, 65, 130]

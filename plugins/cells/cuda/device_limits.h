@@ -12,6 +12,7 @@ struct DeviceLimits {
   int multiprocessors = 0;
   int shared_bytes = 0;  // that a block can have on request
   int cooperative = 0;   // whether all blocks of a launch can be resident together
+  int grid_height = 0;   // blocks of a grid along y, and along z
   int clusters = 0;      // whether blocks can be launched in clusters
 };
 
@@ -23,6 +24,7 @@ inline cudaError_t query_limits(DeviceLimits& limits) {
   query(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
   query(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   query(limits.cooperative, cudaDevAttrCooperativeLaunch);
+  query(limits.grid_height, cudaDevAttrMaxGridDimZ);  // y has no less
   query(limits.clusters, cudaDevAttrClusterLaunch);
   return status;
 }

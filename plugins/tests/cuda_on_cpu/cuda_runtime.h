@@ -25,11 +25,16 @@ struct dim3 {
 #define threadIdx (::simulator::thread_index)
 #define blockIdx (::simulator::block_index)
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeCooperative = 2,
+  cudaLaunchAttributeClusterDimension = 4,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   union {
     int cooperative;
+    int programmaticStreamSerializationAllowed;
     struct {
       unsigned x, y, z;
     } clusterDim;
@@ -52,6 +57,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const cudaLaunchAttribute& attribute = config->attrs[index];
     if (attribute.id == cudaLaunchAttributeCooperative) launch.cooperative = attribute.val.cooperative != 0;
     if (attribute.id == cudaLaunchAttributeClusterDimension) launch.cluster = attribute.val.clusterDim.x;
+    if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization) {
+      launch.early = attribute.val.programmaticStreamSerializationAllowed != 0;
+    }
   }
   const unsigned blocks = grid.x * grid.y * grid.z;
   if (launch.cooperative && blocks > static_cast<unsigned>(simulator::device.resident_blocks)) {

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "device_memory.h"
 #include "simulator.h"
 
 // The architecture whose code paths are compiled, and which the device says it is of.
@@ -21,6 +22,7 @@ enum cudaError_t {
   cudaErrorInvalidClusterSize = 912
 };
 enum cudaDeviceAttr {
+  cudaDevAttrMaxGridDimZ = 7,
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrCooperativeLaunch = 95,
@@ -46,6 +48,9 @@ inline cudaError_t cudaGetDevice(int* device) {
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const simulator::Device& device = simulator::device;
   switch (attribute) {
+    case cudaDevAttrMaxGridDimZ:
+      *value = device.grid_height;
+      return cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
       *value = device.multiprocessors;
       return cudaSuccess;
@@ -64,12 +69,16 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   }
   return cudaErrorInvalidValue;
 }
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
 inline cudaError_t cudaMalloc(void** address, size_t bytes) {
-  *address = std::malloc(bytes);
+  *address = simulator::allocate(bytes);
   return *address ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaFree(void* address) {
-  std::free(address);
+  simulator::release(address);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {

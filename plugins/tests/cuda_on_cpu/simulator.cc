@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "device_memory.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -296,6 +298,8 @@ void launch(const Launch& launch, const std::function<void()>& kernel) {
   if (launch.dynamic_shared_bytes > std::max(kSharedWithoutAsking, allowed_shared[{device.number, launch.kernel}])) {
     fail("a kernel has not asked for the shared memory that it is launched with");
   }
+  if (launch.early && (launch.cooperative || launch.cluster > 1))
+    fail("early launches of such grids are not simulated");
   if (launch.cooperative && launch.cluster > 1) fail("a cooperative launch of clusters is not simulated");
   if (launch.cluster == 0 || launch.grid.x % launch.cluster != 0) fail("the grid is not made of whole clusters");
   if (launch.cluster > kClusterWithoutAsking && !allowed_large_clusters.count({device.number, launch.kernel})) {
@@ -305,16 +309,24 @@ void launch(const Launch& launch, const std::function<void()>& kernel) {
   const unsigned count = launch.grid.x * launch.grid.y * launch.grid.z;
   const unsigned alive = launch.cooperative ? count : launch.cluster;
   for (unsigned first = 0; first < count; first += alive) {
+    if (launch.early) set_accessible(false);
     block = nullptr;
     cluster_arrived.clear();
     blocks.resize(alive);
     for (unsigned i = 0; i < alive; ++i) prepare(blocks[i], first + i, launch);
     run_blocks();
   }
+  set_accessible(true);
 }
 
 void barrier(const char* file, int line) {
   if (!is_broken(file, line)) wait(State::kAtBarrier, {file, line});
+}
+
+void wait_for_predecessors(const char* file, int line) {
+  if (is_broken(file, line)) return;
+  wait(State::kAtBarrier, {file, line});
+  set_accessible(true);
 }
 
 void wait_until(const std::function<bool()>& condition, const char* file, int line) {
@@ -364,6 +376,7 @@ T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
 template uint32_t shuffle_xor(unsigned, uint32_t, int, const char*, int);
 template float shuffle_xor(unsigned, float, int, const char*, int);
 template double shuffle_xor(unsigned, double, int, const char*, int);
+template unsigned long long shuffle_xor(unsigned, unsigned long long, int, const char*, int);
 
 void copy_async(void* to, const void* from, size_t bytes) {
   Fiber& fiber = block->fibers[running];

@@ -29,6 +29,7 @@ extern Index thread_index, block_index;  // of the running fiber
 struct Device {
   int number = 0;
   int multiprocessors = 4;
+  int grid_height = 2;              // along y and z: so few that who asks must launch several grids
   size_t shared_limit = 99 * 1024;  // bytes of dynamic shared memory that a block may ask for
   bool cooperative = true;
   bool clusters = true;
@@ -54,6 +55,7 @@ struct Launch {
   const void* kernel;  // to look up what was asked for with allow_dynamic_shared and allow_large_clusters
   bool cooperative = false;
   unsigned cluster = 1;  // blocks side by side along x
+  bool early = false;    // it may start before the kernel before it has ended
 };
 void launch(const Launch& launch, const std::function<void()>& kernel);
 
@@ -72,6 +74,10 @@ void wait_until(const std::function<bool()>& condition, const char* file, int li
 
 void* dynamic_shared();
 void barrier(const char* file, int line);
+
+// For the kernels before a launch that is `early`. Until all threads of the block have come here, what cudaMalloc gave
+// may not be touched. Can be left out as a barrier can.
+void wait_for_predecessors(const char* file, int line);
 
 // True if the spin at this line is left out; else lets the others run first.
 bool spin(const char* file, int line);
