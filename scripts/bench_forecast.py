@@ -10,6 +10,7 @@ other programs on the machine count only as far as they take its caches and memo
   full window       the bundle's graph with the cells' definitions in ONNX Runtime: every window whole, from zeros
   bundle            `xlstm_export.Forecaster`, with the custom operators where they are given
   streamed patch    `xlstm_export.ForecastStream`: the next 32 points, and the forecast of the 32 after them
+  int8              the same of a bundle whose weights have 8 bits
 TiRex runs a window for each patch of the horizon unless told otherwise, TiRex-2 one for all. Beside the streamed patch
 stands the time of reading as many bytes as the weights have, once: the least that a step can take at batch 1.
 """
@@ -32,6 +33,8 @@ import torch
 from xlstm_export import export, open_bundle, open_session
 from xlstm_export.checkpoints import read_config
 from xlstm_export.forecasting import Forecaster, ForecastStream
+from xlstm_export.quantization import QuantizeOptions
+from xlstm_export.quantization.quantize import quantize_bundle
 from xlstm_export.references import build_upstream
 
 CONFIGS = Path(__file__).parents[1] / "models" / "configs"
@@ -93,6 +96,7 @@ def main() -> None:
         folder = Path(name)
         reference = make_model(args.model, folder)
         bundle = export(folder / "model.ckpt", folder / "bundle")
+        quantize_bundle(bundle, folder / "int8", QuantizeOptions("int8", method="rtn"))
         print(f"{args.model}, horizon {HORIZON}, {args.threads} threads; x: as fast as upstream")
         for batch in map(int, args.batch.split(",")):
             run(args, reference, bundle.path, batch)
@@ -115,23 +119,35 @@ def run(args: argparse.Namespace, reference: Any, path: Path, batch: int) -> Non
         forecaster = Forecaster(session)
         whole = seconds(lambda: forecaster.forecast(list(series), HORIZON), args.repeats)
         report("full window", batch, whole, base)
-    with open_session(bundle, batch=batch, custom_ops=args.custom_ops) as session:
+    theirs = reference.forecast(list(series), HORIZON, 1)
+    for name, folder in (("bundle", path), ("int8", path.with_name("int8"))):
+        run_bundle(args, name, folder, series, windows, {"full window": whole / windows, "upstream's": base / windows})
+        with open_session(open_bundle(folder), batch=batch, custom_ops=args.custom_ops) as session:
+            difference = np.abs(Forecaster(session).forecast(list(series), HORIZON) - theirs).max() / series.std()
+        print(f"          largest difference to upstream's float32 forecast: {difference:.1e} of the scale")
+
+
+def run_bundle(
+    args: argparse.Namespace, name: str, path: Path, series: np.ndarray, windows: int, window_seconds: dict[str, float]
+) -> None:
+    """Forecasts and streamed patches of one bundle; `window_seconds`: of windows that patches are held against."""
+    batch, base = len(series), windows * window_seconds["upstream's"]
+    with open_session(open_bundle(path), batch=batch, custom_ops=args.custom_ops) as session:
         forecaster = Forecaster(session)
-        report("bundle", batch, seconds(lambda: forecaster.forecast(list(series), HORIZON), args.repeats), base)
-        if several:
+        report(name, batch, seconds(lambda: forecaster.forecast(list(series), HORIZON), args.repeats), base)
+        if windows > 1:
             value = seconds(lambda: forecaster.forecast(list(series), HORIZON, windows), args.repeats)
-            report("bundle, one window", batch, value, base)
-        own = forecaster.forecast(list(series), HORIZON)
+            report(f"{name}, one window", batch, value, base)
         stream = ForecastStream(session, list(series), drift=None)
         patch = seconds(lambda: (stream.push(series[:, -32:]), stream.forecast(32)), 4 * args.repeats)
-        report("streamed patch", batch, patch, base)
-    ratios = whole / windows / patch, base / windows / patch
-    print(f"          a streamed patch costs a full window / {ratios[0]:.1f}, upstream's window / {ratios[1]:.1f}")
+        report(f"{name}, streamed patch", batch, patch, base)
+    shares = ", ".join(f"{whose} / {value / patch:.1f}" for whose, value in window_seconds.items())
     weights = np.ones((path / "model.weights").stat().st_size // 4, np.float32)
     limit = seconds(lambda: weights @ weights, 4 * args.repeats)
-    print(f"          and {patch / limit:.2f} times what reading its {weights.nbytes / 1e6:.0f} MB of weights takes")
-    difference = np.abs(own - reference.forecast(list(series), HORIZON, 1)).max() / series.std()
-    print(f"          largest difference to upstream's float32 forecast: {difference:.1e} of the scale")
+    print(
+        f"          a streamed patch costs a window: {shares}; and {patch / limit:.2f} times what reading its "
+        f"{weights.nbytes / 1e6:.0f} MB of weights takes"
+    )
 
 
 def compile_cells(reference: Any) -> Any:

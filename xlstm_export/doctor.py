@@ -23,6 +23,7 @@ from rich.text import Text
 
 from . import own_process
 from .errors import UserError
+from .nvidia.cuda_versions import driver_runs, drivers_for
 from .nvidia.flavours import INSTALL
 
 Status = Literal["here", "absent", "broken"]
@@ -127,23 +128,8 @@ def _native() -> Iterable[Finding]:
     from .native import locate, toolchain
 
     area = "Native kernels"
-    libraries = (
-        (
-            "ONNX Runtime custom ops",
-            locate.find_library(locate.ONNXRUNTIME_LIBRARY),
-            "runs the cells as fused kernels in ONNX Runtime",
-        ),
-        (
-            "TensorRT plugins",
-            locate.find_library(locate.TENSORRT_PLUGINS),
-            "runs the cells as fused kernels in TensorRT engines",
-        ),
-    )
-    for name, path, gives in libraries:
-        if path is None:
-            yield Finding(area, name, "absent", "", gives, "xlstm-export plugins build")
-        else:
-            yield Finding(area, name, "here", str(path), gives)
+    yield _library("ONNX Runtime custom ops", locate.ONNXRUNTIME_LIBRARY, "ONNX Runtime")
+    yield _library("TensorRT plugins", locate.TENSORRT_PLUGINS, "TensorRT engines")
     tools = (
         ("C++ compiler", toolchain.cxx_compiler, "builds both libraries and the C++ runtime"),
         ("CMake", toolchain.cmake, "builds both libraries and the C++ runtime"),
@@ -159,6 +145,28 @@ def _native() -> Iterable[Finding]:
             yield Finding(area, name, "absent", "", gives, tool.remedy)
         else:
             yield Finding(area, name, "here", f"{tool.path} ({tool.origin})", gives)
+
+
+def _library(name: str, file: str, runtime: str) -> Finding:
+    from .native import build_info, locate
+
+    area, gives, build = "Native kernels", f"runs the cells as fused kernels in {runtime}", "xlstm-export plugins build"
+    path = locate.find_library(file)
+    if path is None:
+        return Finding(area, name, "absent", "", gives, build)
+    try:
+        cuda = build_info.build_info(path).get("cuda")
+    except UserError as error:
+        return Finding(area, name, "broken", str(error), gives, build)
+    if cuda is None:
+        return Finding(area, name, "here", str(path), gives)
+    needs = f"{path}, built with CUDA {cuda}: needs {drivers_for(cuda)}"
+    driver = ask("gpus").get("driver")
+    if driver is None or driver_runs(driver, cuda):
+        return Finding(area, name, "here", needs, gives)
+    reason = f"{needs}; this machine's is for CUDA {driver}, so that the CUDA kernels cannot run"
+    remedy = f"CUDACXX=NVCC {build}, with the nvcc of CUDA {driver}; or a newer driver"
+    return Finding(area, name, "broken", reason, gives, remedy)
 
 
 def _packages() -> Iterable[Finding]:

@@ -17,7 +17,8 @@ def plugins_build(
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="SM,...", help="GPU architectures (sm86,sm89), or `current`; those of a release when not given."
+            metavar="SM,...",
+            help="GPU architectures (sm86,sm89), or `current`; those of a release that nvcc knows when not given.",
         ),
     ] = None,
     no_cuda: Annotated[bool, typer.Option("--no-cuda", help="Build only the CPU kernels, for ONNX Runtime.")] = False,

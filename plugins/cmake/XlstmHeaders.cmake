@@ -40,9 +40,12 @@ xlstm_find_headers(tensorrt TensorRT_INCLUDE_DIR NvInferRuntime.h "TensorRT's he
   HINTS ${TensorRT_ROOT} ENV TensorRT_ROOT ENV TENSORRT_ROOT
   PATHS /usr/local/tensorrt /usr/src/tensorrt /usr/local/cuda)
 
-if(XLSTM_CUDA)  # the compiler's own search path has more than one folder
-  set_property(TARGET xlstm_cuda_headers APPEND PROPERTY
-    INTERFACE_INCLUDE_DIRECTORIES ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+if(XLSTM_CUDA)  # the search path of nvcc has several folders; some are not there where it cross-compiles
+  foreach(folder IN LISTS CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES)
+    if(IS_DIRECTORY "${folder}")
+      set_property(TARGET xlstm_cuda_headers APPEND PROPERTY INTERFACE_INCLUDE_DIRECTORIES "${folder}")
+    endif()
+  endforeach()
 endif()
 
 if(TARGET xlstm_tensorrt_headers)

@@ -1,7 +1,6 @@
 // The CUDA kernels on the stream of ONNX Runtime's CUDA execution provider.
 #include <cuda_runtime_api.h>
 
-#include <memory>
 #include <string>
 
 #include "cells/cuda/launch.h"
@@ -27,24 +26,13 @@ void slstm(const SlstmArgs& args, OrtKernelContext* context) {
   const size_t bytes = cuda::slstm_workspace_size(args.batch, args.heads, args.dim);
   const bool needs_workspace = bytes > 0 && (args.sequence > 1 || args.y_in == args.y_out);
   if (!needs_workspace) return check(cuda::launch_slstm(args, nullptr, stream(context)), "SLSTMCell");
-  // From the arena of the device that holds the inputs. It may hand the memory on as soon as this returns: whoever gets
-  // it runs later on the same stream.
-  const OrtApi& api = Ort::GetApi();
-  const OrtValue* x = nullptr;
-  const OrtMemoryInfo* memory = nullptr;
-  OrtAllocator* allocator = nullptr;
-  Ort::ThrowOnError(api.KernelContext_GetInput(context, 0, &x));
-  Ort::ThrowOnError(api.GetTensorMemoryInfo(x, &memory));
-  Ort::ThrowOnError(api.KernelContext_GetAllocator(context, memory, &allocator));
-  struct Release {
-    OrtAllocator* allocator;
-    void operator()(OrtAllocator* owned) const { Ort::GetApi().ReleaseAllocator(owned); }
-    void operator()(void* memory) const { allocator->Free(allocator, memory); }
-  };
-  const std::unique_ptr<OrtAllocator, Release> owner(allocator, Release{allocator});
-  const std::unique_ptr<void, Release> workspace(allocator->Alloc(allocator, bytes), Release{allocator});
-  check(workspace ? cudaSuccess : cudaErrorMemoryAllocation, "SLSTMCell");
-  check(cuda::launch_slstm(args, workspace.get(), stream(context)), "SLSTMCell");
+  // Given out and taken back in the order of the stream. An allocator of ONNX Runtime's knows no stream: it would hand
+  // the memory to a run on another one while the kernel is still waiting.
+  void* workspace = nullptr;
+  check(cudaMallocAsync(&workspace, bytes, stream(context)), "SLSTMCell's workspace");
+  const cudaError_t launched = cuda::launch_slstm(args, workspace, stream(context));
+  check(cudaFreeAsync(workspace, stream(context)), "SLSTMCell's workspace");
+  check(launched, "SLSTMCell");
 }
 
 }  // namespace

@@ -94,3 +94,14 @@ RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) noexcept {
     return api->CreateStatus(ORT_FAIL, error.what());
   }
 }
+
+extern "C" __attribute__((visibility("default"))) const char* xlstm_onnxruntime_build_info() noexcept {
+#define XLSTM_TEXT_(x) #x
+#define XLSTM_TEXT(x) XLSTM_TEXT_(x)
+#if defined(XLSTM_HAS_CUDA)
+#define XLSTM_CUDA_INFO "; cuda=" XLSTM_CUDA_VERSION
+#else
+#define XLSTM_CUDA_INFO ""
+#endif
+  return "xlstm=" XLSTM_PROJECT_VERSION "; onnxruntime_headers=1." XLSTM_TEXT(ORT_API_VERSION) XLSTM_CUDA_INFO;
+}

@@ -8,6 +8,9 @@
 
 #include "tensorrt/cell.h"
 
+// Versions this library was built with, as "key=value" separated by "; ".
+extern "C" __attribute__((visibility("default"))) const char* xlstm_tensorrt_build_info() noexcept;
+
 namespace xlstm::tensorrt {
 
 // Of the fields an engine stores. Raise it when their meaning changes; an engine with another one must be rebuilt.
@@ -46,6 +49,9 @@ class CellPlugin final : public nvinfer1::IPluginV3,
   size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* inputs, int32_t input_count,
                           nvinfer1::DynamicPluginTensorDesc const* outputs,
                           int32_t output_count) const noexcept override;
+  // Nodes of the same types and shapes run the same kernels, whatever their attributes: one timing does for all of
+  // them, as long as the kernels are of this build.
+  nvinfer1::AsciiChar const* getTimingCacheID() noexcept override { return xlstm_tensorrt_build_info(); }
   // The kernels accept each state output in its input's buffer, but nothing is declared: declaring needs a preview
   // feature, and undeclared an application may still bind one buffer to both.
   int32_t getAliasedInput(int32_t) noexcept override { return -1; }

@@ -62,7 +62,6 @@ XLSTM_EXPORT int32_t xlstm_tensorrt_register(nvinfer1::IPluginRegistry* registry
   return 0;
 }
 
-// Versions this library was built with, as "key=value" separated by "; ".
 XLSTM_EXPORT const char* xlstm_tensorrt_build_info() noexcept {
 #define XLSTM_TEXT_(x) #x
 #define XLSTM_TEXT(x) XLSTM_TEXT_(x)

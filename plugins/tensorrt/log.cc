@@ -26,7 +26,7 @@ int32_t tensorrt_major_of(const void* object) noexcept {
 
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept {
   const int32_t major = finder ? tensorrt_major_of(finder) : 0;
-  logger_finder = major == 0 || major == NV_TENSORRT_MAJOR ? finder : nullptr;
+  logger_finder = major == NV_TENSORRT_MAJOR ? finder : nullptr;
 }
 
 void log_error(const std::string& message) noexcept {

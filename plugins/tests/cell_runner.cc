@@ -1,6 +1,7 @@
 // Runs the CUDA launchers on cases read from standard input, for tests written in Python. Built twice: by a C++
 // compiler against cuda_on_cpu/ (XLSTM_CUDA_ON_CPU), under sanitizers, and for a real GPU; and both once more with
-// every call going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN).
+// every call going through the TensorRT plugin (XLSTM_THROUGH_PLUGIN) or the ONNX Runtime operator
+// (XLSTM_THROUGH_OPERATOR).
 //
 // A case is the struct below, its input tensors one after the other in the order of the launcher's struct, and
 // `lengths` (int32) if has_lengths. The answer is an int64 cudaError_t and, if that is 0, the output tensors, then an
@@ -18,13 +19,13 @@
 #include "cells/cuda/launch.h"
 
 #if defined(XLSTM_CUDA_ON_CPU)
-// The kernels' sources, compiled here by the C++ compiler.
-#include "cells/cuda/mlstm.cu"
-#include "cells/cuda/mlstm_chunkwise.cu"
-#include "cells/cuda/slstm.cu"
+#include "cells/cuda/mlstm_launch.h"
 #endif
 #if defined(XLSTM_THROUGH_PLUGIN)
 #include "plugin_launcher.h"
+#endif
+#if defined(XLSTM_THROUGH_OPERATOR)
+#include "operator_launcher.h"
 #endif
 
 namespace {
@@ -43,14 +44,15 @@ struct Case {
   // Simulator: the order of threads; file (an index into kKernelFiles) and line of a barrier to leave out; the device.
   int64_t schedule, broken_file, broken_barrier;
   int64_t multiprocessors, shared_limit, resident_blocks;  // 0: the simulator's
+  int64_t no_clusters;
   int64_t choose;       // simulator, mLSTM: launch nothing, answer with the chosen chunk in place of a status
   float parameters[4];  // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
 };
 
 #if defined(XLSTM_CUDA_ON_CPU)
-constexpr const char* kKernelFiles[] = {"mlstm_step.cuh",   "mlstm_chunkwise.cuh",
-                                        "mlstm_tensor.cuh", "mlstm_sequence_normaliser.cuh",
-                                        "slstm_step.cuh",   "slstm_sequence.cuh"};
+constexpr const char* kKernelFiles[] = {
+    "mlstm_step.cuh", "mlstm_chunkwise.cuh", "mlstm_tensor.cuh",  "mlstm_sequence_normaliser.cuh",
+    "slstm_step.cuh", "slstm_sequence.cuh",  "slstm_cluster.cuh", "slstm_batch.cuh"};
 
 void set_up_simulator(const Case& c) {
   simulator::set_schedule(static_cast<uint64_t>(c.schedule));
@@ -62,6 +64,7 @@ void set_up_simulator(const Case& c) {
     simulator::device.number = static_cast<int>(c.shared_limit / 4096);  // the limit of a device never changes
   }
   if (c.resident_blocks) simulator::device.resident_blocks = static_cast<int>(c.resident_blocks);
+  simulator::device.clusters = !c.no_clusters;
 }
 #endif
 
@@ -186,6 +189,8 @@ class Runner {
     a.gate_soft_cap = c.parameters[2], a.eps = c.parameters[3];
 #if defined(XLSTM_THROUGH_PLUGIN)
     launch_ = through_plugin(a);
+#elif defined(XLSTM_THROUGH_OPERATOR)
+    launch_ = through_operator(a);
 #else
     launch_ = [a, &c](cudaStream_t stream) {
 #if defined(XLSTM_CUDA_ON_CPU)
@@ -224,13 +229,15 @@ class Runner {
     void* workspace = nullptr;
     if (!c.no_workspace) {
       const size_t bytes = xlstm::cuda::slstm_workspace_size(c.batch, c.heads, c.dim);
-      Tensor& scratch = make(bytes / sizeof(float), sizeof(float));
+      Tensor& scratch = tensors_.emplace_back(bytes, 0);  // always aligned
       std::memset(scratch.host.data(), 0xff, scratch.host.size());
       scratch.updated = scratch.scratch = true;
       workspace = scratch.device;
     }
 #if defined(XLSTM_THROUGH_PLUGIN)
     launch_ = through_plugin(a, workspace);
+#elif defined(XLSTM_THROUGH_OPERATOR)
+    launch_ = through_operator(a);
 #else
     launch_ = [a, workspace](cudaStream_t stream) { return xlstm::cuda::launch_slstm(a, workspace, stream); };
 #endif

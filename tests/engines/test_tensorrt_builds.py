@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,7 +94,8 @@ def test_engine_timing_cache_and_gpu_are_written_and_told(export_variant, tmp_pa
 def test_definitions_are_stripped_only_where_the_parser_would_prefer_them_to_the_plugin(
     version, stripped, export_variant, tmp_path
 ):
-    """Without definitions and, here, without plugins, the parser must miss every cell, and find every weight."""
+    """Without definitions and, here, without plugins, the parser must miss every cell, and find every weight. With
+    them it parses, and what it made of the cells is looked at."""
     lines = run_builder(export_variant("a-mixed")[2], tmp_path, version, plugins="/plugins.so")
     assert "loaded /plugins.so" in lines
     if stripped:
@@ -105,7 +107,23 @@ def test_definitions_are_stripped_only_where_the_parser_would_prefer_them_to_the
             "blocks.2.mlstm/MLSTMCell",
         ]
     else:
-        assert json.loads(lines[-1])["event"] == "done"
+        message = lines[-1]
+        assert message.startswith(f"refused: tensorrt {version} took the plugin for 0 of the 3 cells of ")
+        assert "`xlstm-export plugins check`" in message and not (tmp_path / "plan").exists()
+
+
+def test_engine_whose_cells_are_all_plugins_is_built(export_variant):
+    from xlstm_export.engines.worker import BuildJob, read_graph, require_plugin_layers
+
+    layers = ["CONSTANT", "PLUGIN_V3", "PLUGIN_V3", "MATRIX_MULTIPLY", "PLUGIN_V3"]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=lambda i: SimpleNamespace(type=layers[i]))
+    trt = SimpleNamespace(__version__="10.15.0", LayerType=SimpleNamespace(PLUGIN_V3="PLUGIN_V3"))
+    model = export_variant("a-mixed")[2] / "model.onnx"
+    job = BuildJob("tensorrt", str(model), "plan", ("current",), (), "/plugins.so", False, False, False, None)
+    require_plugin_layers(job, trt, network, read_graph(model))
+    layers[1] = "CONSTANT"
+    with pytest.raises(UserError, match="the plugin for 2 of the 3 cells"):
+        require_plugin_layers(job, trt, network, read_graph(model))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")

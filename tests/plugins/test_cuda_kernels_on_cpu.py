@@ -36,15 +36,16 @@ def runner_of_sm75():
         yield started
 
 
-@pytest.fixture(scope="module")
-def plugin_runner():
-    with CellRunner(_program("plugin_runner_on_cpu"), plugin=True) as started:
+@pytest.fixture(scope="module", params=["plugin", "operator"])
+def embedded_runner(request):
+    with CellRunner(_program(f"{request.param}_runner_on_cpu"), embedded=True) as started:
         yield started
 
 
 def _barriers(file: str) -> list[int]:
     lines = (cmake.sources() / "cells/cuda" / file).read_text().splitlines()
-    barrier = re.compile(r"[^/]*(__syncthreads\(\)|__nanosleep\(|wait_copies<)")
+    waits = r"__syncthreads\(\)|__nanosleep\(|cluster_(arrive|wait|sync)\(\)|mbarrier_wait\(|wait_for_predecessors\(\)"
+    barrier = re.compile(rf"[^/]*({waits}|wait_copies<)")
     return [number for number, line in enumerate(lines, 1) if barrier.match(line)]
 
 
@@ -72,14 +73,14 @@ def test_slstm_kernel_keeps_to_float64(runner, parameters):
 
 @settings(SWEEP, max_examples=40)
 @given(parameters=mlstm_parameters(max_size=33))
-def test_mlstm_plugin_keeps_to_float64(plugin_runner, parameters):
-    plugin_runner.check(mlstm_case(**parameters))
+def test_mlstm_plugin_and_operator_keep_to_float64(embedded_runner, parameters):
+    embedded_runner.check(mlstm_case(**parameters))
 
 
 @settings(SWEEP, max_examples=40)
 @given(parameters=slstm_parameters(max_size=33))
-def test_slstm_plugin_keeps_to_float64(plugin_runner, parameters):
-    plugin_runner.check(slstm_case(**parameters))
+def test_slstm_plugin_and_operator_keep_to_float64(embedded_runner, parameters):
+    embedded_runner.check(slstm_case(**parameters))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -95,7 +96,7 @@ def test_no_mlstm_block_overwrites_a_state_that_others_still_read(runner, tile, 
         runner.check(mlstm_case(heads=2, dim_v=160, sequence=sequence, in_place=in_place, tile=tile, lengths=True))
 
 
-def test_mlstm_too_wide_for_shared_memory_keeps_to_float64(runner):
+def test_mlstm_too_wide_for_the_chunkwise_kernel_keeps_to_float64(runner):
     runner.check(mlstm_case(batch=2, dim_qk=10 * 1024 + 1, dim_v=3, sequence=2, lengths=True, in_place=7))
 
 
@@ -113,7 +114,11 @@ def test_chunkwise_kernel_keeps_to_float64(runner, runner_of_sm75, dtype, chunk)
 
 @pytest.mark.parametrize(
     ("dim_qk", "dtype", "file"),
-    [(1024, "float32", "mlstm_chunkwise.cuh"), (1024, "bfloat16", "mlstm_tensor.cuh"), (300, "float16", "mlstm_tensor.cuh")],
+    [
+        (1024, "float32", "mlstm_chunkwise.cuh"),
+        (1024, "bfloat16", "mlstm_tensor.cuh"),
+        (300, "float16", "mlstm_tensor.cuh"),
+    ],
 )
 def test_wide_head_runs_in_the_chunkwise_kernel_within_99_kib_of_shared_memory(runner, dim_qk, dtype, file):
     """On a device with 99 KiB for a block; the launcher must use the chunkwise kernel."""
@@ -130,10 +135,12 @@ def test_wide_head_runs_in_the_chunkwise_kernel_within_99_kib_of_shared_memory(r
         ({"cell": "mlstm", "sequence": 40, "dtype": "bfloat16"}, "mlstm_tensor.cuh"),
         ({"cell": "mlstm", "sequence": 3, "shared_limit": 16 * 1024}, "mlstm_step.cuh"),
         ({"cell": "slstm", "sequence": 1}, "slstm_step.cuh"),
-        ({"cell": "slstm", "sequence": 3}, "slstm_sequence.cuh"),
-        ({"cell": "slstm", "sequence": 3, "multiprocessors": 1}, "slstm_step.cuh"),
-        ({"cell": "slstm", "sequence": 3, "shared_limit": 4 * 1024}, "slstm_step.cuh"),
-        ({"cell": "slstm", "sequence": 3, "resident_blocks": 1}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 1, "batch": 17, "dim": 72, "dtype": "bfloat16"}, "slstm_batch.cuh"),
+        ({"cell": "slstm", "sequence": 3}, "slstm_cluster.cuh"),
+        ({"cell": "slstm", "sequence": 3, "clusters": False}, "slstm_sequence.cuh"),
+        ({"cell": "slstm", "sequence": 3, "clusters": False, "multiprocessors": 1}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 3, "clusters": False, "shared_limit": 4 * 1024}, "slstm_step.cuh"),
+        ({"cell": "slstm", "sequence": 3, "clusters": False, "resident_blocks": 1}, "slstm_step.cuh"),
     ],
 )
 def test_launcher_takes_the_kernel_that_is_meant_for_the_sizes(runner, sizes, file):
@@ -195,8 +202,14 @@ def test_small_launch_takes_no_shared_memory_from_a_large_one(cell):
     """The limit is the kernel's, and another thread may be about to launch; the simulator ends where it falls."""
     with CellRunner(_program("cell_runner_on_cpu")) as fresh:
         for dim in (96, 8):
-            sizes = {"sequence": 3, "multiprocessors": 1}
+            sizes = {"sequence": 3, "multiprocessors": 1, "clusters": False}
             fresh.check(mlstm_case(dim_qk=dim, **sizes) if cell == "mlstm" else slstm_case(dim=dim, **sizes))
+
+
+def test_wide_heads_of_slstm_keep_to_float64(runner):
+    """A cluster of more than eight blocks; and R too wide for the registers, but not for the shared memory."""
+    runner.check(slstm_case(dim=264, sequence=2, dtype="bfloat16", recurrent="bfloat16"))
+    runner.check(slstm_case(dim=200, sequence=2, multiprocessors=7, shared_limit=227 * 1024))
 
 
 def test_second_call_finds_the_workspace_as_the_first_did(runner):
@@ -246,14 +259,20 @@ def _cases_with_broken_barrier(file: str, **options) -> list:
         return [mlstm_case(dim_qk=40, dim_v=40, sequence=70, chunk=(32, 32), in_place=7, **options)]
     if file == "mlstm_tensor.cuh":
         sizes = {"dim_qk": 70, "dim_v": 18, "sequence": 70, "chunk": (64, 16), "dtype": "bfloat16"}
-        return [mlstm_case(**sizes | other, **options) for other in ({}, {"dim_qk": 72, "dim_v": 24})]  # no vectors; vectors
+        return [
+            mlstm_case(**sizes | other, **options) for other in ({}, {"dim_qk": 72, "dim_v": 24})
+        ]  # no vectors; vectors
     if file == "mlstm_sequence_normaliser.cuh":
         sizes = {"dim_qk": 8, "dim_v": 18, "chunk": (64, 16), "dtype": "bfloat16", "in_place": 7}
         return [mlstm_case(sequence=sequence, **sizes, **options) for sequence in (70, 520)]
     if file == "slstm_step.cuh":
         return [slstm_case(dim=32, batch=2, sequence=sequence, in_place=15, **options) for sequence in (1, 2)]
-    sizes = {"dim": 24, "heads": 2, "sequence": 4, "multiprocessors": 7, "in_place": 15}
-    return [slstm_case(batch=batch, **sizes, **options) for batch in (8, 9)]
+    if file == "slstm_batch.cuh":
+        return [slstm_case(dim=72, batch=17, dtype="bfloat16", in_place=14, **options)]
+    sizes = {"heads": 2, "sequence": 4, "multiprocessors": 7, "in_place": 15}
+    if file == "slstm_cluster.cuh":
+        return [slstm_case(batch=3, dim=40, **sizes, **options)]
+    return [slstm_case(batch=batch, dim=24, clusters=False, **sizes, **options) for batch in (8, 9)]
 
 
 @pytest.mark.parametrize(("file", "line"), [(file, line) for file in KERNEL_FILES for line in _barriers(file)])

@@ -167,6 +167,50 @@ def test_nonsense_target_is_refused(target):
         build.build_libraries([target])
 
 
+def _nvcc(path: Path, *architectures: int) -> Path:
+    """Says which architectures it compiles for, and can do nothing else."""
+    listed = "".join(f"compute_{number}\n" for number in architectures)
+    _program(path).write_text(f"#!/bin/sh\n[ $1 = --list-gpu-arch ] && echo '{listed}'\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "known, built, left_out",
+    [
+        (
+            (50, 52, 60, 70, 72, 75, 80, 86, 87, 89, 90),
+            "75-real;80-real;86-real;87-real;89-real;90",
+            "100, sm110, sm120",
+        ),
+        (
+            (75, 80, 86, 87, 89, 90, 100, 101, 120),
+            "75-real;80-real;86-real;87-real;89-real;90-real;100-real;120",
+            "110",
+        ),
+        ((110, 75, 120, 121), "75-real;110-real;120", "80, sm86, sm87, sm89, sm90, sm100"),
+        ((80,), "80", "75, sm86, sm87, sm89, sm90, sm100, sm110, sm120"),
+    ],
+    ids=["12.6", "like 12.8", "some", "one"],
+)
+def test_architectures_of_a_release_are_those_that_the_compiler_knows(tmp_path, known, built, left_out):
+    nvcc = _nvcc(tmp_path / "nvcc", *known)
+    script = tmp_path / "script.cmake"
+    module = cmake.sources() / "cmake" / "XlstmArchitectures.cmake"
+    script.write_text(f'include({module})\nxlstm_release_architectures({nvcc} found)\nmessage("found ${{found}}")\n')
+    done = subprocess.run([toolchain.cmake().require(), "-P", script], capture_output=True, text=True, check=True)
+    assert done.stderr == f"found {built}\n"
+    assert f"nvcc does not know sm{left_out}, which are left out" in done.stdout
+
+
+def test_compiler_is_asked_for_its_architectures_before_it_has_to_compile(tmp_path, monkeypatch):
+    monkeypatch.setattr(cmake, "cache_folder", lambda: tmp_path)
+    options = {"XLSTM_CUDA": "ON", "XLSTM_BUILD_RUNTIME": "OFF"}
+    with pytest.raises(UserError, match="does not know sm75, sm80, sm86, sm87, sm89, sm90, sm110, sm120"):
+        cmake.configure(options | {"CMAKE_CUDA_COMPILER": _nvcc(tmp_path / "nvcc", 100)})
+    with pytest.raises(UserError, match="(?s)names no architecture of a release.*--target sm87"):
+        cmake.configure(options | {"CMAKE_CUDA_COMPILER": _nvcc(tmp_path / "old" / "nvcc", 50)})
+
+
 def test_target_without_cuda_is_refused():
     with pytest.raises(UserError, match="--target with --no-cuda"):
         build.build_libraries(["sm86"], cuda=False)
@@ -218,6 +262,7 @@ def test_library_whose_headers_are_nowhere_is_left_out_with_the_reason(tmp_path,
     def build_nothing(options: dict[str, object], targets: list[str], stage: object) -> Path:
         assert targets == ["xlstm_tensorrt"] and "XLSTM_BUILD_ORT_OPERATORS" not in options
         _file(tmp_path / "lib" / locate.TENSORRT_PLUGINS)
+        (tmp_path / "configure.log").write_text("-- something\n-- note: nvcc does not know sm110.\n")
         return tmp_path
 
     monkeypatch.setattr(cmake, "build", build_nothing)
@@ -228,6 +273,7 @@ def test_library_whose_headers_are_nowhere_is_left_out_with_the_reason(tmp_path,
     result = build.build_libraries(output=tmp_path / "out")
     assert result.libraries == (tmp_path / "out" / locate.TENSORRT_PLUGINS,)
     assert list(result.left_out) == [locate.ONNXRUNTIME_LIBRARY]
+    assert result.notes == ("nvcc does not know sm110.",)
     assert "Get highway." in result.left_out[locate.ONNXRUNTIME_LIBRARY]
     with pytest.raises(UserError, match="(?s)nothing to build:.*Get highway."):
         build.build_libraries(cuda=False)

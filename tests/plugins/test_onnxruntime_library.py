@@ -24,6 +24,7 @@ from support.upstream_models import VARIANTS, random_inputs
 
 from xlstm_export.benchmark.memory import MemoryStream
 from xlstm_export.bundle import Bundle
+from xlstm_export.native.build_info import build_info
 from xlstm_export.operators.names import CELLS, DOMAIN, PLUGIN_ATTRIBUTES
 from xlstm_export.operators.schemas import step_functions, with_stored_memory
 from xlstm_export.runtime import open_session
@@ -121,10 +122,19 @@ def test_library_has_the_memory_streams_of_bench(library):
     assert np.all(stream._states[0] > before)  # 0.999 x + 1 goes to 1000
 
 
+def test_library_without_cuda_says_what_it_was_built_with_and_needs_no_driver(library):
+    assert build_info(library).keys() == {"xlstm", "onnxruntime_headers"}
+
+
 def test_library_exports_only_its_entry_and_needs_only_libc(library):
     dynamic = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
     names = [line.split()[-1] for line in dynamic.splitlines()]
-    assert sorted(names) == ["RegisterCustomOps", "xlstm_read_memory", "xlstm_update_memory"]
+    assert sorted(names) == [
+        "RegisterCustomOps",
+        "xlstm_onnxruntime_build_info",
+        "xlstm_read_memory",
+        "xlstm_update_memory",
+    ]
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     names = set(re.findall(r"NEEDED.*\[(.+?)\]", needed))
     assert names <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1"} | {

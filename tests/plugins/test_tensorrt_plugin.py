@@ -10,19 +10,23 @@ import subprocess
 import sys
 
 import pytest
+from gpu import launchers
+from gpu.bench import mlstm_tensors, slstm_tensors
 from rich.console import Console
-from support.native import build_with_cuda
+from support.native import build_with_cuda, onnxruntime_operators
 
 from xlstm_export.errors import UserError
-from xlstm_export.native import fatbin
+from xlstm_export.native import fatbin, gpu_programs
 from xlstm_export.native.check import CREATORS, FLAVOURS, check_library, render
+from xlstm_export.nvidia.cuda_versions import drivers_for
+from xlstm_export.nvidia.driver import list_gpus
 
 
 @pytest.fixture(scope="module")
 def build_folder():
     # The programs for a GPU are run by tests/gpu; here they must compile.
-    programs = ("test_tensorrt_plugin", "cell_runner_gpu", "plugin_runner_gpu", "xlstm_launchers")
-    return build_with_cuda("xlstm_tensorrt", *programs)
+    programs = (*gpu_programs.PROGRAMS, *gpu_programs.PLUGIN_PROGRAMS)
+    return build_with_cuda("xlstm_tensorrt", "test_tensorrt_plugin", *programs)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,30 @@ def test_plugin_keeps_to_its_interface(build_folder):
     assert re.search(r"100% tests passed.* out of 1\d", done.stdout), done.stdout
 
 
+def test_launchers_for_a_gpu_take_what_python_gives_them(build_folder):
+    """On a machine without: right arguments fail for want of a device only."""
+    if list_gpus():
+        pytest.skip("a GPU is here: tests/gpu runs them")
+    library = launchers.Launchers(build_folder, lambda: 0).library
+    plugin = launchers.load(build_folder / "lib" / "libxlstm_plugin_calls.so", launchers.PLUGIN_SIGNATURES)
+    invalid, no_device = 1, {35, 100}  # cudaErrorInvalidValue; InsufficientDriver, NoDevice
+    mlstm = launchers.mlstm_args((2, 8, 16), (2,), mlstm_tensors((2, 8, 16), (2,), "cpu"))
+    slstm = launchers.slstm_args((2, 8), (2,), slstm_tensors((2, 8), (2,), "bfloat16", "cpu"))
+    buffer = mlstm.q
+    for name, arguments in {
+        "xlstm_launch_mlstm": (mlstm,),
+        "xlstm_launch_mlstm_tiled": (mlstm, 1, 32),
+        "xlstm_launch_mlstm_chunkwise": (mlstm, 32, 16),
+        "xlstm_launch_slstm": (slstm, None),
+        "xlstm_launch_sample": (buffer, buffer, buffer, buffer, 1, 2, 1.0, 1, 0.5),
+        "xlstm_launch_copy": (buffer, buffer, 16, 1),
+    }.items():
+        assert getattr(library, name)(*arguments, None) in no_device, name
+    calls = [plugin.xlstm_plugin_of_mlstm(mlstm), plugin.xlstm_plugin_of_slstm(slstm, None)]
+    assert all(plugin.xlstm_call_plugin(call, None) == invalid for call in calls)  # all that enqueue can say
+    assert library.xlstm_launch_sample(None, buffer, buffer, buffer, 1, 2, 1.0, 1, 0.5, None) == invalid
+
+
 def test_library_exports_only_its_interface_and_needs_no_tensorrt(library):
     def lines(*command):
         return subprocess.run([*command, library], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -58,6 +86,7 @@ def test_library_exports_only_its_interface_and_needs_no_tensorrt(library):
 def test_library_has_code_for_the_architectures_it_was_built_for(checked):
     assert checked.architectures == ("sm_86", "sm_90", "compute_90")
     assert re.fullmatch(r"1\d\.\d+\.\d+", checked.versions["tensorrt_headers"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", checked.versions["cuda"])
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -143,8 +172,10 @@ def test_check_refuses_what_is_no_plugin_library(tmp_path, library):
     with pytest.raises(UserError, match="is not there"):
         check_library(tmp_path / "missing.so")
     (tmp_path / "text.so").write_text("no library")
-    with pytest.raises(UserError, match="not a TensorRT plugin library"):
+    with pytest.raises(UserError, match="is not a library of xlstm-export"):
         check_library(tmp_path / "text.so")
+    with pytest.raises(UserError, match="is not a TensorRT plugin library"):
+        check_library(onnxruntime_operators())
     with pytest.raises(ValueError, match="ELF"):
         fatbin.architectures(tmp_path / "text.so")
 
@@ -153,6 +184,7 @@ def test_rendered_check_names_every_registry(checked):
     console = Console(width=400, file=io.StringIO())
     console.print(render(checked))
     printed = console.file.getvalue()
+    assert drivers_for(checked.versions["cuda"]) in printed
     for registry in checked.registries:
         assert f"{registry.flavour} {registry.version}: loads" in printed
     for expected in ("sm_86, sm_90, compute_90", "ai.xlstm::SLSTMCell version 1 (forget_clamp: float32)"):

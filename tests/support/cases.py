@@ -11,7 +11,7 @@ from support.cell_runner import TYPES, Case
 
 # Sizes around the widths the kernels are built of (vectors of 4 and 8, warps of 32, tiles of 16, 32 and 128).
 SIZES = [1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 31, 32, 33, 40, 64, 65, 96, 130, 132]
-TILES = [(0, 0), (4, 4), (4, 8), (4, 32), (1, 32)]
+TILES = [(0, 0), (4, 2), (4, 4), (4, 8), (4, 32), (1, 32)]
 CHUNKS = {  # by the type of the activations
     "float32": [(64, 64), (64, 32), (32, 32), (32, 16)],
     "float16": [(64, 32), (64, 16)],
@@ -165,7 +165,7 @@ def slstm_parameters(draw, max_size: int = 132) -> dict:
     """Arguments of `slstm_case`."""
     dtype = draw(st.sampled_from(TYPES))
     sequence = draw(st.sampled_from([1, 1, 2, 3, 17]))
-    batches = [1, 1, 2, 3, 9] if sequence <= LONG else [1, 2]
+    batches = [1, 1, 2, 3, 9, 33] if sequence <= LONG else [1, 2]
     sizes = [s for s in SIZES if s <= (max_size if sequence <= LONG else 24)]
     return dict(
         batch=draw(st.sampled_from(batches)),
@@ -174,6 +174,7 @@ def slstm_parameters(draw, max_size: int = 132) -> dict:
         dim=draw(st.sampled_from(sizes)),
         dtype=dtype,
         multiprocessors=draw(st.sampled_from([0, 9])),
+        clusters=draw(st.booleans()),
         recurrent=draw(st.sampled_from(["float32", dtype])),
         gates=draw(st.sampled_from(GATES)),
         zero_state=draw(st.booleans()),

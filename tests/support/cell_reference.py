@@ -22,7 +22,8 @@ from xlstm_export.operators.eager import mlstm_cell, slstm_cell
 UNIT = 2.0**-24  # half a unit in the last place of float32, relative
 FUNCTION = 6 * UNIT  # exp, tanh, log1p: at most 2 units in the last place on a GPU, and what they are used in
 CHUNK = 64  # positions that a kernel may sum over at once
-SPLIT = 2.0**-15  # of a float that goes through the tensor cores as two bfloat16: 2^-17, and 2^-16 beside a float16
+TWO_PARTS = 2.0**-17  # what a sum of two bfloat16 can leave of a value, relative
+SPLIT = 4 * TWO_PARTS  # of a product with one: beside a float16, which is two itself, 2^-16 is left out
 TINY = 1e-30  # below it float32 may lose relative precision to underflow
 
 # Rounding of the activation type: relative, and absolute where it is subnormal.
@@ -177,8 +178,18 @@ def mlstm(
     ]
 
 
-def slstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: str) -> list[Expected]:
-    """Expected hidden, y, c, n, m. Inputs by their names in the operator, x and R already rounded to their types."""
+def slstm(
+    inputs: dict[str, np.ndarray],
+    attributes: dict[str, float],
+    dtype: str,
+    tensor_cores: bool = False,
+    recurrent: str = "float32",
+) -> list[Expected]:
+    """Expected hidden, y, c, n, m. Inputs by their names in the operator, x and R already rounded to their types.
+
+    `tensor_cores`: the kernel multiplies sums of bfloat16. Where activations have 16 bits, y is two of them, and so is
+    R where it is float32; else nothing is cut but the tensor cores' own sums.
+    """
     a = _valid(inputs, "x")
     lengths = inputs.get("lengths")
     x, R, b = a["x"], a["R"], a["b"]
@@ -186,6 +197,9 @@ def slstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: st
     clamp = float(np.float32(attributes["forget_clamp"]))
     y, c, n, m = a["y"], a["c"], a["n"], a["m"]
     y_error, c_error, n_error, m_error = (np.zeros_like(y) for _ in range(4))
+    sums = (dim + 8) * UNIT * (2 if tensor_cores else 1)
+    if tensor_cores and dtype != "float32":
+        sums += TWO_PARTS * (2 if recurrent == "float32" else 1)
     outputs, errors = [], []
     for t in range(sequence):
         active = (np.ones(batch, bool) if lengths is None else lengths > t)[:, None, None]
@@ -194,7 +208,7 @@ def slstm(inputs: dict[str, np.ndarray], attributes: dict[str, float], dtype: st
         y_next, c_next, n_next, m_next = (out.numpy() for out in step[1:])
         raw = x[:, t] + np.einsum("hgoi,bhi->bgho", R, y) + b
         size = np.abs(x[:, t]) + np.einsum("hgoi,bhi->bgho", np.abs(R), np.abs(y)) + np.abs(b)
-        raw_error = (dim + 8) * UNIT * size + np.einsum("hgoi,bhi->bgho", np.abs(R), y_error)
+        raw_error = sums * size + np.einsum("hgoi,bhi->bgho", np.abs(R), y_error)
         i_raw, f_raw, z_raw, o_raw = np.moveaxis(raw, 1, 0)
         i_error, f_error, z_error, o_error = np.moveaxis(raw_error, 1, 0)
         if clamp:

@@ -21,6 +21,8 @@ KERNEL_FILES = [
     "mlstm_sequence_normaliser.cuh",
     "slstm_step.cuh",
     "slstm_sequence.cuh",
+    "slstm_cluster.cuh",
+    "slstm_batch.cuh",
 ]
 TYPES = ["float32", "float16", "bfloat16"]  # index: xlstm::DataType
 _ATTRIBUTES = {"mlstm": ["q_scale", "k_scale", "gate_soft_cap", "eps"], "slstm": ["forget_clamp"]}
@@ -54,6 +56,7 @@ class Case:
     multiprocessors: int = 0  # of the simulated device, with shared_limit bytes for a block
     shared_limit: int = 0
     resident_blocks: int = 0  # that a cooperative launch may have
+    clusters: bool = True  # of thread blocks: whether the simulated device has them
     choose: bool = False  # launch nothing, answer with the chosen chunk: 1 + length * 3 + columns in place of a status
     sent: dict[str, np.ndarray] = field(init=False)  # what the kernel reads, as float32 or int32
 
@@ -68,9 +71,9 @@ class Case:
         return {"R": self.recurrent, "C": self.memory}.get(name, "float32")
 
     def expected(self, tensor_cores: bool = False) -> list[cell_reference.Expected]:
-        """`tensor_cores`: the mLSTM kernel uses them."""
-        options = {"tensor_cores": tensor_cores, "memory": self.memory} if self.cell == "mlstm" else {}
-        return getattr(cell_reference, self.cell)(self.sent, self.attributes, self.dtype, **options)
+        """`tensor_cores`: the kernel uses them."""
+        options = {"memory": self.memory} if self.cell == "mlstm" else {"recurrent": self.recurrent}
+        return getattr(cell_reference, self.cell)(self.sent, self.attributes, self.dtype, tensor_cores, **options)
 
     def encode(self) -> bytes:
         first = self.inputs["q" if self.cell == "mlstm" else "x"]
@@ -100,6 +103,7 @@ class Case:
             self.multiprocessors,
             self.shared_limit,
             self.resident_blocks,
+            not self.clusters,
             self.choose,
         ]
         floats = [self.attributes[name] for name in _ATTRIBUTES[self.cell]]
@@ -133,10 +137,10 @@ def from_bytes(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 class CellRunner:
     """A running `cell_runner`; started again after it died. Use as a context manager."""
 
-    def __init__(self, program: Path, tensor_cores: bool = True, plugin: bool = False):
+    def __init__(self, program: Path, tensor_cores: bool = True, embedded: bool = False):
         self._program = program
         self._tensor_cores = tensor_cores  # whether the device has them, for bfloat16
-        self._plugin = plugin  # calls go through the TensorRT plugin, which chooses the kernel itself
+        self._embedded = embedded  # in TensorRT's plugin or ONNX Runtime's operator, where the launcher chooses
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> CellRunner:
@@ -175,8 +179,12 @@ class CellRunner:
         """Runs the case and holds every output against float64."""
         status, outputs = self.run(case)
         assert status == 0, f"launch failed with cudaError_t {status}"
-        chunkwise = case.cell == "mlstm" and case.inputs["q"].shape[1] > 1 and (self._plugin or case.tile == (0, 0))
-        wanted = case.expected(chunkwise and self._tensor_cores and case.dtype != "float32")
+        if case.cell == "mlstm":
+            chunkwise = case.inputs["q"].shape[1] > 1 and (self._embedded or case.tile == (0, 0))
+            wanted = case.expected(chunkwise and self._tensor_cores and case.dtype != "float32")
+        else:
+            batch, sequence = case.inputs["x"].shape[:2]
+            wanted = case.expected(self._tensor_cores and (sequence > 1 or batch > 16))
         problems = [expected.check(actual) for expected, actual in zip(wanted, outputs, strict=True)]
         problems = [problem for problem in problems if problem]
         assert not problems, "; ".join(problems)

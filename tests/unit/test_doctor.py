@@ -11,7 +11,7 @@ from rich.console import Console
 
 from xlstm_export import doctor
 from xlstm_export.doctor import Finding, diagnose, render
-from xlstm_export.native import locate
+from xlstm_export.native import build_info, locate
 
 
 def text_of(findings):
@@ -53,12 +53,53 @@ def test_tensorrt_is_told_from_tensorrt_rtx(findings):
     assert not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys(), "probes belong into processes of their own"
 
 
-def test_native_libraries_are_found_where_plugins_build_puts_them(monkeypatch, tmp_path):
+@pytest.fixture
+def library_with_cuda(monkeypatch, tmp_path):
+    """Finds a plugin library that says which CUDA it was built with, where the driver is for another, or absent."""
+
+    def pretend(cuda, driver):
+        monkeypatch.setenv(locate.FOLDER_VARIABLE, str(tmp_path))
+        (tmp_path / locate.TENSORRT_PLUGINS).touch()
+        monkeypatch.setattr(build_info, "build_info", lambda path: {"cuda": cuda})
+        answers = {"gpus": {"driver": driver, "gpus": []} if driver else {"error": "no NVIDIA driver"}}
+        monkeypatch.setattr(doctor, "ask", answers.get)
+        return by_name(doctor._native(), "TensorRT plugins")
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "needs"),
+    [
+        ("13.5.37", "13.0", "CUDA 13 (580 or newer)"),
+        ("12.6.85", "13.0", "CUDA 12 (525 or newer)"),
+        ("12.6.85", "12.2", "CUDA 12 (525 or newer)"),  # minor versions are compatible
+        ("13.5.37", None, "CUDA 13 (580 or newer)"),
+        ("15.0.1", "15.0", "CUDA 15"),
+    ],
+)
+def test_library_is_found_where_plugins_build_puts_it_with_the_driver_it_needs(
+    library_with_cuda, tmp_path, cuda, driver, needs
+):
+    found = library_with_cuda(cuda, driver)
+    assert found.status == "here" and not found.remedy
+    assert found.detail.startswith(str(tmp_path)) and found.detail.endswith(f"needs an NVIDIA driver for {needs}")
+
+
+def test_library_that_this_machines_driver_is_too_old_for_is_broken_and_can_be_built_for_it(library_with_cuda):
+    found = library_with_cuda("13.5.37", "12.6")
+    assert found.status == "broken"
+    assert "(580 or newer); this machine's is for CUDA 12.6" in found.detail
+    assert found.remedy.startswith("CUDACXX=") and "plugins build, with the nvcc of CUDA 12.6" in found.remedy
+
+
+def test_absent_library_can_be_built_and_one_that_does_not_open_is_broken(monkeypatch, tmp_path):
     monkeypatch.setenv(locate.FOLDER_VARIABLE, str(tmp_path))
-    assert by_name(doctor._native(), "TensorRT plugins").status == "absent"
+    absent = by_name(doctor._native(), "TensorRT plugins")
+    assert (absent.status, absent.remedy) == ("absent", "xlstm-export plugins build")
     (tmp_path / locate.TENSORRT_PLUGINS).touch()
-    found = by_name(doctor._native(), "TensorRT plugins")
-    assert found.status == "here" and str(tmp_path) in found.detail
+    broken = by_name(doctor._native(), "TensorRT plugins")
+    assert broken.status == "broken" and str(tmp_path) in broken.detail and "file too short" in broken.detail
 
 
 @pytest.mark.parametrize(

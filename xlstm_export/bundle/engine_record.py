@@ -114,7 +114,8 @@ class EngineRecord:
     model: FileHash
     manifest: FileHash
     plugins: FileHash | None
-    """The plugin library that the engine needs; a file of this name lies beside the engine."""
+    """The plugin library that the engine needs, which runs all its cells; a file of this name lies beside the engine.
+    None: the cells run as their definitions."""
     options: BuildOptions
     seconds: float
     """Time of the build."""

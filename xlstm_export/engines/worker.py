@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import Gpu, list_gpus
 from ..nvidia.flavours import import_flavour, load_plugins, make_logger, start
+from ..operators.names import CELLS, DOMAIN
 from ..own_process import take_stdout
 from .progress import PhaseTree
 from .rewrite import plugin_needs_stripping, with_plain_lookups, with_products_as_sums, without_functions
@@ -90,6 +91,8 @@ def build(job: BuildJob, emit: Emit) -> None:
     # The path is only where external weights are looked for.
     if not parser.parse(model.SerializeToString(), job.model):
         raise UserError(ErrorKind.runtime, _parser_report(job, trt, parser, logger))
+    if job.plugins is not None:
+        require_plugin_layers(job, trt, network, model)
 
     emit("stage", title="Building the engine")
     cache = _timing_cache(job, trt, gpu)
@@ -146,6 +149,24 @@ def read_graph(path: Path) -> onnx.ModelProto:
                     f"{file} is truncated: it ends before its tensor {tensor.name}. Copy or export it again.",
                 )
     return model
+
+
+def require_plugin_layers(job: BuildJob, trt: ModuleType, network: Any, model: onnx.ModelProto) -> None:
+    """The parser made a plugin of every cell. Where its lookup fails it may take the definition and say nothing.
+
+    Raises:
+        UserError: some cells would run as their definitions.
+    """
+    cells = sum(node.domain == DOMAIN and node.op_type in CELLS for node in model.graph.node)
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    plugins = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers)
+    if plugins < cells:
+        raise UserError(
+            ErrorKind.runtime,
+            f"{job.runtime} {trt.__version__} took the plugin for {plugins} of the {cells} cells of {job.model}, and "
+            f"the slower definition for the others. Look at {job.plugins} with `xlstm-export plugins check`, or build "
+            "with --plugins none.",
+        )
 
 
 def _gpu_for(job: BuildJob) -> Gpu | None:

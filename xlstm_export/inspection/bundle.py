@@ -58,6 +58,8 @@ class EngineInfo:
     targets: tuple[str, ...]
     batch: tuple[int, int, int]
     bytes: int
+    plugins: str | None
+    """The plugin library that runs its cells; None: their definitions do."""
     fits: bool
     """Built from this very graph and manifest."""
 
@@ -155,7 +157,8 @@ def _parameters(bundle: Bundle) -> int:
 def _engine_info(bundle: Bundle, engine: Engine) -> EngineInfo:
     record = engine.record
     name, fits = engine.path.name, bundle.fits(record)
-    return EngineInfo(name, record.runtime, record.targets, record.batch, record.engine_bytes, fits)
+    plugins = record.plugins.name if record.plugins else None
+    return EngineInfo(name, record.runtime, record.targets, record.batch, record.engine_bytes, plugins, fits)
 
 
 def _cells(bundle: Bundle) -> Iterable[CellInfo]:

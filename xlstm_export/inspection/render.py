@@ -66,13 +66,14 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
     if b.engines:
         yield Text()
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for title in ("engine", "runs on", "batch", "size", ""):
+        for title in ("engine", "runs on", "cells", "batch", "size", ""):
             table.add_column(title, overflow="fold")
         for e in b.engines:
             low, _, high = e.batch
             stale = "" if e.fits else "built from another export"
             batch = str(low) if low == high else f"{low}-{high}"
-            table.add_row(e.name, ", ".join(e.targets), batch, _bytes(e.bytes), Text(stale, "yellow"))
+            cells = "in the plugin" if e.plugins else "as definitions"
+            table.add_row(e.name, ", ".join(e.targets), cells, batch, _bytes(e.bytes), Text(stale, "yellow"))
         yield table
 
 

@@ -29,7 +29,7 @@ class Build:
     libraries: tuple[Path, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
-    """What had to be fetched."""
+    """What had to be fetched, and what of a release's architectures the CUDA compiler does not know."""
 
 
 def build_libraries(
@@ -38,7 +38,7 @@ def build_libraries(
     """Compile the TensorRT plugin and the ONNX Runtime library, and install them. Headers that are missing are fetched.
 
     Args:
-        targets: GPU architectures such as `sm86`, or `current`; none: those of a release.
+        targets: GPU architectures such as `sm86`, or `current`; none: those of a release that nvcc knows.
         cuda: False builds only the ONNX Runtime library, and only its CPU kernels.
         output: folder for the libraries; None: where they are found by default (`native.locate`).
         stage: progress bars.
@@ -72,6 +72,7 @@ def build_libraries(
     if not built:
         raise UserError(ErrorKind.unavailable, "nothing to build:\n" + "\n".join(left_out.values()))
     folder = cmake.build(options, [name.removeprefix("lib").removesuffix(".so") for name in built], stage)
+    notes += cmake.notes(folder)
     output = output if output is not None else library_folder()
     return Build(tuple(_install(folder / "lib" / name, output) for name in built), left_out, tuple(notes))
 

@@ -16,8 +16,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..errors import ErrorKind, UserError
+from ..nvidia.cuda_versions import drivers_for
 from ..operators.names import CELLS, DOMAIN, VERSION
 from . import fatbin
+from .build_info import build_info
 
 CREATORS = tuple((name, str(VERSION), DOMAIN) for name in CELLS)
 """Name, version and namespace under which the nodes of an exported graph look their plugins up."""
@@ -89,7 +91,9 @@ def check_library(library: Path) -> Check:
     if not library.is_file():
         raise UserError(ErrorKind.unavailable, f"{library} is not there. Build it with `xlstm-export plugins build`.")
     registries, absent = [], []
-    versions = _built_with(library)
+    versions = build_info(library)
+    if "tensorrt_headers" not in versions:
+        raise UserError(ErrorKind.unavailable, f"{library} is not a TensorRT plugin library.")
     for flavour, modules in FLAVOURS.items():
         module = next((name for name in modules if importlib.util.find_spec(name)), None)
         if module is None:
@@ -109,6 +113,7 @@ def render(check: Check) -> RenderableType:
     lines = [
         Text.assemble((str(check.library), "bold"), f"  {check.size / 1e6:.1f} MB"),
         Text(f"  built with     {versions}"),
+        Text(f"  needs          {drivers_for(check.versions['cuda'])}"),
         Text(f"  device code    {', '.join(check.architectures) or 'none'}"),
     ]
     for registry in check.registries:
@@ -122,24 +127,6 @@ def render(check: Check) -> RenderableType:
             lines.append(line if creator.found else line.append("  cannot be looked up", "red"))
     lines += [Text(f"  {flavour}: not installed here", "dim") for flavour in check.absent]
     return Group(*lines)
-
-
-def _built_with(library: Path) -> dict[str, str]:
-    """What the library says of itself. It is opened in a process of its own: it may be anything."""
-    program = (
-        "import ctypes, sys\n"
-        "library = ctypes.CDLL(sys.argv[1])\n"
-        "info = library.xlstm_tensorrt_build_info\n"
-        "info.restype = ctypes.c_char_p\n"
-        "library.getCreators, library.setLoggerFinder\n"
-        "print(info().decode())\n"
-    )
-    done = _run([sys.executable, "-c", program, str(library)])
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(ErrorKind.unavailable, f"{library} is not a TensorRT plugin library of xlstm-export: {reason}")
-    pairs = (item.partition("=") for item in done.stdout.strip().split("; "))
-    return {key: value for key, _, value in pairs if key != "architectures"}
 
 
 def _ask_registry(flavour: str, module: str, library: Path) -> Registry:

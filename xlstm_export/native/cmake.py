@@ -42,7 +42,7 @@ def header_options(names: Iterable[str], stage: Stage = no_progress) -> dict[str
 
 
 def cuda_options(architectures: str | None = None) -> dict[str, object]:
-    """Options to compile CUDA code, for architectures as CMake names them; None: those of a release.
+    """Options to compile CUDA code, for architectures as CMake names them; None: those of a release that nvcc knows.
 
     Raises:
         UserError: there is no CUDA compiler or no C++ compiler.
@@ -86,6 +86,11 @@ def build(options: Options, targets: Iterable[str], stage: Stage = no_progress, 
         _configure(folder, command, stage)
         _compile(folder, list(targets), stage)
     return folder
+
+
+def notes(folder: Path) -> list[str]:
+    """What our CMake files remarked when this folder was configured."""
+    return re.findall("^-- note: (.*)$", (folder / "configure.log").read_text(), re.MULTILINE)
 
 
 def _plan(options: Options, source: Path) -> tuple[Path, list[object]]:

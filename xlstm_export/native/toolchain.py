@@ -83,9 +83,17 @@ def cuda_compiler() -> Tool:
     """nvcc: `CUDACXX`, the one on PATH, under CUDA_HOME or /usr/local/cuda, or of the pip packages `CUDA_PACKAGES`."""
     names = [os.environ["CUDACXX"]] if os.environ.get("CUDACXX") else ["nvcc"]
     homes = [Path(os.environ[key]) for key in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(key)]
-    remedy = f"Install CUDA 13, or run `pip install {' '.join(CUDA_PACKAGES)}`, or build with --no-cuda."
+    pip = f"run `pip install {' '.join(CUDA_PACKAGES)}` (CUDA 13)"
+    remedy = f"Install the CUDA that the driver is for, or {pip}, or build with --no-cuda."
     system = [home / "bin" for home in (*homes, Path("/usr/local/cuda"))]
     return _program("the CUDA compiler nvcc", names, _pip_folder("nvidia", "cu13/bin"), remedy, system)
+
+
+def cuobjdump() -> Tool:
+    """The program that lists what is in compiled CUDA code."""
+    remedy = "Install CUDA, or run `pip install nvidia-cuda-cuobjdump`."
+    pip = _pip_folder("nvidia", "cu13/bin")
+    return _program("cuobjdump", ["cuobjdump"], pip, remedy, [Path("/usr/local/cuda/bin")])
 
 
 def onnxruntime_headers() -> Tool:
@@ -125,7 +133,7 @@ def cuda_headers() -> Tool:
         "cuda_runtime_api.h",
         variables=("CUDA_HOME", "CUDA_PATH"),
         pip=_pip_folder("nvidia", "cu13/include"),
-        install="Install CUDA 13, or run `pip install nvidia-cuda-runtime`",
+        install="Install CUDA, or run `pip install nvidia-cuda-runtime`",
     )
 
 

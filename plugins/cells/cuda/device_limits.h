@@ -9,11 +9,12 @@ namespace xlstm::cuda {
 
 struct DeviceLimits {
   int device = 0;
-  int major = 0;  // of its compute capability
   int multiprocessors = 0;
   int shared_bytes = 0;                 // that a block can have on request
   int multiprocessor_shared_bytes = 0;  // that the blocks of a multiprocessor can have together
   int cooperative = 0;                  // whether all blocks of a launch can be resident together
+  int grid_height = 0;                  // blocks of a grid along y, and along z
+  int clusters = 0;                     // whether blocks can be launched in clusters
 };
 
 inline cudaError_t query_limits(DeviceLimits& limits) {
@@ -21,13 +22,16 @@ inline cudaError_t query_limits(DeviceLimits& limits) {
   const auto query = [&](int& value, cudaDeviceAttr attribute) {
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, attribute, limits.device);
   };
-  query(limits.major, cudaDevAttrComputeCapabilityMajor);
   query(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
   query(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   query(limits.multiprocessor_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   query(limits.cooperative, cudaDevAttrCooperativeLaunch);
+  query(limits.grid_height, cudaDevAttrMaxGridDimZ);  // y has no less
+  query(limits.clusters, cudaDevAttrClusterLaunch);
   return status;
 }
+
+constexpr int kRememberedDevices = 64;  // others are asked at every launch
 
 // Lets every launch of `kKernel` on this device have as much dynamic shared memory as a block can have: what the device
 // gives on request less the kernel's static part.
@@ -36,9 +40,8 @@ inline cudaError_t query_limits(DeviceLimits& limits) {
 // a launch of another thread that needs more and has just asked. So the most there is is allowed, once, and stays.
 template <auto kKernel>
 cudaError_t allow_shared_memory(const DeviceLimits& limits) {
-  constexpr int kRemembered = 64;  // devices; for others it is asked for at every launch
-  static std::atomic<bool> allowed[kRemembered];
-  std::atomic<bool>* const known = limits.device < kRemembered ? &allowed[limits.device] : nullptr;
+  static std::atomic<bool> allowed[kRememberedDevices];
+  std::atomic<bool>* const known = limits.device < kRememberedDevices ? &allowed[limits.device] : nullptr;
   if (known != nullptr && known->load(std::memory_order_relaxed)) return cudaSuccess;
   cudaFuncAttributes attributes{};
   cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
@@ -47,6 +50,22 @@ cudaError_t allow_shared_memory(const DeviceLimits& limits) {
   status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status == cudaSuccess && known != nullptr) known->store(true, std::memory_order_relaxed);
   return status;
+}
+
+// The architecture that the code of `kKernel` on this device was compiled for, 10 * major + minor. It may be older than
+// the device, which compiles a kernel from PTX where the library has none of its own.
+template <auto kKernel>
+cudaError_t query_architecture(const DeviceLimits& limits, int& architecture) {
+  static std::atomic<int> answers[kRememberedDevices];  // 0: not asked yet
+  std::atomic<int>* const known = limits.device < kRememberedDevices ? &answers[limits.device] : nullptr;
+  architecture = known != nullptr ? known->load(std::memory_order_relaxed) : 0;
+  if (architecture != 0) return cudaSuccess;
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+  if (status != cudaSuccess) return status;
+  architecture = attributes.ptxVersion;
+  if (known != nullptr) known->store(architecture, std::memory_order_relaxed);
+  return cudaSuccess;
 }
 
 }  // namespace xlstm::cuda

@@ -12,23 +12,25 @@
 
 namespace xlstm::cuda {
 
-// Any B, S, H, DK, DV; states out of place, or each in the very buffer of its input. One launch out of place; two with
-// n or m in place (every block of a head reads them, so a second, small kernel writes them). A sequence goes through
-// the chunkwise kernel where a tile of C fits into a block's shared memory, else step by step through the step kernel.
+// Any B, S, H, DK, DV; states out of place, or each in the very buffer of its input. One launch, also with C in place;
+// two with n or m in place (every block of a head reads them, so a second, small kernel writes them). A sequence goes
+// through the chunkwise kernel where a tile of C fits into a block's shared memory, else position by position through
+// the step kernel.
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream);
 
-// Bytes of scratch that launch_slstm needs for these sizes: two buffers for y and a counter for each head.
+// Bytes of scratch that launch_slstm needs for these sizes: two buffers for y, eight bytes a value.
 inline size_t slstm_workspace_size(int64_t batch, int64_t heads, int64_t dim) {
-  return sizeof(float) * static_cast<size_t>(2 * batch * heads * dim + heads);
+  return 2 * sizeof(uint64_t) * static_cast<size_t>(batch * heads * dim);
 }
 
-// Any B, S, H, DH; states out of place or in place. A sequence is one cooperative launch where R fits into the shared
-// memory of all multiprocessors together, else one launch for each position. `workspace` (16-byte aligned, whatever it
+// Any B, S, H, DH; states out of place or in place. A sequence is one launch of thread-block clusters where the device
+// has them and R fits into their registers, one cooperative launch where R fits into the shared memory of all
+// multiprocessors together, else one launch for each position. `workspace` (16-byte aligned, whatever it
 // holds) may be null where S == 1 and y_out != y_in, which is where it is not used.
 cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t stream);
 
 // For tests and tuning: the columns of C that a block of the mLSTM kernel owns (vector * lanes), and a launch with it.
-// The shapes that exist: vector 4 with lanes 4, 8 or 32; vector 1 with lanes 32.
+// The shapes that exist: vector 4 with lanes 2, 4, 8 or 32; vector 1 with lanes 32.
 struct MlstmTile {
   int vector;  // columns a thread owns; 4 needs DV % 4 == 0 and aligned pointers
   int lanes;   // threads side by side along a row of C

@@ -51,22 +51,30 @@ struct TensorShape {
   }
 };
 
+// Whether there is code for tensor cores with operands of 16 bits for these activations on this device.
+bool on_tensor_cores(const MlstmArgs& args, const DeviceLimits& limits) {
+  if (args.type == DataType::kFloat32) return false;
+  int architecture = 0;
+  constexpr auto kKernel = TensorShape<32, 4>::kernel<__nv_bfloat16>();
+  return query_architecture<kKernel>(limits, architecture) == cudaSuccess && architecture >= 80;
+}
+
 // Calls fn(shape) with every shape that there is for these sizes on this device.
 template <typename Function>
 void for_each_shape(const MlstmArgs& args, const DeviceLimits& limits, Function&& fn) {
   const auto offer = [&](auto shape) {
     if (shape.fits(args) && shape.bytes(args) <= limits.shared_bytes) fn(shape);
   };
-  if (args.type == DataType::kFloat32 || limits.major < 8) {
-    offer(FloatShape<64, 64>{});
-    offer(FloatShape<64, 32>{});
-    offer(FloatShape<32, 32>{});
-    offer(FloatShape<32, 16>{});
-  } else {
+  if (on_tensor_cores(args, limits)) {
     offer(TensorShape<32, 4>{});
     offer(TensorShape<32, 6>{});
     offer(TensorShape<16, 8>{});
     offer(TensorShape<16, 16>{});
+  } else {
+    offer(FloatShape<64, 64>{});
+    offer(FloatShape<64, 32>{});
+    offer(FloatShape<32, 32>{});
+    offer(FloatShape<32, 16>{});
   }
 }
 

@@ -31,7 +31,7 @@ template <bool kVectors, int kColumns, typename T>
 __device__ __forceinline__ void copy_rows(SharedMatrix<kColumns> to, const T* from, int64_t stride, int rows,
                                           int columns) {
   constexpr int kPieces = kColumns / kPiece, kRowStep = kTensorThreads / kPieces;
-  constexpr int kMost = ceil_div(kChunk, kRowStep);  // pieces of a thread
+  [[maybe_unused]] constexpr int kMost = ceil_div(kChunk, kRowStep);  // pieces of a thread
   const int first = static_cast<int>(threadIdx.x) / kPieces;
   const int column = static_cast<int>(threadIdx.x) % kPieces * kPiece;
   from += first * stride + column;

@@ -1,5 +1,7 @@
 #include "cells/cuda/device_limits.h"
 #include "cells/cuda/launch.h"
+#include "cells/cuda/slstm_batch.cuh"
+#include "cells/cuda/slstm_cluster.cuh"
 #include "cells/cuda/slstm_sequence.cuh"
 #include "cells/cuda/slstm_step.cuh"
 
@@ -26,10 +28,43 @@ cudaError_t launch_step(const SlstmArgs& args, const float* y_prev, float* y_nex
   return cudaLaunchKernelEx(&config, slstm_step_kernel<T, RecurrentT, kVector, kRows>, args, y_prev, y_next, position);
 }
 
+// `launched` false: the kernel for many rows does not fit these types, sizes, pointers or this device.
+template <typename T, typename RecurrentT>
+cudaError_t launch_batch(const SlstmArgs& args, const float* y_prev, float* y_next, int64_t position, bool& launched,
+                         cudaStream_t stream) {
+  if constexpr (std::is_same_v<T, float>) {
+    return cudaSuccess;
+  } else {
+    constexpr auto kKernel = slstm_batch_kernel<T, RecurrentT>;
+    constexpr int kMinRows = 17;     // fewer are as quick without tensor cores
+    constexpr int kMaxGrid = 65535;  // along y and z
+    const bool fits = fits_batch(args, y_prev, y_next) && args.dim <= kMaxGrid && args.heads <= kMaxGrid &&
+                      args.batch <= INT32_MAX - SlstmBatch::kRows;
+    if (args.batch < kMinRows || !fits) return cudaSuccess;
+    DeviceLimits limits;
+    int architecture = 0;
+    cudaError_t status = query_limits(limits);
+    if (status == cudaSuccess) status = query_architecture<kKernel>(limits, architecture);
+    if (status != cudaSuccess || architecture < 80) return status;
+    cudaLaunchConfig_t config{};
+    config.gridDim =
+        dim3(static_cast<unsigned>(ceil_div<int64_t>(args.batch, SlstmBatch::kRows)),
+             static_cast<unsigned>(ceil_div<int64_t>(args.dim, SlstmBatch::kUnits)), static_cast<unsigned>(args.heads));
+    config.blockDim = dim3(kSlstmThreads);
+    config.stream = stream;
+    status = cudaLaunchKernelEx(&config, kKernel, args, y_prev, y_next, position);
+    launched = status == cudaSuccess;
+    return status;
+  }
+}
+
 // 16 bytes of R at a time where the sizes and the pointers allow it.
 template <typename T, typename RecurrentT>
 cudaError_t launch_position(const SlstmArgs& args, const float* y_prev, float* y_next, int64_t position,
                             cudaStream_t stream) {
+  bool launched = false;
+  const cudaError_t status = launch_batch<T, RecurrentT>(args, y_prev, y_next, position, launched, stream);
+  if (status != cudaSuccess || launched) return status;
   constexpr int kVector = 16 / sizeof(RecurrentT);
   const bool fits_vector = args.dim % kVector == 0 && is_aligned(args.R, 16) && is_aligned(y_prev, 16);
   if (!fits_vector) return launch_step<T, RecurrentT, 1, 8>(args, y_prev, y_next, position, stream);
@@ -69,6 +104,44 @@ cudaError_t launch_positions(const SlstmArgs& args, float* scratch, cudaStream_t
   return cudaSuccess;
 }
 
+// `launched` false, here and below: the kernel does not fit these sizes or this device, and nothing was enqueued.
+template <typename T, typename RecurrentT>
+cudaError_t launch_clusters(const SlstmArgs& args, bool& launched, cudaStream_t stream) {
+  using Shape = SlstmCluster<T, RecurrentT>;
+  constexpr auto kKernel = slstm_cluster_kernel<T, RecurrentT>;
+  constexpr int kMaxWaves = 6;     // beyond, a position of all rows is quicker in a launch of its own
+  constexpr int kMaxGrid = 65535;  // along y and z
+  const int64_t groups = ceil_div<int64_t>(args.batch, Shape::kRows);
+  if (args.dim > Shape::kSlabs * kSlstmSlab || args.heads > kMaxGrid || groups > kMaxGrid) return cudaSuccess;
+  DeviceLimits limits;
+  int architecture = 0;
+  cudaError_t status = query_limits(limits);
+  if (status == cudaSuccess) status = query_architecture<kKernel>(limits, architecture);
+  if (status != cudaSuccess || !limits.clusters || architecture < 90) return status;
+  // Beyond eight blocks the device decides, and says so below.
+  status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (status != cudaSuccess) return status;
+
+  const auto blocks = static_cast<unsigned>(Shape::blocks(args.dim));
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {blocks, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks, static_cast<unsigned>(args.heads), static_cast<unsigned>(groups));
+  config.blockDim = dim3(kSlstmThreads);
+  config.dynamicSmemBytes = Shape::shared_bytes(args.dim);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int resident = 0;
+  status = cudaOccupancyMaxActiveClusters(&resident, kKernel, &config);
+  if (status == cudaErrorInvalidClusterSize) return cudaSuccess;
+  if (status != cudaSuccess || args.heads * groups > int64_t{resident} * kMaxWaves) return status;
+  status = cudaLaunchKernelEx(&config, kKernel, args);
+  launched = status == cudaSuccess;
+  return status;
+}
+
 // The units of a block of the sequence kernel: as few as give every multiprocessor one block at most, in whole turns of
 // the warps. 0 where R does not fit, or the pointwise part has more elements than threads.
 template <typename RecurrentT, int kRows>
@@ -80,14 +153,13 @@ int choose_units(const SlstmArgs& args, const DeviceLimits& limits) {
   return 0;
 }
 
-// `launched` false: the sequence kernel does not fit these sizes or this device, and nothing was enqueued.
 template <typename T, typename RecurrentT, int kRows>
-cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launched, cudaStream_t stream) {
+cudaError_t launch_cooperative(const SlstmArgs& args, void* workspace, bool& launched, cudaStream_t stream) {
   DeviceLimits limits;
   cudaError_t status = query_limits(limits);
   if (status != cudaSuccess || !limits.cooperative) return status;
   const int units = choose_units<RecurrentT, kRows>(args, limits);
-  if (units == 0 || args.batch > INT32_MAX - kRows) return cudaSuccess;
+  if (units == 0 || args.batch > kRows) return cudaSuccess;  // more rows are work enough for a launch of its own
   const size_t shared_bytes = static_cast<size_t>(SliceLayout<RecurrentT, kRows>::bytes(args.dim, units));
   const int64_t blocks = args.heads * ceil_div<int64_t>(args.dim, units);
 
@@ -98,8 +170,7 @@ cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launch
   status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kKernel, kSlstmThreads, shared_bytes);
   if (status != cudaSuccess || blocks > int64_t{resident} * limits.multiprocessors) return status;
 
-  unsigned* const arrivals = reinterpret_cast<unsigned*>(exchange + 2 * args.batch * args.heads * args.dim);
-  status = cudaMemsetAsync(arrivals, 0, sizeof(unsigned) * static_cast<size_t>(args.heads), stream);
+  status = cudaMemsetAsync(workspace, 0, slstm_workspace_size(args.batch, args.heads, args.dim), stream);
   if (status != cudaSuccess) return status;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
@@ -111,21 +182,25 @@ cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launch
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  status = cudaLaunchKernelEx(&config, kKernel, args, units, exchange, arrivals);
+  status = cudaLaunchKernelEx(&config, kKernel, args, units, static_cast<Message*>(workspace));
   launched = status == cudaSuccess;
   // A green context, or a limit on the threads of a process that shares the GPU, may give fewer multiprocessors than
   // the device has. Nothing ran then.
   return status == cudaErrorCooperativeLaunchTooLarge ? cudaSuccess : status;
 }
 
+template <typename T, typename RecurrentT>
+cudaError_t launch_sequence(const SlstmArgs& args, void* workspace, bool& launched, cudaStream_t stream) {
+  const cudaError_t status = launch_clusters<T, RecurrentT>(args, launched, stream);
+  if (status != cudaSuccess || launched) return status;
+  if (args.batch == 1) return launch_cooperative<T, RecurrentT, 1>(args, workspace, launched, stream);
+  return launch_cooperative<T, RecurrentT, 8>(args, workspace, launched, stream);
+}
+
 template <typename T>
-cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launched, cudaStream_t stream) {
-  if (args.recurrent_type == args.type) {
-    if (args.batch == 1) return launch_sequence<T, T, 1>(args, exchange, launched, stream);
-    return launch_sequence<T, T, 8>(args, exchange, launched, stream);
-  }
-  if (args.batch == 1) return launch_sequence<T, float, 1>(args, exchange, launched, stream);
-  return launch_sequence<T, float, 8>(args, exchange, launched, stream);
+cudaError_t launch_sequence(const SlstmArgs& args, void* workspace, bool& launched, cudaStream_t stream) {
+  if (args.recurrent_type == args.type) return launch_sequence<T, T>(args, workspace, launched, stream);
+  return launch_sequence<T, float>(args, workspace, launched, stream);
 }
 
 }  // namespace
@@ -133,16 +208,16 @@ cudaError_t launch_sequence(const SlstmArgs& args, float* exchange, bool& launch
 cudaError_t launch_slstm(const SlstmArgs& args, void* workspace, cudaStream_t stream) {
   if (args.batch == 0 || args.heads == 0 || args.dim == 0 || args.sequence == 0) return cudaSuccess;
   if (!valid(args)) return cudaErrorInvalidValue;
-  float* const scratch = static_cast<float*>(workspace);
-  if (scratch == nullptr && (args.sequence > 1 || args.y_in == args.y_out)) return cudaErrorInvalidValue;
+  if (workspace == nullptr && (args.sequence > 1 || args.y_in == args.y_out)) return cudaErrorInvalidValue;
   if (args.sequence > 1) {
     bool launched = false;
     cudaError_t status = cudaErrorInvalidValue;
-    dispatch_type(args.type,
-                  [&](auto example) { status = launch_sequence<decltype(example)>(args, scratch, launched, stream); });
+    dispatch_type(args.type, [&](auto example) {
+      status = launch_sequence<decltype(example)>(args, workspace, launched, stream);
+    });
     if (status != cudaSuccess || launched) return status;
   }
-  return launch_positions(args, scratch, stream);
+  return launch_positions(args, static_cast<float*>(workspace), stream);
 }
 
 }  // namespace xlstm::cuda

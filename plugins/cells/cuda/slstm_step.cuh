@@ -50,7 +50,9 @@ template <int kVector, int kRows, typename RecurrentT>
 __device__ __forceinline__ void accumulate_gates(const RecurrentT* R, int64_t gate_stride, const float* y,
                                                  int64_t row_stride, int width, int rows, int lane,
                                                  float (&acc)[kGates * kRows]) {
-#pragma unroll 2
+  // As many as fit into the registers.
+  [[maybe_unused]] constexpr int kUnroll = kRows == 1 || sizeof(RecurrentT) == 2 ? 2 : 1;
+#pragma unroll kUnroll
   for (int in = lane * kVector; in < width; in += kWarpSize * kVector) {
     Vector<RecurrentT, kVector> weights[kGates];
 #pragma unroll
@@ -74,22 +76,26 @@ __device__ __forceinline__ void accumulate_gates(const RecurrentT* R, int64_t ga
   }
 }
 
-// x + b of one unit at one position of one row, for the four gates.
+// x of one unit at one position of one row, and its b, for the four gates.
 template <typename T>
 __device__ __forceinline__ void load_inputs(const SlstmArgs& args, int64_t row, int64_t position, int64_t head,
-                                            int unit, float (&input)[kGates]) {
+                                            int unit, T (&x)[kGates]) {
 #pragma unroll
   for (int g = 0; g < kGates; ++g) {
     const int64_t token = ((row * args.sequence + position) * kGates + g) * args.heads + head;
-    input[g] = to_float(static_cast<const T*>(args.x)[token * args.dim + unit]) +
-               args.b[(g * args.heads + head) * args.dim + unit];
+    x[g] = static_cast<const T*>(args.x)[token * args.dim + unit];
   }
+}
+
+__device__ __forceinline__ void load_bias(const SlstmArgs& args, int64_t head, int unit, float (&bias)[kGates]) {
+#pragma unroll
+  for (int g = 0; g < kGates; ++g) bias[g] = args.b[(g * args.heads + head) * args.dim + unit];
 }
 
 // The state inputs of `args` are those at `position`, with y in y_prev and y_next. Grid: heads * unit tiles * row
 // tiles, the row tiles of the same weights side by side.
 template <typename T, typename RecurrentT, int kVector, int kRows>
-__global__ void __launch_bounds__(kSlstmThreads)
+__global__ void __launch_bounds__(kSlstmThreads, 2)
     slstm_step_kernel(const SlstmArgs args, const float* y_prev, float* y_next, const int64_t position) {
   constexpr int kSums = kGates * kRows;
   static_assert(kRows * kSlstmUnits <= kSlstmThreads && kSums <= kWarpSize);
@@ -112,11 +118,13 @@ __global__ void __launch_bounds__(kSlstmThreads)
   const bool owner = own_row < kRows && row < rows && unit < DH;
   const int64_t element = (row * args.heads + head) * DH + unit;
   bool active = false;
-  float input[kGates] = {};  // x + b
+  T x[kGates] = {};
+  float bias[kGates] = {};
   SlstmState<float> state{};
   if (owner) {
     active = position < row_length(args.lengths, row, args.sequence);
-    if (active) load_inputs<T>(args, row, position, head, unit, input);
+    if (active) load_inputs(args, row, position, head, unit, x);
+    load_bias(args, head, unit, bias);
     state = {0.0f, args.c_in[element], args.n_in[element], args.m_in[element]};
   }
 
@@ -134,7 +142,7 @@ __global__ void __launch_bounds__(kSlstmThreads)
 
   T hidden = from_float<T>(0.0f);
   if (active) {
-    const auto raw = [&](int gate) { return input[gate] + sums[gate * kRows + own_row][own_unit]; };
+    const auto raw = [&](int gate) { return to_float(x[gate]) + bias[gate] + sums[gate * kRows + own_row][own_unit]; };
     state = slstm_pointwise(raw(0), raw(1), raw(2), raw(3), state, args.forget_clamp);
     hidden = from_float<T>(state.y);
   } else {

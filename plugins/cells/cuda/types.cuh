@@ -55,6 +55,18 @@ __device__ __forceinline__ void store_vector(T* address, const Vector<T, N>& vec
   *reinterpret_cast<Vector<T, N>*>(address) = vector;
 }
 
+// The address as a value of its own: what is added to it later is added to it, and not folded into what it came from.
+template <typename T>
+__device__ __forceinline__ T* settled(T* address) {
+#if defined(__CUDACC__)
+  size_t global = __cvta_generic_to_global(address);
+  asm("" : "+l"(global));
+  return static_cast<T*>(__cvta_global_to_generic(global));
+#else
+  return address;
+#endif
+}
+
 inline bool is_aligned(const void* address, size_t bytes) { return reinterpret_cast<uintptr_t>(address) % bytes == 0; }
 
 template <typename Int>

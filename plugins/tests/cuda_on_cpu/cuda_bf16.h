@@ -15,6 +15,9 @@ inline float __bfloat162float(__nv_bfloat16 x) {
   return value;
 }
 
+inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
+inline __nv_bfloat16 __ushort_as_bfloat16(uint16_t bits) { return {bits}; }
+
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   if (x != x) return {0x7fff};
   uint32_t bits;

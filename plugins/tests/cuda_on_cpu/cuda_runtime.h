@@ -4,6 +4,11 @@
 #include "cuda_runtime_api.h"
 #include "simulator.h"
 
+// The architecture whose code paths are compiled.
+#if !defined(__CUDA_ARCH__)
+#define __CUDA_ARCH__ 900
+#endif
+
 #define __global__
 #define __device__
 #define __host__
@@ -25,11 +30,19 @@ struct dim3 {
 #define threadIdx (::simulator::thread_index)
 #define blockIdx (::simulator::block_index)
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeCooperative = 2,
+  cudaLaunchAttributeClusterDimension = 4,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
-  struct {
+  union {
     int cooperative;
+    int programmaticStreamSerializationAllowed;
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -42,25 +55,43 @@ struct cudaLaunchConfig_t {
 
 template <typename... Expected, typename... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Expected...), Actual... arguments) {
-  const bool cooperative = config->numAttrs == 1 && config->attrs[0].val.cooperative;
-  if (cooperative && config->gridDim.x > static_cast<unsigned>(simulator::device.resident_blocks)) {
+  const dim3& grid = config->gridDim;
+  simulator::Launch launch{
+      {grid.x, grid.y, grid.z}, config->blockDim.x, config->dynamicSmemBytes, reinterpret_cast<const void*>(kernel)};
+  for (unsigned index = 0; index < config->numAttrs; ++index) {
+    const cudaLaunchAttribute& attribute = config->attrs[index];
+    if (attribute.id == cudaLaunchAttributeCooperative) launch.cooperative = attribute.val.cooperative != 0;
+    if (attribute.id == cudaLaunchAttributeClusterDimension) launch.cluster = attribute.val.clusterDim.x;
+    if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization) {
+      launch.early = attribute.val.programmaticStreamSerializationAllowed != 0;
+    }
+  }
+  const unsigned blocks = grid.x * grid.y * grid.z;
+  if (launch.cooperative && blocks > static_cast<unsigned>(simulator::device.resident_blocks)) {
     return cudaErrorCooperativeLaunchTooLarge;
   }
-  simulator::launch({config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, cooperative,
-                     reinterpret_cast<const void*>(kernel)},
-                    [&] { kernel(static_cast<Expected>(arguments)...); });
+  if (launch.cluster > 1 && (!simulator::device.clusters || simulator::device.resident_clusters == 0)) {
+    return cudaErrorInvalidClusterSize;
+  }
+  simulator::launch(launch, [&] { kernel(static_cast<Expected>(arguments)...); });
   return cudaSuccess;
 }
 
 template <typename... Expected>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Expected...)) {
-  *attributes = {0};  // nobody knows which of the static variables are whose: kernels that ask have none
+  *attributes = {
+      0, __CUDA_ARCH__ / 10};  // nobody knows which of the static variables are whose: kernels that ask have none
   return cudaSuccess;
 }
 
 template <typename... Expected>
-cudaError_t cudaFuncSetAttribute(void (*kernel)(Expected...), cudaFuncAttribute, int bytes) {
-  simulator::allow_dynamic_shared(reinterpret_cast<const void*>(kernel), static_cast<size_t>(bytes));
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Expected...), cudaFuncAttribute attribute, int value) {
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
+    simulator::allow_large_clusters(function);
+  } else {
+    simulator::allow_dynamic_shared(function, static_cast<size_t>(value));
+  }
   return cudaSuccess;
 }
 
@@ -71,10 +102,19 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(
   return cudaSuccess;
 }
 
+template <typename... Expected>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*)(Expected...), const cudaLaunchConfig_t* config) {
+  const simulator::Device& device = simulator::device;
+  const bool fits = device.clusters && config->dynamicSmemBytes <= device.shared_limit;
+  *clusters = fits ? device.resident_clusters : 0;
+  return cudaSuccess;
+}
+
 inline unsigned atomicAdd(unsigned* address, unsigned value) {
   const unsigned old = *address;
   *address += value;
   return old;
 }
 inline void __threadfence() {}
+inline int min(int a, int b) { return a < b ? a : b; }
 inline float __ldcg(const float* address) { return *address; }

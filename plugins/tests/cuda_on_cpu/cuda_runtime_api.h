@@ -6,30 +6,32 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "device_memory.h"
 #include "simulator.h"
-
-// The architecture whose code paths are compiled, and which the device says it is of.
-#if !defined(__CUDA_ARCH__)
-#define __CUDA_ARCH__ 900
-#endif
 
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
-  cudaErrorCooperativeLaunchTooLarge = 720
+  cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorInvalidClusterSize = 912
 };
 enum cudaDeviceAttr {
+  cudaDevAttrMaxGridDimZ = 7,
   cudaDevAttrMultiProcessorCount = 16,
-  cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
   cudaDevAttrCooperativeLaunch = 95,
-  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+  cudaDevAttrClusterLaunch = 120
 };
 struct cudaFuncAttributes {
   size_t sharedSizeBytes;  // static
+  int ptxVersion;
 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributeNonPortableClusterSizeAllowed = 14
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 using cudaStream_t = struct CUstream_st*;
 using cudaEvent_t = struct CUevent_st*;
@@ -41,11 +43,11 @@ inline cudaError_t cudaGetDevice(int* device) {
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const simulator::Device& device = simulator::device;
   switch (attribute) {
+    case cudaDevAttrMaxGridDimZ:
+      *value = device.grid_height;
+      return cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
       *value = device.multiprocessors;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = __CUDA_ARCH__ / 100;
       return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
       *value = static_cast<int>(device.shared_limit) + 1024;
@@ -56,15 +58,22 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = static_cast<int>(device.shared_limit);
       return cudaSuccess;
+    case cudaDevAttrClusterLaunch:
+      *value = device.clusters;
+      return cudaSuccess;
   }
   return cudaErrorInvalidValue;
 }
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
 inline cudaError_t cudaMalloc(void** address, size_t bytes) {
-  *address = std::malloc(bytes);
+  *address = simulator::allocate(bytes);
   return *address ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaFree(void* address) {
-  std::free(address);
+  simulator::release(address);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
@@ -79,5 +88,11 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream
   std::memset(to, value, bytes);
   return cudaSuccess;
 }
+inline cudaError_t cudaMallocAsync(void** address, size_t bytes, cudaStream_t) {
+  const cudaError_t status = cudaMalloc(address, bytes);
+  if (status == cudaSuccess) std::memset(*address, 0xff, bytes);
+  return status;
+}
+inline cudaError_t cudaFreeAsync(void* address, cudaStream_t) { return cudaFree(address); }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t status) { return status == cudaSuccess ? "no error" : "invalid"; }

@@ -10,9 +10,12 @@
 #include <new>
 #include <numeric>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "device_memory.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -32,6 +35,7 @@ namespace {
 constexpr unsigned kWarp = 32;
 constexpr size_t kStackBytes = 128 * 1024;
 constexpr size_t kSharedWithoutAsking = 48 * 1024;
+constexpr unsigned kClusterWithoutAsking = 8;
 constexpr size_t kSharedAlignment = 128;
 constexpr unsigned char kPoison = 0xff;  // a NaN in every floating-point type
 
@@ -41,7 +45,7 @@ struct Place {
   bool operator==(const Place& other) const { return line == other.line && !std::strcmp(file, other.file); }
 };
 
-enum class State { kReady, kSpinning, kAtBarrier, kAtCollective, kDone };
+enum class State { kReady, kSpinning, kWaiting, kAtBarrier, kAtCollective, kDone };
 
 struct Copy {
   void* to;
@@ -55,6 +59,9 @@ struct Fiber {
   std::unique_ptr<char[]> stack;
   State state = State::kReady;
   Place place;
+  const std::function<bool()>* may_go_on = nullptr;  // what a waiting fiber waits for
+  size_t cluster_arrivals = 0;
+  bool must_wait = false;      // it has arrived, and not yet waited
   void* fake_stack = nullptr;  // of the address sanitizer
   std::vector<Copy> copies;    // that it has started and not yet waited for
   unsigned groups = 0;         // of copies, complete
@@ -71,16 +78,18 @@ struct FreeShared {
 };
 
 struct Block {
-  unsigned index = 0;
+  Index index{};
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::unique_ptr<char[], FreeShared> dynamic_memory;
+  size_t dynamic_bytes = 0;
   std::vector<char> static_memory;  // while another block runs
 };
 
 std::vector<Block> blocks;
-Block* block;          // the running one
-unsigned running = 0;  // its running fiber
+Block* block;                         // the running one
+unsigned running = 0;                 // its running fiber
+std::vector<size_t> cluster_arrived;  // threads of the cluster that have arrived for the first, second, ... time
 const std::function<void()>* running_kernel;
 ucontext_t scheduler;
 void* scheduler_fake_stack = nullptr;
@@ -88,14 +97,10 @@ const void* scheduler_stack = nullptr;
 size_t scheduler_stack_bytes = 0;
 
 std::map<std::pair<int, const void*>, size_t> allowed_shared;  // by device and kernel
+std::set<std::pair<int, const void*>> allowed_large_clusters;
 uint64_t schedule_seed = 0;
 std::string broken_file;
 int broken_line = 0;
-
-[[noreturn]] void fail(const std::string& message) {
-  std::fprintf(stderr, "simulator: %s (block %u)\n", message.c_str(), block_index.x);
-  std::abort();
-}
 
 std::string describe(const Place& place) { return std::string(place.file) + ":" + std::to_string(place.line); }
 
@@ -172,7 +177,7 @@ __attribute__((no_sanitize("address"))) void copy_static_shared(volatile char* t
 void enter(Block& next) {
   if (block) copy_static_shared(block->static_memory.data(), __start_cuda_shared);
   block = &next;
-  block_index = {next.index, 0, 0};
+  block_index = next.index;
   copy_static_shared(__start_cuda_shared, next.static_memory.data());
 }
 
@@ -191,6 +196,8 @@ bool run_round(std::mt19937_64& random) {
   bool spinning = false, progress = false, moved = false;
   for (Fiber& fiber : block->fibers) {
     if (fiber.state == State::kSpinning) fiber.state = State::kReady;
+    if (fiber.state == State::kWaiting && (*fiber.may_go_on)()) fiber.state = State::kReady;
+    spinning |= fiber.state == State::kWaiting;
   }
   for (size_t turn = 0; turn < order.size(); ++turn) {
     Fiber& fiber = block->fibers[order[turn]];
@@ -226,13 +233,17 @@ void run_blocks() {
       bool moved = run_round(random);
       progress |= moved;
       while (moved && (far || blocks.size() == 1) && !is_done(next)) moved = run_round(random);
+      if (is_done(next)) next.dynamic_memory.reset();
     }
-    if (left && !progress) fail("every thread that is left waits for a spin to end");
+    progress |= complete_stores(random, schedule_seed <= 3);
+    if (left && !progress) fail("every thread that is left waits for what nobody does");
   }
+  end_stores();
 }
 
 void prepare(Block& b, unsigned index, const Launch& launch) {
-  b.index = index;
+  b.index = {index % launch.grid.x, index / launch.grid.x % launch.grid.y, index / launch.grid.x / launch.grid.y};
+  b.dynamic_bytes = launch.dynamic_shared_bytes;
   b.dynamic_memory.reset();
   if (launch.dynamic_shared_bytes) {
     b.dynamic_memory.reset(new (std::align_val_t{kSharedAlignment}) char[launch.dynamic_shared_bytes]);
@@ -244,6 +255,8 @@ void prepare(Block& b, unsigned index, const Launch& launch) {
   for (Fiber& fiber : b.fibers) {
     if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);
     fiber.state = State::kReady;
+    fiber.cluster_arrivals = 0;
+    fiber.must_wait = false;
     fiber.copies.clear();
     fiber.groups = 0;
     getcontext(&fiber.context);
@@ -255,6 +268,12 @@ void prepare(Block& b, unsigned index, const Launch& launch) {
 }
 
 }  // namespace
+
+void fail(const std::string& message) {
+  std::fprintf(stderr, "simulator: %s (block %u, %u, %u)\n", message.c_str(), block_index.x, block_index.y,
+               block_index.z);
+  std::abort();
+}
 
 void set_schedule(uint64_t seed) { schedule_seed = seed; }
 
@@ -270,6 +289,8 @@ void allow_dynamic_shared(const void* kernel, size_t bytes) {
   allowed = bytes;
 }
 
+void allow_large_clusters(const void* kernel) { allowed_large_clusters.insert({device.number, kernel}); }
+
 void* dynamic_shared() { return block->dynamic_memory.get(); }
 
 void launch(const Launch& launch, const std::function<void()>& kernel) {
@@ -277,18 +298,41 @@ void launch(const Launch& launch, const std::function<void()>& kernel) {
   if (launch.dynamic_shared_bytes > std::max(kSharedWithoutAsking, allowed_shared[{device.number, launch.kernel}])) {
     fail("a kernel has not asked for the shared memory that it is launched with");
   }
+  if (launch.early && (launch.cooperative || launch.cluster > 1))
+    fail("early launches of such grids are not simulated");
+  if (launch.cooperative && launch.cluster > 1) fail("a cooperative launch of clusters is not simulated");
+  if (launch.cluster == 0 || launch.grid.x % launch.cluster != 0) fail("the grid is not made of whole clusters");
+  if (launch.cluster > kClusterWithoutAsking && !allowed_large_clusters.count({device.number, launch.kernel})) {
+    fail("a kernel has not asked for clusters of " + std::to_string(launch.cluster) + " blocks");
+  }
   running_kernel = &kernel;
-  const unsigned alive = launch.cooperative ? launch.blocks : 1;
-  for (unsigned first = 0; first < launch.blocks; first += alive) {
+  const unsigned count = launch.grid.x * launch.grid.y * launch.grid.z;
+  const unsigned alive = launch.cooperative ? count : launch.cluster;
+  for (unsigned first = 0; first < count; first += alive) {
+    if (launch.early) set_accessible(false);
     block = nullptr;
+    cluster_arrived.clear();
     blocks.resize(alive);
     for (unsigned i = 0; i < alive; ++i) prepare(blocks[i], first + i, launch);
     run_blocks();
   }
+  set_accessible(true);
 }
 
 void barrier(const char* file, int line) {
   if (!is_broken(file, line)) wait(State::kAtBarrier, {file, line});
+}
+
+void wait_for_predecessors(const char* file, int line) {
+  if (is_broken(file, line)) return;
+  wait(State::kAtBarrier, {file, line});
+  set_accessible(true);
+}
+
+void wait_until(const std::function<bool()>& condition, const char* file, int line) {
+  if (is_broken(file, line) || condition()) return;
+  block->fibers[running].may_go_on = &condition;
+  wait(State::kWaiting, {file, line});
 }
 
 bool spin(const char* file, int line) {
@@ -329,8 +373,10 @@ T shuffle_xor(unsigned mask, T value, int offset, const char* file, int line) {
   collective(&mine, combine, file, line);
   return mine.result;
 }
+template uint32_t shuffle_xor(unsigned, uint32_t, int, const char*, int);
 template float shuffle_xor(unsigned, float, int, const char*, int);
 template double shuffle_xor(unsigned, double, int, const char*, int);
+template unsigned long long shuffle_xor(unsigned, unsigned long long, int, const char*, int);
 
 void copy_async(void* to, const void* from, size_t bytes) {
   Fiber& fiber = block->fibers[running];
@@ -349,6 +395,37 @@ void wait_copies(unsigned pending, const char* file, int line) {
     copy->from ? std::memcpy(copy->to, copy->from, copy->bytes) : std::memset(copy->to, 0, copy->bytes);
   }
   fiber.copies.erase(fiber.copies.begin(), waiting);
+}
+
+unsigned cluster_rank() { return static_cast<unsigned>(block - blocks.data()); }
+
+unsigned cluster_size() { return static_cast<unsigned>(blocks.size()); }
+
+void cluster_arrive(const char* file, int line) {
+  if (is_broken(file, line)) return;
+  Fiber& fiber = block->fibers[running];
+  if (fiber.must_wait) fail("a thread arrives twice at " + describe({file, line}) + " and has not waited in between");
+  if (cluster_arrived.size() == fiber.cluster_arrivals) cluster_arrived.push_back(0);
+  ++cluster_arrived[fiber.cluster_arrivals++];
+  fiber.must_wait = true;
+}
+
+void cluster_wait(const char* file, int line) {
+  Fiber& fiber = block->fibers[running];
+  if (!fiber.must_wait && broken_line == 0)
+    fail("a thread waits at " + describe({file, line}) + " and has not arrived");
+  fiber.must_wait = false;
+  if (fiber.cluster_arrivals == 0) return;
+  const size_t time = fiber.cluster_arrivals - 1, threads = blocks.size() * block->fibers.size();
+  wait_until([=] { return cluster_arrived[time] == threads; }, file, line);
+}
+
+void* map_shared(const void* own, unsigned rank) {
+  const ptrdiff_t offset = static_cast<const char*>(own) - block->dynamic_memory.get();
+  if (offset < 0 || static_cast<size_t>(offset) >= block->dynamic_bytes) fail("only dynamic shared memory is mapped");
+  if (rank >= blocks.size()) fail("no block of rank " + std::to_string(rank) + " is in the cluster");
+  if (!blocks[rank].dynamic_memory) fail("the shared memory of a block that has ended is mapped");
+  return blocks[rank].dynamic_memory.get() + offset;
 }
 
 }  // namespace simulator

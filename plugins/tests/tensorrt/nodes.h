@@ -13,6 +13,9 @@
 #include <string>
 #include <vector>
 
+// tensorrt_stand_in.cc
+extern "C" nvinfer1::ILoggerFinder* stand_in_finder(nvinfer1::ILogger* of, int32_t version);
+
 // What a test does with one library; each test program includes this once.
 namespace {
 
@@ -54,11 +57,6 @@ Recorder& logger() {
   return recorder;
 }
 
-class Finder final : public ILoggerFinder {
- public:
-  ILogger* findLogger() override { return &logger(); }
-};
-
 void* library() {
   static void* const handle = dlopen(XLSTM_LIBRARY, RTLD_NOW | RTLD_LOCAL);
   if (!handle) std::fprintf(stderr, "%s\n", dlerror());
@@ -73,9 +71,13 @@ Function* symbol(const char* name) {
   return found;
 }
 
+// As a TensorRT of this major version loads the library; 0: one that does not say.
+void log_through_tensorrt(int32_t major) {
+  symbol<void(ILoggerFinder*)>("setLoggerFinder")(stand_in_finder(&logger(), major));
+}
+
 std::vector<IPluginCreatorV3One*> creators() {
-  static Finder finder;
-  symbol<void(ILoggerFinder*)>("setLoggerFinder")(&finder);
+  static const bool told [[maybe_unused]] = (log_through_tensorrt(NV_TENSORRT_MAJOR), true);
   int32_t count = 0;
   IPluginCreatorInterface* const* const all = symbol<IPluginCreatorInterface* const*(int32_t&)>("getCreators")(count);
   std::vector<IPluginCreatorV3One*> result;

@@ -251,6 +251,23 @@ void nothing_runs_before_its_shapes_were_accepted() {
   CHECK(logger().said({"without an accepted onShapeChange"}));  // a refused shape leaves nothing to run
 }
 
+void logger_of_another_tensorrt_is_left_alone() {
+  // TensorRT 11 lays its logger out otherwise than 10. One that does not say what it is may be either.
+  for (const int32_t major : {NV_TENSORRT_MAJOR, 0, NV_TENSORRT_MAJOR + 1, NV_TENSORRT_MAJOR}) {
+    creators();
+    log_through_tensorrt(major);
+    CHECK(!creator("MLSTMCell").createPlugin("node_7", nullptr, TensorRTPhase::kBUILD));
+    CHECK(logger().said({"null field collection"}) == (major == NV_TENSORRT_MAJOR));
+  }
+}
+
+void nodes_share_their_timings_whatever_their_attributes() {
+  const Plugin one = create("MLSTMCell", mlstm_fields()), other = create("MLSTMCell", {});
+  const std::string id = build(one).getTimingCacheID();
+  CHECK(id == build(other).getTimingCacheID());
+  CHECK(id == symbol<const char*()>("xlstm_tensorrt_build_info")());
+}
+
 void registration_without_tensorrt_fails_with_a_message() {
   // No TensorRT in this process: a message and a code, no crash.
   creators();
@@ -277,6 +294,8 @@ int main(int count, char** arguments) {
       XLSTM_TEST(shapes_and_types_that_do_not_fit_are_refused_when_an_engine_runs),
       XLSTM_TEST(only_the_slstm_needs_a_workspace),
       XLSTM_TEST(nothing_runs_before_its_shapes_were_accepted),
+      XLSTM_TEST(logger_of_another_tensorrt_is_left_alone),
+      XLSTM_TEST(nodes_share_their_timings_whatever_their_attributes),
       XLSTM_TEST(registration_without_tensorrt_fails_with_a_message),
   };
 #undef XLSTM_TEST
