@@ -145,7 +145,8 @@ __device__ __forceinline__ void run_chunks(const MlstmArgs& args, bool vectorise
     }
   });
   for (int row = thread; row < padded; row += kThreads) n[row] = row < DK ? args.n_in[head * DK + row] : 0.0f;
-  float m = args.m_in[head];  // in the first warp after every chunk
+  GateLane<kLength> gate_lane;  // of the first warp
+  gate_lane.begin(args.m_in[head]);
 
   for (int64_t first = 0; first < length; first += kLength) {
     const int valid = static_cast<int>(length - first < kLength ? length - first : kLength);
@@ -171,7 +172,7 @@ __device__ __forceinline__ void run_chunks(const MlstmArgs& args, bool vectorise
     GateInputs<T, kLength> gate_inputs;
     if (warp == 0) gate_inputs.fetch(args, token, valid);
     __syncthreads();
-    if (warp == 0) GateLane<kLength>().compute(args, gate_inputs, valid, m, gates);
+    if (warp == 0) gate_lane.compute(args, gate_inputs, valid, gates);
     __syncthreads();
     const float decay = gates.decay;
     v.store(weighted, kValueStride, [&](int row) { return gates.gain[row]; });
@@ -273,7 +274,7 @@ __device__ __forceinline__ void run_chunks(const MlstmArgs& args, bool vectorise
   });
   if (!store_normaliser || first_column != 0) return;
   for (int row = thread; row < DK; row += kThreads) args.n_out[head * DK + row] = n[row];
-  if (thread == 0) args.m_out[head] = m;
+  if (thread == 0) args.m_out[head] = gate_lane.stabiliser();
 }
 
 template <typename T, int kLength, int kColumns>

@@ -20,7 +20,7 @@ constexpr int kNormaliserGroups = kNormaliserThreads / kNormaliserRows;
 
 // Grid: batch * heads.
 template <typename T>
-__global__ void __launch_bounds__(kNormaliserThreads) mlstm_sequence_normaliser_kernel(const MlstmArgs args) {
+__global__ void __launch_bounds__(kNormaliserThreads, 1) mlstm_sequence_normaliser_kernel(const MlstmArgs args) {
   constexpr int kWarps = kNormaliserThreads / kWarpSize;
   constexpr int kUnroll = 32;  // keys of a thread on their way at a time
   __shared__ double sums[kWarps];
