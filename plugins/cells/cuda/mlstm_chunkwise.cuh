@@ -23,6 +23,10 @@
 namespace xlstm::cuda {
 
 __host__ __device__ constexpr int chunk_threads(int length) { return 4 * length; }
+// Blocks of a multiprocessor that there are registers for.
+__host__ __device__ constexpr int resident_chunks(int length, int columns) {
+  return columns == 64 ? 1 : (length == 64 ? 2 : 4);
+}
 
 // What a block keeps in shared memory, in floats from its beginning; every part is a multiple of 4 floats long.
 template <int kChunkLength, int kTileColumns>
@@ -278,7 +282,7 @@ __device__ __forceinline__ void run_chunks(const MlstmArgs& args, bool vectorise
 }
 
 template <typename T, int kLength, int kColumns>
-__global__ void __launch_bounds__(chunk_threads(kLength))
+__global__ void __launch_bounds__(chunk_threads(kLength), resident_chunks(kLength, kColumns))
     mlstm_chunkwise_kernel(const MlstmArgs args, const bool vectorised, const bool store_normaliser) {
 #if __CUDA_ARCH__ >= 800
   constexpr bool kCompiled = sizeof(T) == sizeof(float);  // the others have mlstm_tensor.cuh

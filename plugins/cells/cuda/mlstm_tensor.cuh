@@ -167,7 +167,7 @@ struct ScoredValues {
 // elements of one head's C, have 31 bits. `vectorised`: DK and DV are multiples of 8, and q, k, v and h are aligned to
 // 16 bytes.
 template <typename T, int kColumns, int kSlabs>
-__global__ void __launch_bounds__(kTensorThreads)
+__global__ void __launch_bounds__(kTensorThreads, 1)
     mlstm_tensor_kernel(const MlstmArgs args, const bool vectorised, const bool store_normaliser) {
 #if __CUDA_ARCH__ >= 800
   constexpr int kOwned = TensorMemory<kColumns>::kOwned;
