@@ -20,7 +20,9 @@ struct FloatShape {
   static constexpr int kWork = kLength + 2 * kColumns;  // products for a position
   static constexpr int kResident = resident_chunks(kLength, kColumns);
   template <typename T>
-  static constexpr bool kTakes = true;
+  static constexpr bool takes() {
+    return true;
+  }
 
   static int64_t bytes(const MlstmArgs& args) { return Layout::bytes(args.dim_qk); }
   static bool fits(const MlstmArgs&) { return true; }
@@ -42,7 +44,9 @@ struct TensorShape {
   // The two parts of a float16 take registers that six slabs of 32 columns do not leave.
   static constexpr bool kTakesHalf = kColumns != 32 || kSlabs < 6;
   template <typename T>
-  static constexpr bool kTakes = std::is_same_v<T, __nv_bfloat16> || (std::is_same_v<T, __half> && kTakesHalf);
+  static constexpr bool takes() {
+    return std::is_same_v<T, __nv_bfloat16> || (std::is_same_v<T, __half> && kTakesHalf);
+  }
 
   static int64_t bytes(const MlstmArgs&) { return sizeof(TensorMemory<kColumns>); }
   static bool fits(const MlstmArgs& args) {
@@ -154,7 +158,7 @@ cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cuda
     found = true;
     dispatch_type(args.type, [&](auto activation) {
       using T = decltype(activation);
-      if constexpr (Shape::template kTakes<T>) status = launch_shape<T, Shape>(args, limits, stream);
+      if constexpr (Shape::template takes<T>()) status = launch_shape<T, Shape>(args, limits, stream);
     });
   });
   return status;
