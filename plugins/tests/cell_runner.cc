@@ -18,6 +18,9 @@
 
 #include "cells/cuda/launch.h"
 
+#if defined(XLSTM_CUDA_ON_CPU)
+#include "cells/cuda/mlstm_launch.h"
+#endif
 #if defined(XLSTM_THROUGH_PLUGIN)
 #include "plugin_launcher.h"
 #endif
@@ -42,12 +45,14 @@ struct Case {
   int64_t schedule, broken_file, broken_barrier;
   int64_t multiprocessors, shared_limit, resident_blocks;  // 0: the simulator's
   int64_t no_clusters;
+  int64_t choose;       // simulator, mLSTM: launch nothing, answer with the chosen chunk in place of a status
   float parameters[4];  // q_scale, k_scale, gate_soft_cap, eps; or forget_clamp
 };
 
 #if defined(XLSTM_CUDA_ON_CPU)
-constexpr const char* kKernelFiles[] = {"mlstm_step.cuh",     "mlstm_chunkwise.cuh", "slstm_step.cuh",
-                                        "slstm_sequence.cuh", "slstm_cluster.cuh",   "slstm_batch.cuh"};
+constexpr const char* kKernelFiles[] = {
+    "mlstm_step.cuh", "mlstm_chunkwise.cuh", "mlstm_tensor.cuh",  "mlstm_sequence_normaliser.cuh",
+    "slstm_step.cuh", "slstm_sequence.cuh",  "slstm_cluster.cuh", "slstm_batch.cuh"};
 
 void set_up_simulator(const Case& c) {
   simulator::set_schedule(static_cast<uint64_t>(c.schedule));
@@ -60,6 +65,16 @@ void set_up_simulator(const Case& c) {
   }
   if (c.resident_blocks) simulator::device.resident_blocks = static_cast<int>(c.resident_blocks);
   simulator::device.clusters = !c.no_clusters;
+}
+#endif
+
+#if defined(XLSTM_CUDA_ON_CPU)
+// 1 + its length * 3 + its columns: a status that is not 0, in the range of the enumeration.
+cudaError_t chosen_chunk(const xlstm::MlstmArgs& args) {
+  xlstm::cuda::DeviceLimits limits;
+  xlstm::cuda::query_limits(limits);
+  const xlstm::cuda::MlstmChunk chunk = xlstm::cuda::choose_mlstm_chunk(args, limits);
+  return static_cast<cudaError_t>(1 + chunk.length * 3 + chunk.columns);
 }
 #endif
 
@@ -178,6 +193,9 @@ class Runner {
     launch_ = through_operator(a);
 #else
     launch_ = [a, &c](cudaStream_t stream) {
+#if defined(XLSTM_CUDA_ON_CPU)
+      if (c.choose) return chosen_chunk(a);
+#endif
       const xlstm::cuda::MlstmTile tile{static_cast<int>(c.tile_vector), static_cast<int>(c.tile_lanes)};
       const xlstm::cuda::MlstmChunk chunk{static_cast<int>(c.chunk_length), static_cast<int>(c.chunk_columns)};
       if (tile.vector) return xlstm::cuda::launch_mlstm_tiled(a, tile, stream);

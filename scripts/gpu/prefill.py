@@ -37,7 +37,7 @@ def mlstm_chunks(folder: str, batch: int, sequence: int) -> dict:
     """Seconds with every shape of the chunkwise kernel: for tuning."""
     tokens = (batch, sequence)
     args = mlstm_args(PREFILL_SHAPE, tokens, mlstm_tensors(PREFILL_SHAPE, tokens))
-    return Bench.of(folder).time_each("xlstm_launch_mlstm_chunkwise", [args], cases.CHUNKS)
+    return Bench.of(folder).time_each("xlstm_launch_mlstm_chunkwise", [args], cases.CHUNKS["bfloat16"])
 
 
 def slstm(folder: str, shape: str, batch: int, recurrent: str) -> dict:

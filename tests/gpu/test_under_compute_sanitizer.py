@@ -24,7 +24,7 @@ def test_compute_sanitizer_finds_no_error(gpu_folder, tool, tmp_path):
                     cases.append(mlstm_case(dim_qk=33, dim_v=132, in_place=in_place & 7, tile=tile, **common))
     for dtype in ("float32", "bfloat16"):
         common = {"batch": 2, "heads": 2, "sequence": 40, "lengths": True, "in_place": 7, "dtype": dtype}
-        cases += [mlstm_case(dim_qk=33, dim_v=40, chunk=chunk, **common) for chunk in CHUNKS]
+        cases += [mlstm_case(dim_qk=33, dim_v=40, chunk=chunk, **common) for chunk in CHUNKS[dtype]]
     log = tmp_path / "log"
     options = ["--tool", tool, "--error-exitcode", "9", "--log-file", str(log)]
     done = subprocess.run(

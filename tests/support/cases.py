@@ -12,7 +12,11 @@ from support.cell_runner import TYPES, Case
 # Sizes around the widths the kernels are built of (vectors of 4 and 8, warps of 32, tiles of 16, 32 and 128).
 SIZES = [1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 31, 32, 33, 40, 64, 65, 96, 130, 132]
 TILES = [(0, 0), (4, 2), (4, 4), (4, 8), (4, 32), (1, 32)]
-CHUNKS = [(64, 64), (64, 32), (32, 32), (32, 16)]
+CHUNKS = {  # by the type of the activations
+    "float32": [(64, 64), (64, 32), (32, 32), (32, 16)],
+    "float16": [(64, 32), (64, 16)],
+    "bfloat16": [(64, 32), (64, 16)],
+}
 # Around the lengths of a chunk; long ones get small sizes, since the float64 recurrence takes them step by step.
 SEQUENCES = [1, 1, 1, 2, 5, 17, 64, 65, 130]
 LONG = 5
@@ -117,13 +121,13 @@ def slstm_case(
     return Case("slstm", dtype, inputs, {"forget_clamp": clamp}, **options)
 
 
-def _kernel(sequence: int, tiles: list[tuple[int, int]]) -> st.SearchStrategy[dict]:
+def _kernel(sequence: int, tiles: list[tuple[int, int]], chunks: list[tuple[int, int]]) -> st.SearchStrategy[dict]:
     """What chooses the mLSTM kernel: the launcher, with plenty of shared memory or too little, a tile or a chunk."""
     step = st.sampled_from(tiles).map(lambda tile: {"tile": tile})
     if sequence == 1:
         return step
     left = st.sampled_from([0, 40 * 1024, 16 * 1024]).map(lambda limit: {"shared_limit": limit})
-    return st.one_of(left, st.sampled_from(CHUNKS).map(lambda chunk: {"chunk": chunk}), step)
+    return st.one_of(left, st.sampled_from(chunks).map(lambda chunk: {"chunk": chunk}), step)
 
 
 @st.composite
@@ -135,13 +139,14 @@ def mlstm_parameters(draw, max_size: int = 132) -> dict:
     dim_v = draw(sizes)
     misalign = draw(st.booleans())
     vector_fits = dim_v % 4 == 0 and not misalign
+    dtype = draw(st.sampled_from(TYPES))
     return dict(
         batch=draw(many),
         sequence=sequence,
         heads=draw(many),
         dim_qk=draw(sizes),
         dim_v=dim_v,
-        dtype=draw(st.sampled_from(TYPES)),
+        dtype=dtype,
         memory=draw(st.sampled_from(TYPES)),
         gates=draw(st.sampled_from(GATES)),
         zero_state=draw(st.booleans()),
@@ -150,7 +155,7 @@ def mlstm_parameters(draw, max_size: int = 132) -> dict:
         seed=draw(st.integers(0, 2**32 - 1)),
         in_place=draw(st.integers(0, 7)),
         misalign=misalign,
-        **draw(_kernel(sequence, TILES if vector_fits else [(0, 0), (1, 32)])),
+        **draw(_kernel(sequence, TILES if vector_fits else [(0, 0), (1, 32)], CHUNKS[dtype])),
         schedule=draw(st.integers(0, 5)),
     )
 

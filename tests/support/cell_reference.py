@@ -22,8 +22,8 @@ from xlstm_export.operators.eager import mlstm_cell, slstm_cell
 UNIT = 2.0**-24  # half a unit in the last place of float32, relative
 FUNCTION = 6 * UNIT  # exp, tanh, log1p: at most 2 units in the last place on a GPU, and what they are used in
 CHUNK = 64  # positions that a kernel may sum over at once
-TF32 = 2.0**-11  # half a unit in the last place of the tensor cores' operands, relative
 TWO_PARTS = 2.0**-17  # what a sum of two bfloat16 can leave of a value, relative
+SPLIT = 4 * TWO_PARTS  # of a product with one: beside a float16, which is two itself, 2^-16 is left out
 TINY = 1e-30  # below it float32 may lose relative precision to underflow
 
 # Rounding of the activation type: relative, and absolute where it is subnormal.
@@ -89,9 +89,10 @@ def mlstm(
 ) -> list[Expected]:
     """Expected h, C, n, m. Inputs by their names in the operator, activations already rounded to `dtype`.
 
-    `tensor_cores`: the kernel rounds operands of its products to TF32: C and the scores where they meet q and v, and v
-    times its weight where it meets k. (q, k and v of 16 bits are exact; n, its products and the scores' sums stay
-    float32.) Each product is off by TF32 of its size, and a tensor core cuts its sums where float32 would round them.
+    `tensor_cores`: some operands of the kernel's products are two bfloat16 in place of a float: C and the scores where
+    they meet q and v, and v times its weight where it meets k. (q, k and v of 16 bits are exact; n, its products and the
+    scores' sums stay float32.) Each product is off by SPLIT of its size, and a tensor core cuts its sums where float32
+    would round them.
 
     `memory`: the type that C is stored as. A kernel may round it after every position, but not before its h.
     """
@@ -103,7 +104,7 @@ def mlstm(
     C, n, m = x["C"], x["n"], x["m"]
     C_error, n_error, m_error = (np.zeros_like(s) for s in (C, n, m))
     C_size, n_size = np.abs(C), np.abs(n)
-    rounded = TF32 if tensor_cores else 0.0
+    rounded = SPLIT if tensor_cores else 0.0
     positions = min(sequence, CHUNK) * UNIT * (2 if tensor_cores else 1)
     products = (dim_qk + 4) * UNIT * (2 if tensor_cores else 1) + positions
     outputs, errors = [], []

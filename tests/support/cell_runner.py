@@ -17,6 +17,8 @@ from support import cell_reference
 KERNEL_FILES = [
     "mlstm_step.cuh",
     "mlstm_chunkwise.cuh",
+    "mlstm_tensor.cuh",
+    "mlstm_sequence_normaliser.cuh",
     "slstm_step.cuh",
     "slstm_sequence.cuh",
     "slstm_cluster.cuh",
@@ -55,6 +57,7 @@ class Case:
     shared_limit: int = 0
     resident_blocks: int = 0  # that a cooperative launch may have
     clusters: bool = True  # of thread blocks: whether the simulated device has them
+    choose: bool = False  # launch nothing, answer with the chosen chunk: 1 + length * 3 + columns in place of a status
     sent: dict[str, np.ndarray] = field(init=False)  # what the kernel reads, as float32 or int32
 
     def __post_init__(self):
@@ -101,6 +104,7 @@ class Case:
             self.shared_limit,
             self.resident_blocks,
             not self.clusters,
+            self.choose,
         ]
         floats = [self.attributes[name] for name in _ATTRIBUTES[self.cell]]
         parts = [struct.pack(f"{len(numbers)}q4f", *(int(n) for n in numbers), *floats, *[0.0] * (4 - len(floats)))]
@@ -135,7 +139,7 @@ class CellRunner:
 
     def __init__(self, program: Path, tensor_cores: bool = True, embedded: bool = False):
         self._program = program
-        self._tensor_cores = tensor_cores  # whether the device has them, with TF32
+        self._tensor_cores = tensor_cores  # whether the device has them, for bfloat16
         self._embedded = embedded  # in TensorRT's plugin or ONNX Runtime's operator, where the launcher chooses
         self._process: subprocess.Popen | None = None
 

@@ -135,7 +135,7 @@ def test_page_without_records_says_of_every_claim_that_it_is_not_measured():
         ({}, "98%", "reached"),
         ({"cold": 5e-6}, "78%", "**missed**"),
         ({"error_h": 0.1}, "mlstm_step: error_h 1.0e-01, more than 3.9e-03", "**failed**"),
-        ({"error_states": float("nan")}, "mlstm_step: error_states nan, more than 4.9e-04", "**failed**"),
+        ({"error_states": float("nan")}, "mlstm_step: error_states nan, more than 3.1e-05", "**failed**"),
         ({"failure": "SIGABRT: a | b"}, "mlstm_step: SIGABRT: a / b", "**failed**"),
     ],
 )

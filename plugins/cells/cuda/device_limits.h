@@ -10,10 +10,11 @@ namespace xlstm::cuda {
 struct DeviceLimits {
   int device = 0;
   int multiprocessors = 0;
-  int shared_bytes = 0;  // that a block can have on request
-  int cooperative = 0;   // whether all blocks of a launch can be resident together
-  int grid_height = 0;   // blocks of a grid along y, and along z
-  int clusters = 0;      // whether blocks can be launched in clusters
+  int shared_bytes = 0;                 // that a block can have on request
+  int multiprocessor_shared_bytes = 0;  // that the blocks of a multiprocessor can have together
+  int cooperative = 0;                  // whether all blocks of a launch can be resident together
+  int grid_height = 0;                  // blocks of a grid along y, and along z
+  int clusters = 0;                     // whether blocks can be launched in clusters
 };
 
 inline cudaError_t query_limits(DeviceLimits& limits) {
@@ -23,6 +24,7 @@ inline cudaError_t query_limits(DeviceLimits& limits) {
   };
   query(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
   query(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  query(limits.multiprocessor_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   query(limits.cooperative, cudaDevAttrCooperativeLaunch);
   query(limits.grid_height, cudaDevAttrMaxGridDimZ);  // y has no less
   query(limits.clusters, cudaDevAttrClusterLaunch);

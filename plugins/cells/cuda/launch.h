@@ -39,14 +39,13 @@ struct MlstmTile {
 MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors);
 cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream);
 
-// The same for the chunkwise kernel: positions of a chunk and columns of C that a block owns. The shapes that exist:
-// length 64 with columns 64 or 32; length 32 with columns 32 or 16. `shared_limit`: bytes of shared memory that a block
-// may have; length 0 says that nothing fits.
+// The same for the chunkwise kernels: positions of a chunk and columns of C that a block owns. The shapes that exist:
+// for activations of 16 bits from sm_80 on, length 64 with columns 32 (DK up to 384) or 16 (up to 1024); else length 64
+// with columns 64 or 32, and length 32 with columns 32 or 16.
 struct MlstmChunk {
   int length;
   int columns;
 };
-MlstmChunk choose_mlstm_chunk(const MlstmArgs& args, int multiprocessors, int64_t shared_limit);
 cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cudaStream_t stream);
 
 }  // namespace xlstm::cuda

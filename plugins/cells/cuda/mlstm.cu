@@ -2,33 +2,17 @@
 
 #include "cells/cuda/device_limits.h"
 #include "cells/cuda/launch.h"
-#include "cells/cuda/mlstm_chunkwise.cuh"
+#include "cells/cuda/mlstm_launch.h"
 #include "cells/cuda/mlstm_step.cuh"
 
 namespace xlstm::cuda {
 namespace {
-
-bool valid(const MlstmArgs& a) {
-  return a.batch >= 0 && a.sequence >= 0 && a.heads >= 0 && a.dim_qk >= 0 && a.dim_v >= 0 && a.q && a.k && a.v && a.i &&
-         a.f && a.C_in && a.n_in && a.m_in && a.h && a.C_out && a.n_out && a.m_out;
-}
 
 bool fits_vector(const MlstmArgs& a) {
   const auto size = [](DataType type) { return type == DataType::kFloat32 ? sizeof(float) : sizeof(__half); };
   const size_t memory = 4 * size(a.memory_type);
   return a.dim_v % 4 == 0 && is_aligned(a.C_in, memory) && is_aligned(a.C_out, memory) &&
          is_aligned(a.v, 4 * size(a.type));
-}
-
-bool normaliser_in_place(const MlstmArgs& a) { return a.n_in == a.n_out || a.m_in == a.m_out; }
-
-cudaLaunchConfig_t make_config(int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  return config;
 }
 
 // One position: as many launches as batch rows and heads fill grids, and as many again for n and m in place.
@@ -90,38 +74,6 @@ void dispatch_types(const MlstmArgs& args, Function&& fn) {
   });
 }
 
-// Calls fn(layout) with the layout of every shape that the chunkwise kernel has.
-template <typename Function>
-void for_each_chunk(Function&& fn) {
-  fn(ChunkLayout<64, 64>{});
-  fn(ChunkLayout<64, 32>{});
-  fn(ChunkLayout<32, 32>{});
-  fn(ChunkLayout<32, 16>{});
-}
-
-template <typename T, typename M, int kLength, int kColumns>
-cudaError_t launch_chunkwise(const MlstmArgs& args, cudaStream_t stream) {
-  const int64_t heads = args.batch * args.heads;
-  const int64_t tiles = ceil_div<int64_t>(args.dim_v, kColumns);
-  if (heads * tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
-  const size_t activation = sizeof(T);
-  const bool vectorised = fits_vector(args) && args.dim_qk % 4 == 0 && is_aligned(args.q, 4 * activation) &&
-                          is_aligned(args.k, 4 * activation);
-  const bool one_launch = tiles == 1 || !normaliser_in_place(args);
-
-  const int64_t shared_bytes = ChunkLayout<kLength, kColumns>::bytes(args.dim_qk);
-  constexpr auto kKernel = mlstm_chunkwise_kernel<T, M, kLength, kColumns>;
-  DeviceLimits limits;
-  cudaError_t status = query_limits(limits);
-  if (status == cudaSuccess) status = allow_shared_memory<kKernel>(limits);
-  if (status != cudaSuccess) return status;
-  cudaLaunchConfig_t config = make_config(heads * tiles, chunk_threads(kLength), shared_bytes, stream);
-  status = cudaLaunchKernelEx(&config, kKernel, args, vectorised, one_launch);
-  if (status != cudaSuccess || one_launch) return status;
-  config = make_config(heads, chunk_threads(kLength), 0, stream);
-  return cudaLaunchKernelEx(&config, mlstm_chunkwise_normaliser_kernel<T, kLength>, args);
-}
-
 }  // namespace
 
 MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors) {
@@ -154,46 +106,12 @@ cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream
   return status;
 }
 
-MlstmChunk choose_mlstm_chunk(const MlstmArgs& args, int multiprocessors, int64_t shared_limit) {
-  MlstmChunk best{};
-  int64_t best_work = INT64_MAX;
-  for_each_chunk([&](auto layout) {
-    using Layout = decltype(layout);
-    if (Layout::bytes(args.dim_qk) > shared_limit) return;
-    // Short chunks only for short sequences, and where long ones do not fit.
-    const bool preferred = (Layout::kLength == 64) == (args.sequence > 32);
-    if (best.length && !preferred) return;
-    const int64_t blocks = args.batch * args.heads * ceil_div<int64_t>(args.dim_v, Layout::kColumns);
-    // Products of the busiest multiprocessor for a position: every block repeats the scores of its head.
-    const int64_t work = ceil_div<int64_t>(blocks, multiprocessors) * (Layout::kLength + 2 * Layout::kColumns);
-    if (best.length && work >= best_work) return;
-    best = {Layout::kLength, Layout::kColumns};
-    best_work = work;
-  });
-  return best;
-}
-
-cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cudaStream_t stream) {
-  if (args.batch == 0 || args.heads == 0 || args.dim_v == 0 || args.sequence == 0) return cudaSuccess;
-  if (!valid(args)) return cudaErrorInvalidValue;
-  cudaError_t status = cudaErrorInvalidValue;
-  for_each_chunk([&](auto layout) {
-    using Layout = decltype(layout);
-    if (chunk.length != Layout::kLength || chunk.columns != Layout::kColumns) return;
-    dispatch_types(args, [&](auto activation, auto memory) {
-      using T = decltype(activation);
-      status = launch_chunkwise<T, decltype(memory), Layout::kLength, Layout::kColumns>(args, stream);
-    });
-  });
-  return status;
-}
-
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream) {
   DeviceLimits limits;
   const cudaError_t status = query_limits(limits);
   if (status != cudaSuccess) return status;
   if (args.sequence > 1) {
-    const MlstmChunk chunk = choose_mlstm_chunk(args, limits.multiprocessors, limits.shared_bytes);
+    const MlstmChunk chunk = choose_mlstm_chunk(args, limits);
     if (chunk.length) return launch_mlstm_chunkwise(args, chunk, stream);
   }
   return launch_mlstm_tiled(args, choose_mlstm_tile(args, limits.multiprocessors), stream);

@@ -16,21 +16,48 @@
 #else
 namespace xlstm::cuda {
 
+// An address in shared memory, as a number that the instructions take.
+using SharedAddress = uint32_t;
+__device__ __forceinline__ SharedAddress shared_address(const void* memory) {
+  return static_cast<SharedAddress>(__cvta_generic_to_shared(memory));
+}
+
+// threadIdx.x and blockIdx.x, read anew: what is computed from them at the end of a kernel is computed there, and takes
+// no registers from its beginning on.
+__device__ __forceinline__ int reread_thread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+__device__ __forceinline__ int reread_block() {
+  int block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return block;
+}
+
 // Four 8 x 8 matrices from shared memory. Lane l gives the address of row l % 8 of matrix l / 8: 16 bytes, aligned, at
 // which the eight rows of a matrix should fall into different banks. It gets of every matrix the elements (l / 4, l % 4
 // * 2) and the one to its right; kTransposed: of the transposed matrix.
 template <bool kTransposed>
-__device__ __forceinline__ void load_matrices(uint32_t (&parts)[4], const void* row) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+__device__ __forceinline__ void load_matrices(uint32_t (&parts)[4], SharedAddress row) {
   if constexpr (kTransposed) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
-                 : "r"(address));
+                 : "r"(row));
   } else {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
-                 : "r"(address));
+                 : "r"(row));
   }
+}
+template <bool kTransposed>
+__device__ __forceinline__ void load_matrices(uint32_t (&parts)[4], const void* row) {
+  load_matrices<kTransposed>(parts, shared_address(row));
+}
+
+// Writes a register to shared memory.
+__device__ __forceinline__ void store_shared(SharedAddress to, uint32_t pair) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(pair) : "memory");
 }
 
 // Adds A B for kTiles matrices B side by side. T: __half or __nv_bfloat16, the elements of A and B.
@@ -61,8 +88,8 @@ __device__ __forceinline__ void multiply_add(float (&sums)[kTiles][4], const uin
 // bytes. Until this thread has waited for the copy, what lies at `to` is anything; other threads need a barrier
 // besides.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool present) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(present ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(present ? 16 : 0)
                : "memory");
 }
 

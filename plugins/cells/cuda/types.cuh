@@ -10,9 +10,9 @@
 
 #include "cells/cells.h"
 
-// Dynamic shared memory, named once so that a build without nvcc can supply its own; aligned for the tensor cores.
+// Dynamic shared memory, named once so that a build without nvcc can supply its own; aligned to a row of banks.
 #if !defined(XLSTM_DYNAMIC_SHARED)
-#define XLSTM_DYNAMIC_SHARED(type, name) extern __shared__ __align__(32) type name[]
+#define XLSTM_DYNAMIC_SHARED(type, name) extern __shared__ __align__(128) type name[]
 #endif
 
 namespace xlstm::cuda {
@@ -96,6 +96,18 @@ bool dispatch_type(DataType type, Function&& fn) {
       return true;
   }
   return false;
+}
+
+// The same in a kernel, for a value inside it.
+template <typename Function>
+__device__ __forceinline__ void with_type(DataType type, Function&& fn) {
+  if (type == DataType::kFloat32) {
+    fn(float{});
+  } else if (type == DataType::kFloat16) {
+    fn(__half{});
+  } else {
+    fn(__nv_bfloat16{});
+  }
 }
 
 }  // namespace xlstm::cuda

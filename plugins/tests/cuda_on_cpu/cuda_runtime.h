@@ -4,6 +4,11 @@
 #include "cuda_runtime_api.h"
 #include "simulator.h"
 
+// The architecture whose code paths are compiled.
+#if !defined(__CUDA_ARCH__)
+#define __CUDA_ARCH__ 900
+#endif
+
 #define __global__
 #define __device__
 #define __host__

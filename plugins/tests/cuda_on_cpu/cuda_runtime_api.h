@@ -9,11 +9,6 @@
 #include "device_memory.h"
 #include "simulator.h"
 
-// The architecture whose code paths are compiled, and which the device says it is of.
-#if !defined(__CUDA_ARCH__)
-#define __CUDA_ARCH__ 900
-#endif
-
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
@@ -24,7 +19,7 @@ enum cudaError_t {
 enum cudaDeviceAttr {
   cudaDevAttrMaxGridDimZ = 7,
   cudaDevAttrMultiProcessorCount = 16,
-  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
   cudaDevAttrCooperativeLaunch = 95,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
   cudaDevAttrClusterLaunch = 120
@@ -54,8 +49,8 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrMultiProcessorCount:
       *value = device.multiprocessors;
       return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = __CUDA_ARCH__ / 100;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = static_cast<int>(device.shared_limit) + 1024;
       return cudaSuccess;
     case cudaDevAttrCooperativeLaunch:
       *value = device.cooperative;

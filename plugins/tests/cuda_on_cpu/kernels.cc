@@ -1,3 +1,4 @@
 // The kernels' own sources, compiled by the C++ compiler.
 #include "cells/cuda/mlstm.cu"
+#include "cells/cuda/mlstm_chunkwise.cu"
 #include "cells/cuda/slstm.cu"

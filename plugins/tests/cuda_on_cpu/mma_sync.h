@@ -15,6 +15,12 @@
 
 namespace xlstm::cuda {
 
+using SharedAddress = uintptr_t;
+inline SharedAddress shared_address(const void* memory) { return reinterpret_cast<SharedAddress>(memory); }
+
+inline int reread_thread() { return static_cast<int>(simulator::thread_index.x); }
+inline int reread_block() { return static_cast<int>(simulator::block_index.x); }
+
 namespace on_cpu {
 
 inline void require(bool condition, const char* what, const char* file, int line) {
@@ -32,14 +38,14 @@ inline float element(uint32_t pair, int index, __half) {
 
 struct Rows {
   uint32_t* parts;
-  const void* row;
+  SharedAddress row;
 };
 
 // Whether the rows of each of four matrices lie in different groups of four banks; the same row twice is read once.
 inline bool in_different_banks(void* const* lanes) {
   for (int lane = 0; lane < 32; ++lane) {
     for (int other = lane / 8 * 8; other < lane; ++other) {
-      const auto of = [&](int l) { return reinterpret_cast<uintptr_t>(static_cast<const Rows*>(lanes[l])->row); };
+      const auto of = [&](int l) { return static_cast<const Rows*>(lanes[l])->row; };
       if (of(lane) != of(other) && of(lane) / 16 % 8 == of(other) / 16 % 8) return false;
     }
   }
@@ -49,10 +55,10 @@ inline bool in_different_banks(void* const* lanes) {
 }  // namespace on_cpu
 
 template <bool kTransposed>
-void load_matrices(uint32_t (&parts)[4], const void* row, const char* file = __builtin_FILE(),
+void load_matrices(uint32_t (&parts)[4], SharedAddress row, const char* file = __builtin_FILE(),
                    int line = __builtin_LINE()) {
   using on_cpu::Rows;
-  on_cpu::require(reinterpret_cast<uintptr_t>(row) % 16 == 0, "a row is not aligned to 16 bytes", file, line);
+  on_cpu::require(row % 16 == 0, "a row is not aligned to 16 bytes", file, line);
   static bool conflict;
   Rows mine{parts, row};
   const auto combine = [](void* const* lanes) {
@@ -62,8 +68,8 @@ void load_matrices(uint32_t (&parts)[4], const void* row, const char* file = __b
         uint32_t pair = 0;
         for (int e = 0; e < 2; ++e) {
           const int row = kTransposed ? lane % 4 * 2 + e : lane / 4, column = kTransposed ? lane / 4 : lane % 4 * 2 + e;
-          const void* const from = static_cast<const Rows*>(lanes[matrix * 8 + row])->row;
-          pair |= uint32_t{static_cast<const uint16_t*>(from)[column]} << 16 * e;
+          const SharedAddress from = static_cast<const Rows*>(lanes[matrix * 8 + row])->row;
+          pair |= uint32_t{reinterpret_cast<const uint16_t*>(from)[column]} << 16 * e;
         }
         static_cast<const Rows*>(lanes[lane])->parts[matrix] = pair;
       }
@@ -72,6 +78,14 @@ void load_matrices(uint32_t (&parts)[4], const void* row, const char* file = __b
   simulator::collective(&mine, combine, file, line);
   on_cpu::require(!conflict, "rows of a matrix share a bank", file, line);
 }
+
+template <bool kTransposed>
+void load_matrices(uint32_t (&parts)[4], const void* row, const char* file = __builtin_FILE(),
+                   int line = __builtin_LINE()) {
+  load_matrices<kTransposed>(parts, shared_address(row), file, line);
+}
+
+inline void store_shared(SharedAddress to, uint32_t pair) { *reinterpret_cast<uint32_t*>(to) = pair; }
 
 template <typename T, int kTiles>
 void multiply_add(float (&sums)[kTiles][4], const uint32_t (&a)[4], const uint32_t (&b)[kTiles][2],
