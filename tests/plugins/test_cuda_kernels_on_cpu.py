@@ -259,9 +259,8 @@ def _cases_with_broken_barrier(file: str, **options) -> list:
         return [mlstm_case(dim_qk=40, dim_v=40, sequence=70, chunk=(32, 32), in_place=7, **options)]
     if file == "mlstm_tensor.cuh":
         sizes = {"dim_qk": 70, "dim_v": 18, "sequence": 70, "chunk": (64, 16), "dtype": "bfloat16"}
-        return [
-            mlstm_case(**sizes | other, **options) for other in ({}, {"dim_qk": 72, "dim_v": 24})
-        ]  # no vectors; vectors
+        vectors = {"dim_qk": 72, "dim_v": 24}
+        return [mlstm_case(**sizes | other, **options) for other in ({}, vectors)]
     if file == "mlstm_sequence_normaliser.cuh":
         sizes = {"dim_qk": 8, "dim_v": 18, "chunk": (64, 16), "dtype": "bfloat16", "in_place": 7}
         return [mlstm_case(sequence=sequence, **sizes, **options) for sequence in (70, 520)]

@@ -89,10 +89,10 @@ def mlstm(
 ) -> list[Expected]:
     """Expected h, C, n, m. Inputs by their names in the operator, activations already rounded to `dtype`.
 
-    `tensor_cores`: some operands of the kernel's products are two bfloat16 in place of a float: C and the scores
-    where they meet q and v, and v times its weight where it meets k. (q, k and v of 16 bits are exact; n, its
-    products and the scores' sums stay float32.) Each product is off by SPLIT of its size, and a tensor core cuts
-    its sums where float32 would round them.
+    `tensor_cores`: some operands of the kernel's products are two bfloat16 in place of a float: C and the scores where
+    they meet q and v, and v times its weight where it meets k. (q, k and v of 16 bits are exact; n, its products and
+    the scores' sums stay float32.) Each product is off by SPLIT of its size, and a tensor core cuts its sums where
+    float32 would round them.
 
     `memory`: the type that C is stored as. A kernel may round it after every position, but not before its h.
     """

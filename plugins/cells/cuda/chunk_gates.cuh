@@ -74,6 +74,10 @@ class GateLane {
  public:
   static constexpr int kSteps = 4;
 
+  // The stabiliser before the first chunk; after the steps of a chunk it is the one after it.
+  __device__ __forceinline__ void begin(float m) { m_ = m; }
+  __device__ __forceinline__ float stabiliser() const { return m_; }
+
   // First step: log i and log f, which count for nothing beyond `valid`.
   template <typename T>
   __device__ __forceinline__ void take_logarithms(const GateInputs<T, kLength>& inputs, float gate_soft_cap,
@@ -105,11 +109,11 @@ class GateLane {
   }
 
   // Third step: the maxima, beginning with the stabiliser before the chunk.
-  __device__ __forceinline__ void scan_maxima(float m) {
+  __device__ __forceinline__ void scan_maxima() {
     largest_ = input_[0];
 #pragma unroll
     for (int e = 1; e < kOwned; ++e) largest_ = maximum(largest_, input_[e]);
-    largest_before_ = m;
+    largest_before_ = m_;
 #pragma unroll
     for (int offset = 1; offset < kWarpSize; offset *= 2) {
       const double other = __shfl_xor_sync(kFullWarp, largest_, offset);
@@ -118,10 +122,10 @@ class GateLane {
     }
   }
 
-  // Last step: writes the gates, and makes `m` the stabiliser after the chunk.
-  __device__ __forceinline__ void write(const MlstmArgs& args, float& m, ChunkGates<kLength>& gates) {
-    const double m_before = m;
-    m = static_cast<float>(total_ + maximum(largest_, m_before));
+  // Last step: writes the gates.
+  __device__ __forceinline__ void write(const MlstmArgs& args, ChunkGates<kLength>& gates) {
+    const double m_before = m_;
+    m_ = static_cast<float>(total_ + maximum(largest_, m_before));
 #pragma unroll
     for (int e = 0; e < kOwned; ++e) {
       const int t = position(e);
@@ -130,20 +134,20 @@ class GateLane {
       const double reach = sum_[e] - m_t;
       gates.reach[t] = to_pair(reach);
       gates.origin[t] = to_pair(-input_[e]);
-      gates.gain[t] = args.k_scale * exp_of_negative(static_cast<float>(total_ - m + input_[e]));
+      gates.gain[t] = args.k_scale * exp_of_negative(static_cast<float>(total_ - m_ + input_[e]));
       gates.carry[t] = args.q_scale * exp_of_negative(static_cast<float>(m_before + reach));
       gates.m[t] = m_t;
     }
-    if (lane() == 0) gates.decay = exp_of_negative(static_cast<float>(m_before + total_ - m));
+    if (lane() == 0) gates.decay = exp_of_negative(static_cast<float>(m_before + total_ - m_));
   }
 
   template <typename T>
   __device__ __forceinline__ void compute(const MlstmArgs& args, const GateInputs<T, kLength>& inputs, int64_t valid,
-                                          float& m, ChunkGates<kLength>& gates) {
+                                          ChunkGates<kLength>& gates) {
     take_logarithms(inputs, args.gate_soft_cap, valid);
     scan_sums();
-    scan_maxima(m);
-    write(args, m, gates);
+    scan_maxima();
+    write(args, gates);
   }
 
  private:
@@ -151,6 +155,7 @@ class GateLane {
   static __device__ __forceinline__ int position(int e) { return lane() * kOwned + e; }
 
   double sum_[kOwned], input_[kOwned], total_, largest_, largest_before_;
+  float m_;
 };
 
 }  // namespace xlstm::cuda

@@ -16,9 +16,9 @@ template <int kChunkLength, int kTileColumns>
 struct FloatShape {
   using Layout = ChunkLayout<kChunkLength, kTileColumns>;
   static constexpr int kLength = kChunkLength, kColumns = kTileColumns, kThreads = chunk_threads(kLength);
-  static constexpr int kVector = 4;                                               // elements that move together
-  static constexpr int kWork = kLength + 2 * kColumns;                            // products for a position
-  static constexpr int kResident = kColumns == 64 ? 1 : (kLength == 64 ? 2 : 4);  // blocks, by their registers
+  static constexpr int kVector = 4;                     // elements that move together
+  static constexpr int kWork = kLength + 2 * kColumns;  // products for a position
+  static constexpr int kResident = resident_chunks(kLength, kColumns);
   template <typename T>
   static constexpr bool kTakes = true;
 

@@ -23,6 +23,10 @@
 namespace xlstm::cuda {
 
 __host__ __device__ constexpr int chunk_threads(int length) { return 4 * length; }
+// Blocks of a multiprocessor that there are registers for.
+__host__ __device__ constexpr int resident_chunks(int length, int columns) {
+  return columns == 64 ? 1 : (length == 64 ? 2 : 4);
+}
 
 // What a block keeps in shared memory, in floats from its beginning; every part is a multiple of 4 floats long.
 template <int kChunkLength, int kTileColumns>
@@ -145,7 +149,8 @@ __device__ __forceinline__ void run_chunks(const MlstmArgs& args, bool vectorise
     }
   });
   for (int row = thread; row < padded; row += kThreads) n[row] = row < DK ? args.n_in[head * DK + row] : 0.0f;
-  float m = args.m_in[head];  // in the first warp after every chunk
+  GateLane<kLength> gate_lane;  // of the first warp
+  gate_lane.begin(args.m_in[head]);
 
   for (int64_t first = 0; first < length; first += kLength) {
     const int valid = static_cast<int>(length - first < kLength ? length - first : kLength);
@@ -171,7 +176,7 @@ __device__ __forceinline__ void run_chunks(const MlstmArgs& args, bool vectorise
     GateInputs<T, kLength> gate_inputs;
     if (warp == 0) gate_inputs.fetch(args, token, valid);
     __syncthreads();
-    if (warp == 0) GateLane<kLength>().compute(args, gate_inputs, valid, m, gates);
+    if (warp == 0) gate_lane.compute(args, gate_inputs, valid, gates);
     __syncthreads();
     const float decay = gates.decay;
     v.store(weighted, kValueStride, [&](int row) { return gates.gain[row]; });
@@ -273,11 +278,11 @@ __device__ __forceinline__ void run_chunks(const MlstmArgs& args, bool vectorise
   });
   if (!store_normaliser || first_column != 0) return;
   for (int row = thread; row < DK; row += kThreads) args.n_out[head * DK + row] = n[row];
-  if (thread == 0) args.m_out[head] = m;
+  if (thread == 0) args.m_out[head] = gate_lane.stabiliser();
 }
 
 template <typename T, int kLength, int kColumns>
-__global__ void __launch_bounds__(chunk_threads(kLength))
+__global__ void __launch_bounds__(chunk_threads(kLength), resident_chunks(kLength, kColumns))
     mlstm_chunkwise_kernel(const MlstmArgs args, const bool vectorised, const bool store_normaliser) {
 #if __CUDA_ARCH__ >= 800
   constexpr bool kCompiled = sizeof(T) == sizeof(float);  // the others have mlstm_tensor.cuh

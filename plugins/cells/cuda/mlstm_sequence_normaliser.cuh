@@ -20,7 +20,7 @@ constexpr int kNormaliserGroups = kNormaliserThreads / kNormaliserRows;
 
 // Grid: batch * heads.
 template <typename T>
-__global__ void __launch_bounds__(kNormaliserThreads) mlstm_sequence_normaliser_kernel(const MlstmArgs args) {
+__global__ void __launch_bounds__(kNormaliserThreads, 1) mlstm_sequence_normaliser_kernel(const MlstmArgs args) {
   constexpr int kWarps = kNormaliserThreads / kWarpSize;
   constexpr int kUnroll = 32;  // keys of a thread on their way at a time
   __shared__ double sums[kWarps];
@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(kNormaliserThreads) mlstm_sequence_normaliser_
   for (int64_t first_row = 0; first_row == 0 || first_row < DK; first_row += kNormaliserRows) {
     const int64_t row = first_row + thread % kNormaliserRows;
     const T* const keys = static_cast<const T*>(args.k) + row_token * DK + row;
+    const int64_t stride = args.heads * DK;
     double rest = 0.0;           // the sum of log f after the positions to come
     float largest = -HUGE_VALF;  // of the exponents R_s + log i_s so far
     float n_sum = 0.0f;
@@ -84,12 +85,15 @@ __global__ void __launch_bounds__(kNormaliserThreads) mlstm_sequence_normaliser_
 
       float sum = 0.0f;
       if (row < DK) {
-        for (int first = 0; first < kNormaliserRows; first += kUnroll) {
+        int64_t position = end - 1 - group;
+        for (int first = 0; first < kNormaliserRows; first += kUnroll, position -= kUnroll * kNormaliserGroups) {
+          // Positions that are not there have weight 0: the first one stands in for them.
+          const T* from = keys + (position < 0 ? 0 : position) * stride;
           T key[kUnroll];
 #pragma unroll
           for (int u = 0; u < kUnroll; ++u) {
-            const int64_t position = end - 1 - (first + u) * kNormaliserGroups - group;
-            key[u] = position >= 0 ? keys[position * args.heads * DK] : from_float<T>(0.0f);
+            key[u] = *from;
+            if (position >= (u + 1) * kNormaliserGroups) from -= kNormaliserGroups * stride;
           }
 #pragma unroll
           for (int u = 0; u < kUnroll; ++u) sum += weights[(first + u) * kNormaliserGroups + group] * to_float(key[u]);

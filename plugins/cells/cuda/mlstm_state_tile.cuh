@@ -55,7 +55,10 @@ struct TensorMemory {
   alignas(128) char n[2][SharedMatrix<kPiece>::bytes(kSlab)];        // three parts of every row, then zeros
   alignas(16) uint32_t gain_parts[2][kChunk][4];                     // the same of the gain of every position
   ChunkGates<kChunk> gates[2];
-  GateLane<kChunk> gate_lanes[kWarpSize];
+  struct {
+    GateLane<kChunk> lane;
+    double apart;  // so that the lanes' members lie in different banks
+  } gate_lanes[kWarpSize];
   float exchange[kTensorWarps][4 * kOwned + 2][kWarpSize];
 };
 

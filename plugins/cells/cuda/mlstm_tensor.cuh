@@ -167,7 +167,7 @@ struct ScoredValues {
 // elements of one head's C, have 31 bits. `vectorised`: DK and DV are multiples of 8, and q, k, v and h are aligned to
 // 16 bytes.
 template <typename T, int kColumns, int kSlabs>
-__global__ void __launch_bounds__(kTensorThreads)
+__global__ void __launch_bounds__(kTensorThreads, 1)
     mlstm_tensor_kernel(const MlstmArgs args, const bool vectorised, const bool store_normaliser) {
 #if __CUDA_ARCH__ >= 800
   constexpr int kOwned = TensorMemory<kColumns>::kOwned;
@@ -211,21 +211,22 @@ __global__ void __launch_bounds__(kTensorThreads)
     commit_copies();
   };
 
-  float m = args.m_in[block.head];    // after the chunks whose gates are there, in the gate warp
+  // In the gate warp; the lanes have the stabiliser after the chunks whose gates are there.
+  if (place.warp == kGateWarp) memory.gate_lanes[place.lane].lane.begin(args.m_in[block.head]);
   GateInputs<T, kChunk> gate_inputs;  // of the chunk after the next one
   constexpr int kGateSteps = GateLane<kChunk>::kSteps;
   const auto advance_gates = [&](int step, int first) {
     const int turn = first / kChunk % 2;
-    GateLane<kChunk>& gate_lane = memory.gate_lanes[place.lane];
+    GateLane<kChunk>& gate_lane = memory.gate_lanes[place.lane].lane;
     if (step == 0) {
       gate_lane.take_logarithms(gate_inputs, args.gate_soft_cap, length - first);
       gate_inputs.fetch(args, token_of(first + kChunk), length - first - kChunk);
     } else if (step == 1) {
       gate_lane.scan_sums();
     } else if (step == 2) {
-      gate_lane.scan_maxima(m);
+      gate_lane.scan_maxima();
     } else {
-      gate_lane.write(args, m, memory.gates[turn]);
+      gate_lane.write(args, memory.gates[turn]);
 #pragma unroll
       for (int t = 2 * place.lane; t < 2 * place.lane + 2; ++t) {
         const float gain = memory.gates[turn].gain[t];
@@ -238,6 +239,10 @@ __global__ void __launch_bounds__(kTensorThreads)
   StateTile<kColumns, kSlabs> state(args, place);
   if (length > 0) copy_slab(0, 0, 0);
   state.load();
+  const int thread = static_cast<int>(threadIdx.x), column = thread % kColumns;
+  for (int position = length + thread / kColumns; position < sequence; position += kTensorThreads / kColumns) {
+    if (column < columns) h[token_of(position) * DV + column] = from_float<T>(0.0f);
+  }
   if (length > 0) {
     state.write_parts(0, memory.C[0], memory.n[0]);
     if (place.warp == kGateWarp) {
@@ -339,15 +344,11 @@ __global__ void __launch_bounds__(kTensorThreads)
     }
   }
 
-  const int thread = reread_thread(), column = thread % kColumns;
-  for (int position = length + thread / kColumns; position < sequence; position += kTensorThreads / kColumns) {
-    if (column < columns) h[token_of(position) * DV + column] = from_float<T>(0.0f);
-  }
   state.store_C();
   const BlockPlace<kColumns> same_block(reread_block(), DV);
   if (!store_normaliser || same_block.first_column != 0) return;
   state.store_n();
-  if (thread == kGateWarp * kWarpSize) args.m_out[same_block.head] = m;
+  if (reread_thread() == kGateWarp * kWarpSize) args.m_out[same_block.head] = memory.gate_lanes[0].lane.stabiliser();
 #endif
 }
 
