@@ -160,6 +160,7 @@ def test_launcher_takes_the_kernel_that_is_meant_for_the_sizes(runner, sizes, fi
         ({"dtype": "bfloat16", "dim_v": 64}, (64, 16)),  # no multiprocessor idle
         ({"dtype": "bfloat16", "dim_v": 64, "batch": 4}, (64, 32)),  # all have blocks
         ({"dtype": "bfloat16", "dim_v": 64, "batch": 4, "dim_qk": 400}, (64, 16)),  # 32 columns have no registers
+        ({"dtype": "float16", "dim_v": 64, "batch": 4, "dim_qk": 300}, (64, 16)),  # nor for two parts of float16
         ({"dtype": "bfloat16", "dim_qk": 1025}, (0, 0)),
     ],
 )

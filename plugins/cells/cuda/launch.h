@@ -40,8 +40,8 @@ MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors);
 cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream);
 
 // The same for the chunkwise kernels: positions of a chunk and columns of C that a block owns. The shapes that exist:
-// for activations of 16 bits from sm_80 on, length 64 with columns 32 (DK up to 384) or 16 (up to 1024); else length 64
-// with columns 64 or 32, and length 32 with columns 32 or 16.
+// for activations of 16 bits from sm_80 on, length 64 with columns 32 (DK up to 384, of float16 up to 256) or 16 (up to
+// 1024); else length 64 with columns 64 or 32, and length 32 with columns 32 or 16.
 struct MlstmChunk {
   int length;
   int columns;

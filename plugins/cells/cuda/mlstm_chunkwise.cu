@@ -39,11 +39,15 @@ struct TensorShape {
   static constexpr int kVector = kPiece;
   static constexpr int kWork = 44 + kColumns;  // traffic of shared memory: the scores, with Q and K, and the rest
   static constexpr int kResident = 1;
+  // The two parts of a float16 take registers that six slabs of 32 columns do not leave.
+  static constexpr bool kTakesHalf = kColumns != 32 || kSlabs < 6;
   template <typename T>
-  static constexpr bool kTakes = sizeof(T) == 2;
+  static constexpr bool kTakes = std::is_same_v<T, __nv_bfloat16> || (std::is_same_v<T, __half> && kTakesHalf);
 
   static int64_t bytes(const MlstmArgs&) { return sizeof(TensorMemory<kColumns>); }
-  static bool fits(const MlstmArgs& args) { return args.dim_qk > 0 && args.dim_qk <= kSlabs * kSlab; }
+  static bool fits(const MlstmArgs& args) {
+    return args.dim_qk > 0 && args.dim_qk <= kSlabs * kSlab && (kTakesHalf || args.type != DataType::kFloat16);
+  }
   static bool suits(const MlstmArgs&) { return true; }
   template <typename T>
   static constexpr auto kernel() {
