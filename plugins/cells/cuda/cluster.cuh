@@ -9,6 +9,7 @@
 #if !defined(__CUDACC__)
 #include "cluster.h"  // the simulator's
 #else
+#include "cells/cuda/tensor_core.cuh"  // shared_address
 
 namespace xlstm::cuda {
 
@@ -44,10 +45,6 @@ __device__ __forceinline__ T* in_block(T* own, unsigned rank) {
   T* other;
   asm("mapa.u64 %0, %1, %2;" : "=l"(other) : "l"(own), "r"(rank));
   return other;
-}
-
-__device__ __forceinline__ uint32_t shared_address(const void* address) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(address));
 }
 
 // A counter of arrivals in shared memory (mbarrier) for stores that other blocks of the cluster make into this one. It

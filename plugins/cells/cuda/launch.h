@@ -15,7 +15,8 @@ namespace xlstm::cuda {
 // Any B, S, H, DK, DV; states out of place, or each in the very buffer of its input. One launch, also with C in place;
 // two with n or m in place (every block of a head reads them, so a second, small kernel writes them). A sequence goes
 // through the chunkwise kernel where a tile of C fits into a block's shared memory, else position by position through
-// the step kernel.
+// the step kernel. On sm_90 and later the step kernel starts early, and waits there for all that is before it in the
+// stream (dependent_launch.cuh): a captured graph then has programmatic edges.
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream);
 
 // Bytes of scratch that launch_slstm needs for these sizes: two buffers for y, eight bytes a value.

@@ -25,8 +25,10 @@ __device__ __forceinline__ void fold_halves(float (&values)[N], int lane) {
     const bool upper = lane & kHalf;
 #pragma unroll
     for (int j = 0; j < kHalf; ++j) {
-      const float kept = upper ? values[j + kHalf] : values[j];
-      const float sent = upper ? values[j] : values[j + kHalf];
+      // Clang would choose between addresses, which keeps the array out of registers.
+      const float low = values[j], high = values[j + kHalf];
+      const float kept = upper ? high : low;
+      const float sent = upper ? low : high;
       values[j] = kept + __shfl_xor_sync(kFullWarp, sent, kHalf);
     }
     fold_halves<kHalf / 2>(values, lane);
