@@ -30,7 +30,8 @@ INTRODUCTION = """# What the CUDA kernels take
 
 Written by `scripts/kernel_resources.py`, which says what is counted. In each cell: registers of a thread; warps that
 the registers allow on a multiprocessor; bytes spilled, where there are any. Static shared memory in bytes; what a
-launch asks for besides depends on its sizes. Compiled with CUDA {cuda}; nothing here was measured on a GPU.
+launch asks for besides depends on its sizes. A kernel of 4 registers is empty: that architecture takes another one.
+Compiled with CUDA {cuda}; nothing here was measured on a GPU.
 """
 REGISTERS = 65536  # of a multiprocessor, on all architectures
 MOST_WARPS = {75: 32, 80: 64, 86: 48, 87: 48, 89: 48, 90: 64, 100: 64, 110: 48, 120: 48}
