@@ -7,6 +7,7 @@
 A kernel has a row for its shape; of its types the most demanding counts. Spilled bytes are stack that ptxas reports.
 Warps: how many of a multiprocessor's registers allow, which with shared memory decides how many blocks it holds.
 `--check` fails for a kernel that the table lacks, for one that spills more than there, and for one of fewer warps.
+Another release of nvcc than the table's has some slack: 64 bytes, and a quarter of the warps.
 Needs `cuobjdump` (pip install nvidia-cuda-cuobjdump).
 """
 
@@ -82,6 +83,12 @@ def read_library(library: Path) -> Uses:
     return uses
 
 
+def compiler_version() -> str:
+    """Of the nvcc that is found here, such as `13.0.88`."""
+    said = subprocess.run([cuda_compiler().require(), "--version"], capture_output=True, text=True, check=True)
+    return re.search(r"V(\d+\.\d+\.\d+)", said.stdout)[1]
+
+
 def demangle(text: str) -> str:
     return subprocess.run(["c++filt"], input=text, capture_output=True, text=True, check=True).stdout
 
@@ -130,15 +137,17 @@ def read_table(page: Path) -> dict[str, dict[int, tuple[int, int]]]:
 def check(uses: Uses, page: Path) -> list[str]:
     """What is worse than the table says, or is not in it."""
     table, problems = read_table(page), []
+    same_compiler = f"Compiled with CUDA {compiler_version()};" in page.read_text()
+    slack_bytes, least_share = (0, 1) if same_compiler else (64, 0.75)
     for name, by_architecture in sorted(uses.items()):
         for architecture, use in by_architecture.items():
             if architecture not in table.get(name, {}):
                 problems.append(f"{name} for sm_{architecture} is not in {page.name}")
                 continue
             warps, spilled = table[name][architecture]
-            if use.spilled > spilled:
+            if use.spilled > spilled + slack_bytes:
                 problems.append(f"{name} spills {use.spilled} bytes on sm_{architecture}, {spilled} in {page.name}")
-            if use.warps(architecture) < warps:
+            if use.warps(architecture) < least_share * warps:
                 problems.append(f"{name}: {use.warps(architecture)} warps on sm_{architecture}, {warps} in {page.name}")
     return problems
 
@@ -157,8 +166,7 @@ def main() -> None:
     settings |= cmake.cuda_options() | cmake.header_options(["tensorrt", "json"])
     folder = cmake.build(settings, ["xlstm_tensorrt", "xlstm_runtime"]) / "lib"
     uses = read_libraries([folder / TENSORRT_PLUGINS, folder / RUNTIME])
-    version = subprocess.run([cuda_compiler().require(), "--version"], capture_output=True, text=True, check=True)
-    write_table(page, uses, re.search(r"V(\d+\.\d+\.\d+)", version.stdout)[1])
+    write_table(page, uses, compiler_version())
     print(page)
 
 

@@ -30,7 +30,7 @@ void release(void* memory) {
 
 void set_accessible(bool accessible) {
   for (const auto& [address, bytes] : allocations) {
-    if (accessible) {
+    if (accessible) {  // NOLINT(bugprone-branch-clone): both are nothing where clang-tidy reads them
       ASAN_UNPOISON_MEMORY_REGION(address, bytes);
     } else {
       ASAN_POISON_MEMORY_REGION(address, bytes);
