@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from .launchers import LaunchError, Launchers
+from .launchers import LaunchError, Launchers, mlstm_args
 
 MAX_SETS = 256
 LEAST_LAUNCHES = 8  # in a graph, so that its own start does not count
@@ -68,6 +68,16 @@ class Bench:
                 if round_ >= 5:
                     times.append(start.elapsed_time(end) * 1e-3 / len(launches))
         return statistics.median(times)
+
+    def time_mlstm(self, shape: tuple[int, int, int], tokens: tuple[int, ...], sets: list[dict]) -> float:
+        """Seconds of a launch of the mLSTM on these sets of tensors."""
+        args = [mlstm_args(shape, tokens, tensors) for tensors in sets]
+        return self.time(self.launchers.launch("xlstm_launch_mlstm", each) for each in args)
+
+    def slstm_workspace(self, shape: tuple[int, int], batch: int) -> torch.Tensor:
+        """What a launch of the sLSTM needs. `shape`: H, DH."""
+        size = self.launchers.functions.xlstm_slstm_workspace_size(batch, *shape)
+        return torch.empty(size, dtype=torch.uint8, device="cuda")
 
     def time_each(self, function: str, args: list, choices: Iterable[tuple[int, int]]) -> dict[str, float]:
         """Seconds of a launcher with each of these choices, by `64x32`. (0, 0), and what there is no kernel for with

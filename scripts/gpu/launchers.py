@@ -75,24 +75,29 @@ class LaunchError(RuntimeError):
 
 
 class Launchers:
-    """The loaded library. `stream`: gives the address of the stream that a launch goes to."""
+    """The loaded library's `functions`. `stream`: gives the address of the stream that a launch goes to."""
 
     def __init__(self, folder: Path, stream: Callable[[], int]):
-        self.library = load(folder / "lib" / "libxlstm_launchers.so", SIGNATURES)
-        sizes = (self.library.xlstm_size_of_mlstm_args(), self.library.xlstm_size_of_slstm_args())
+        self.functions = load(folder / "lib" / "libxlstm_launchers.so", SIGNATURES)
+        sizes = (self.functions.xlstm_size_of_mlstm_args(), self.functions.xlstm_size_of_slstm_args())
         if sizes != (ctypes.sizeof(MlstmArgs), ctypes.sizeof(SlstmArgs)):
             raise RuntimeError("plugins/cells/cells.h and scripts/gpu/launchers.py differ")
         self._stream = stream
 
     def launch(self, function: str, *arguments: object) -> Callable[[], None]:
         """What calls a launcher with these arguments, and raises `LaunchError` where it does not return 0."""
-        call = getattr(self.library, function)
+        call = getattr(self.functions, function)
 
         def run() -> None:
             if status := call(*arguments, self._stream()):
                 raise LaunchError(function, status)
 
         return run
+
+
+def mlstm_numbers(dim_qk: int) -> dict[str, float]:
+    """The cell's numbers, as xLSTM-7B has them."""
+    return {"q_scale": dim_qk**-0.5, "k_scale": 1.0, "gate_soft_cap": 15.0, "eps": 1e-6}
 
 
 def mlstm_args(shape: tuple[int, int, int], tokens: tuple[int, ...], tensors: dict, **values: float) -> MlstmArgs:
@@ -104,9 +109,8 @@ def mlstm_args(shape: tuple[int, int, int], tokens: tuple[int, ...], tensors: di
         tensors: q, k, v, i, f, h and the states, `C_in` to `m_out`. They live as long as the arguments.
         values: of the struct's numbers, other than xLSTM-7B has them.
     """
-    numbers = {"q_scale": shape[1] ** -0.5, "k_scale": 1.0, "gate_soft_cap": 15.0, "eps": 1e-6} | values
     args = MlstmArgs(tokens[0], (*tokens, 1)[1], *shape, type_of(tensors["q"]), type_of(tensors["C_in"]))
-    return _filled(args, tensors, numbers)
+    return _filled(args, tensors, mlstm_numbers(shape[1]) | values)
 
 
 def slstm_args(shape: tuple[int, int], tokens: tuple[int, ...], tensors: dict, **values: float) -> SlstmArgs:

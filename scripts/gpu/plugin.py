@@ -29,8 +29,7 @@ def enqueue(folder: str, cell: str) -> dict:
             call = library.xlstm_plugin_of_mlstm(args)
         else:
             args = slstm_args(shape, (1,), slstm_tensors(shape, (1,), "bfloat16"))
-            size = bench.launchers.library.xlstm_slstm_workspace_size(1, *shape)
-            workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
+            workspace = bench.slstm_workspace(shape, 1)
             launcher = bench.launchers.launch("xlstm_launch_slstm", args, workspace.data_ptr())
             call = library.xlstm_plugin_of_slstm(args, workspace.data_ptr())
 

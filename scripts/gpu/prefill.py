@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from support import cases
 
@@ -23,11 +25,7 @@ def product_rate(folder: str) -> dict:
 def mlstm(folder: str, batch: int, sequence: int) -> dict:
     bench, tokens = Bench.of(folder), (batch, sequence)
     sets = [mlstm_tensors(PREFILL_SHAPE, tokens) for _ in bench.sets(mlstm_prefill_traffic(batch, sequence))]
-
-    def seconds(tensors: list[dict]) -> float:
-        args = [mlstm_args(PREFILL_SHAPE, tokens, each) for each in tensors]
-        return bench.time(bench.launchers.launch("xlstm_launch_mlstm", each) for each in args)
-
+    seconds = partial(bench.time_mlstm, PREFILL_SHAPE, tokens)
     cold = seconds(sets)
     errors = mlstm_errors(sets[0], one_position=False)
     return {"cold": cold, "Cnm_in_place": seconds([in_place(each, "Cnm") for each in sets]), **errors}
@@ -44,8 +42,7 @@ def slstm(folder: str, shape: str, batch: int, recurrent: str) -> dict:
     """One launch for all positions; and `stepwise`, a launch for each."""
     bench, sizes = Bench.of(folder), SLSTM_SHAPES[shape]
     tensors = slstm_tensors(sizes, (batch, SLSTM_SEQUENCE), recurrent)
-    size = bench.launchers.library.xlstm_slstm_workspace_size(batch, *sizes)
-    workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
+    workspace = bench.slstm_workspace(sizes, batch)
 
     def launch(sequence: int):
         args = slstm_args(sizes, (batch, sequence), tensors)

@@ -8,6 +8,7 @@ import torch
 from xlstm_export.operators.eager import mlstm_cell, slstm_cell
 
 from .bench import relative_error
+from .launchers import mlstm_numbers
 
 ROWS, HEADS = slice(0, 1), slice(0, 2)
 
@@ -25,9 +26,9 @@ def mlstm_errors(tensors: dict, one_position: bool, **values: float) -> dict[str
         tensor = tensors[name].unsqueeze(1) if by_position and one_position else tensors[name]
         return (tensor[ROWS, :, HEADS] if by_position else tensor[ROWS, HEADS]).double()
 
-    numbers = {"q_scale": tensors["q"].shape[-1] ** -0.5, "k_scale": 1.0, "gate_soft_cap": 15.0, "eps": 1e-6}
+    numbers = mlstm_numbers(tensors["q"].shape[-1]) | values
     inputs = [cut(name, True) for name in "qkvif"] + [cut(f"{name}_in", False) for name in "Cnm"]
-    h, *states = mlstm_cell(*inputs, **(numbers | values))
+    h, *states = mlstm_cell(*inputs, **numbers)
     actual = [cut(f"{name}_out", False) for name in "Cnm"]
     return _errors(cut("h", True), h, actual, states)
 

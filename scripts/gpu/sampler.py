@@ -29,7 +29,7 @@ class DeviceDraw:
         self._launchers, self._sampling, self._sizes = launchers, sampling, (batch, vocabulary)
         uniforms = np.random.RandomState(sampling.seed).random_sample(batch)
         self._uniforms = torch.from_numpy(uniforms).to(device)
-        size = launchers.library.xlstm_sample_scratch_size(batch, vocabulary)
+        size = launchers.functions.xlstm_sample_scratch_size(batch, vocabulary)
         self._scratch = torch.empty(size, dtype=torch.uint8, device=device)
         self.tokens = torch.full((batch,), -1, dtype=torch.int64, device=device)
 

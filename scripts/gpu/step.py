@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from support import cases
 
@@ -39,11 +41,7 @@ def mlstm(folder: str, shape: str, batch: int) -> dict:
     bench, sizes, tokens = Bench.of(folder), MLSTM_SHAPES[shape], (batch,)
     traffic = mlstm_step_traffic(shape, batch)
     sets = [mlstm_tensors(sizes, tokens) for _ in bench.sets(traffic)]
-
-    def seconds(tensors: list[dict]) -> float:
-        args = [mlstm_args(sizes, tokens, each) for each in tensors]
-        return bench.time(bench.launchers.launch("xlstm_launch_mlstm", each) for each in args)
-
+    seconds = partial(bench.time_mlstm, sizes, tokens)
     cold = seconds(sets)
     errors = mlstm_errors(sets[0], one_position=True)
     in_cache = seconds([warm(each, sets[0], "mlstm") for each in sets])

@@ -53,7 +53,7 @@ def test_launchers_for_a_gpu_take_what_python_gives_them(build_folder):
     """On a machine without: right arguments fail for want of a device only."""
     if list_gpus():
         pytest.skip("a GPU is here: tests/gpu runs them")
-    library = launchers.Launchers(build_folder, lambda: 0).library
+    library = launchers.Launchers(build_folder, lambda: 0).functions
     plugin = launchers.load(build_folder / "lib" / "libxlstm_plugin_calls.so", launchers.PLUGIN_SIGNATURES)
     invalid, no_device = 1, {35, 100}  # cudaErrorInvalidValue; InsufficientDriver, NoDevice
     mlstm = launchers.mlstm_args((2, 8, 16), (2,), mlstm_tensors((2, 8, 16), (2,), "cpu"))

@@ -27,13 +27,13 @@ def at(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor
 
 
 class StandIn(Launchers):
-    """Launchers whose library is Python. `names`: of the launches, in their order."""
+    """Launchers whose functions are Python's. `names`: of the launches, in their order."""
 
     def __init__(self):
         self.names: list[str] = []
         functions = (self.xlstm_launch_mlstm, self.xlstm_launch_slstm, self.xlstm_launch_sample)
-        self.library = SimpleNamespace(**{function.__name__: function for function in functions})
-        self.library.xlstm_sample_scratch_size = lambda batch, vocabulary: 8 * batch * vocabulary
+        self.functions = SimpleNamespace(**{function.__name__: function for function in functions})
+        self.functions.xlstm_sample_scratch_size = lambda batch, vocabulary: 8 * batch * vocabulary
         self._stream = lambda: 7
 
     def xlstm_launch_mlstm(self, a: MlstmArgs, stream: int) -> int:
