@@ -6,6 +6,7 @@ CUDA driver) is loaded in a process of its own.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -128,8 +129,9 @@ def _native() -> Iterable[Finding]:
     from .native import locate, toolchain
 
     area = "Native kernels"
-    yield _library("ONNX Runtime custom ops", locate.ONNXRUNTIME_LIBRARY, "ONNX Runtime")
-    yield _library("TensorRT plugins", locate.TENSORRT_PLUGINS, "TensorRT engines")
+    driver = functools.cache(lambda: ask("gpus").get("driver"))  # only where a library needs one, and once
+    yield _library("ONNX Runtime custom ops", locate.ONNXRUNTIME_LIBRARY, "ONNX Runtime", driver)
+    yield _library("TensorRT plugins", locate.TENSORRT_PLUGINS, "TensorRT engines", driver)
     tools = (
         ("C++ compiler", toolchain.cxx_compiler, "builds both libraries and the C++ runtime"),
         ("CMake", toolchain.cmake, "builds both libraries and the C++ runtime"),
@@ -147,7 +149,7 @@ def _native() -> Iterable[Finding]:
             yield Finding(area, name, "here", f"{tool.path} ({tool.origin})", gives)
 
 
-def _library(name: str, file: str, runtime: str) -> Finding:
+def _library(name: str, file: str, runtime: str, ask_driver: Callable[[], str | None]) -> Finding:
     from .native import build_info, locate
 
     area, gives, build = "Native kernels", f"runs the cells as fused kernels in {runtime}", "xlstm-export plugins build"
@@ -161,7 +163,7 @@ def _library(name: str, file: str, runtime: str) -> Finding:
     if cuda is None:
         return Finding(area, name, "here", str(path), gives)
     needs = f"{path}, built with CUDA {cuda}: needs {drivers_for(cuda)}"
-    driver = ask("gpus").get("driver")
+    driver = ask_driver()
     if driver is None or driver_runs(driver, cuda):
         return Finding(area, name, "here", needs, gives)
     reason = f"{needs}; this machine's is for CUDA {driver}, so that the CUDA kernels cannot run"
