@@ -10,8 +10,6 @@
 
 #include <cuda_runtime.h>
 
-#include <atomic>
-
 #include "cells/cuda/device_limits.h"
 
 #if !defined(__CUDACC__)
@@ -50,27 +48,17 @@ __device__ __forceinline__ void hint_to_l2([[maybe_unused]] const void* address)
 template <auto kKernel, typename... Arguments>
 cudaError_t launch_early(const DeviceLimits& limits, dim3 grid, int threads, cudaStream_t stream,
                          const Arguments&... arguments) {
-  enum : int { kUnknown, kNo, kYes };
-  static std::atomic<int> known[kRememberedDevices];
-  int early = limits.device < kRememberedDevices ? known[limits.device].load(std::memory_order_relaxed) : kNo;
-  if (early == kUnknown) {
-    cudaFuncAttributes attributes{};
-    int driver = 0;
-    cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
-    if (status == cudaSuccess) status = cudaDriverGetVersion(&driver);
-    if (status != cudaSuccess) return status;
-    early = attributes.ptxVersion >= 90 && driver >= 12030 ? kYes : kNo;
-    known[limits.device].store(early, std::memory_order_relaxed);
-  }
+  int architecture = 0, driver = 0;
+  cudaError_t status = query_architecture<kKernel>(limits.device, architecture);
+  const auto ask_driver = [](int& version) { return cudaDriverGetVersion(&version); };
+  if (status == cudaSuccess) status = ask_once(limits.device, driver, ask_driver);
+  if (status != cudaSuccess) return status;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = stream;
+  cudaLaunchConfig_t config = make_config(grid, threads, 0, stream);
   config.attrs = &attribute;
-  config.numAttrs = early == kYes ? 1 : 0;
+  config.numAttrs = architecture >= 90 && driver >= 12030 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kKernel, arguments...);
 }
 

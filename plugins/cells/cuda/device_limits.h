@@ -1,4 +1,4 @@
-// What the launchers ask of the device that they launch on.
+// What the launchers ask of the device that they launch on, and the configuration of a launch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -31,7 +31,18 @@ inline cudaError_t query_limits(DeviceLimits& limits) {
   return status;
 }
 
-constexpr int kRememberedDevices = 64;  // others are asked at every launch
+// `answer`: what `ask` says of a device, which it is asked once. Never 0, and never another.
+template <typename Ask>
+cudaError_t ask_once(int device, int& answer, Ask&& ask) {
+  constexpr int kRemembered = 64;  // devices; others are asked at every launch
+  static std::atomic<int> answers[kRemembered];
+  std::atomic<int>* const known = device < kRemembered ? &answers[device] : nullptr;
+  answer = known != nullptr ? known->load(std::memory_order_relaxed) : 0;
+  if (answer != 0) return cudaSuccess;
+  const cudaError_t status = ask(answer);
+  if (status == cudaSuccess && known != nullptr) known->store(answer, std::memory_order_relaxed);
+  return status;
+}
 
 // Lets every launch of `kKernel` on this device have as much dynamic shared memory as a block can have: what the device
 // gives on request less the kernel's static part.
@@ -40,32 +51,35 @@ constexpr int kRememberedDevices = 64;  // others are asked at every launch
 // a launch of another thread that needs more and has just asked. So the most there is is allowed, once, and stays.
 template <auto kKernel>
 cudaError_t allow_shared_memory(const DeviceLimits& limits) {
-  static std::atomic<bool> allowed[kRememberedDevices];
-  std::atomic<bool>* const known = limits.device < kRememberedDevices ? &allowed[limits.device] : nullptr;
-  if (known != nullptr && known->load(std::memory_order_relaxed)) return cudaSuccess;
-  cudaFuncAttributes attributes{};
-  cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
-  if (status != cudaSuccess) return status;
-  const int bytes = limits.shared_bytes - static_cast<int>(attributes.sharedSizeBytes);
-  status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (status == cudaSuccess && known != nullptr) known->store(true, std::memory_order_relaxed);
-  return status;
+  int allowed = 0;
+  return ask_once(limits.device, allowed, [&](int& bytes) {
+    cudaFuncAttributes attributes{};
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+    if (status != cudaSuccess) return status;
+    bytes = limits.shared_bytes - static_cast<int>(attributes.sharedSizeBytes);
+    return cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  });
 }
 
 // The architecture that the code of `kKernel` on this device was compiled for, 10 * major + minor. It may be older than
 // the device, which compiles a kernel from PTX where the library has none of its own.
 template <auto kKernel>
-cudaError_t query_architecture(const DeviceLimits& limits, int& architecture) {
-  static std::atomic<int> answers[kRememberedDevices];  // 0: not asked yet
-  std::atomic<int>* const known = limits.device < kRememberedDevices ? &answers[limits.device] : nullptr;
-  architecture = known != nullptr ? known->load(std::memory_order_relaxed) : 0;
-  if (architecture != 0) return cudaSuccess;
-  cudaFuncAttributes attributes{};
-  const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
-  if (status != cudaSuccess) return status;
-  architecture = attributes.ptxVersion;
-  if (known != nullptr) known->store(architecture, std::memory_order_relaxed);
-  return cudaSuccess;
+cudaError_t query_architecture(int device, int& architecture) {
+  return ask_once(device, architecture, [](int& version) {
+    cudaFuncAttributes attributes{};
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+    version = attributes.ptxVersion;
+    return status;
+  });
+}
+
+inline cudaLaunchConfig_t make_config(dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return config;
 }
 
 }  // namespace xlstm::cuda

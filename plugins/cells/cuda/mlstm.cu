@@ -90,20 +90,27 @@ MlstmTile choose_mlstm_tile(const MlstmArgs& args, int multiprocessors) {
   return {4, one_sector && blocks(4) < multiprocessors ? 2 : 4};
 }
 
-cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream) {
+namespace {
+
+cudaError_t launch_tile(const MlstmArgs& args, MlstmTile tile, const DeviceLimits& limits, cudaStream_t stream) {
   if (args.batch == 0 || args.heads == 0 || args.dim_v == 0 || args.sequence == 0) return cudaSuccess;
   if (!valid(args) || args.dim_qk == 0) return cudaErrorInvalidValue;
   for (const int64_t extent : {args.batch, args.sequence, args.heads, args.dim_qk * args.dim_v}) {
     if (extent > INT32_MAX) return cudaErrorInvalidConfiguration;
   }
-  DeviceLimits limits;
-  cudaError_t status = query_limits(limits);
-  if (status != cudaSuccess) return status;
-  status = cudaErrorInvalidValue;
+  cudaError_t status = cudaErrorInvalidValue;
   dispatch_types(args, [&](auto activation, auto memory) {
     status = launch_typed<decltype(activation), decltype(memory)>(args, tile, limits, stream);
   });
   return status;
+}
+
+}  // namespace
+
+cudaError_t launch_mlstm_tiled(const MlstmArgs& args, MlstmTile tile, cudaStream_t stream) {
+  DeviceLimits limits;
+  const cudaError_t status = query_limits(limits);
+  return status == cudaSuccess ? launch_tile(args, tile, limits, stream) : status;
 }
 
 cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream) {
@@ -112,9 +119,9 @@ cudaError_t launch_mlstm(const MlstmArgs& args, cudaStream_t stream) {
   if (status != cudaSuccess) return status;
   if (args.sequence > 1) {
     const MlstmChunk chunk = choose_mlstm_chunk(args, limits);
-    if (chunk.length) return launch_mlstm_chunkwise(args, chunk, stream);
+    if (chunk.length) return launch_mlstm_chunkwise(args, chunk, limits, stream);
   }
-  return launch_mlstm_tiled(args, choose_mlstm_tile(args, limits.multiprocessors), stream);
+  return launch_tile(args, choose_mlstm_tile(args, limits.multiprocessors), limits, stream);
 }
 
 }  // namespace xlstm::cuda

@@ -64,7 +64,7 @@ bool on_tensor_cores(const MlstmArgs& args, const DeviceLimits& limits) {
   if (args.type == DataType::kFloat32) return false;
   int architecture = 0;
   constexpr auto kKernel = TensorShape<32, 4>::kernel<__nv_bfloat16>();
-  return query_architecture<kKernel>(limits, architecture) == cudaSuccess && architecture >= 80;
+  return query_architecture<kKernel>(limits.device, architecture) == cudaSuccess && architecture >= 80;
 }
 
 // Calls fn(shape) with every shape that there is for these sizes on this device.
@@ -107,10 +107,10 @@ cudaError_t launch_shape(const MlstmArgs& args, const DeviceLimits& limits, cuda
   cudaError_t status = allow_shared_memory<kKernel>(limits);
   if (status != cudaSuccess) return status;
   const size_t shared_bytes = static_cast<size_t>(Shape::bytes(args));
-  cudaLaunchConfig_t config = make_config(heads * tiles, Shape::kThreads, shared_bytes, stream);
+  cudaLaunchConfig_t config = make_config(static_cast<unsigned>(heads * tiles), Shape::kThreads, shared_bytes, stream);
   status = cudaLaunchKernelEx(&config, kKernel, args, moves_vectors(args, Shape::kVector), one_launch);
   if (status != cudaSuccess || one_launch) return status;
-  config = make_config(heads, kNormaliserThreads, 0, stream);
+  config = make_config(static_cast<unsigned>(heads), kNormaliserThreads, 0, stream);
   return cudaLaunchKernelEx(&config, mlstm_sequence_normaliser_kernel<T>, args);
 }
 
@@ -145,12 +145,16 @@ MlstmChunk choose_mlstm_chunk(const MlstmArgs& args, const DeviceLimits& limits)
 }
 
 cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, cudaStream_t stream) {
+  DeviceLimits limits;
+  const cudaError_t status = query_limits(limits);
+  return status == cudaSuccess ? launch_mlstm_chunkwise(args, chunk, limits, stream) : status;
+}
+
+cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, const DeviceLimits& limits,
+                                   cudaStream_t stream) {
   if (args.batch == 0 || args.heads == 0 || args.dim_v == 0 || args.sequence == 0) return cudaSuccess;
   if (!valid(args)) return cudaErrorInvalidValue;
-  DeviceLimits limits;
-  cudaError_t status = query_limits(limits);
-  if (status != cudaSuccess) return status;
-  status = cudaErrorInvalidValue;  // where there is no such shape
+  cudaError_t status = cudaErrorInvalidValue;  // where there is no such shape
   bool found = false;
   for_each_shape(args, limits, [&](auto shape) {
     using Shape = decltype(shape);

@@ -16,16 +16,11 @@ inline bool valid(const MlstmArgs& a) {
 
 inline bool normaliser_in_place(const MlstmArgs& a) { return a.n_in == a.n_out || a.m_in == a.m_out; }
 
-inline cudaLaunchConfig_t make_config(int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  return config;
-}
-
 // The shape of the chunkwise kernel that is meant for these sizes; length 0 says that none fits.
 MlstmChunk choose_mlstm_chunk(const MlstmArgs& args, const DeviceLimits& limits);
+
+// With what the device has said already; launch.h's ask it.
+cudaError_t launch_mlstm_chunkwise(const MlstmArgs& args, MlstmChunk chunk, const DeviceLimits& limits,
+                                   cudaStream_t stream);
 
 }  // namespace xlstm::cuda

@@ -21,10 +21,7 @@ cudaError_t launch_step(const SlstmArgs& args, const float* y_prev, float* y_nex
   if (blocks > INT32_MAX || args.batch > INT32_MAX - kRows || args.dim > INT32_MAX - kSlstmUnits) {
     return cudaErrorInvalidConfiguration;
   }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kSlstmThreads);
-  config.stream = stream;
+  const cudaLaunchConfig_t config = make_config(static_cast<unsigned>(blocks), kSlstmThreads, 0, stream);
   return cudaLaunchKernelEx(&config, slstm_step_kernel<T, RecurrentT, kVector, kRows>, args, y_prev, y_next, position);
 }
 
@@ -41,17 +38,14 @@ cudaError_t launch_batch(const SlstmArgs& args, const float* y_prev, float* y_ne
     const bool fits = fits_batch(args, y_prev, y_next) && args.dim <= kMaxGrid && args.heads <= kMaxGrid &&
                       args.batch <= INT32_MAX - SlstmBatch::kRows;
     if (args.batch < kMinRows || !fits) return cudaSuccess;
-    DeviceLimits limits;
-    int architecture = 0;
-    cudaError_t status = query_limits(limits);
-    if (status == cudaSuccess) status = query_architecture<kKernel>(limits, architecture);
+    int device = 0, architecture = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess) status = query_architecture<kKernel>(device, architecture);
     if (status != cudaSuccess || architecture < 80) return status;
-    cudaLaunchConfig_t config{};
-    config.gridDim =
-        dim3(static_cast<unsigned>(ceil_div<int64_t>(args.batch, SlstmBatch::kRows)),
-             static_cast<unsigned>(ceil_div<int64_t>(args.dim, SlstmBatch::kUnits)), static_cast<unsigned>(args.heads));
-    config.blockDim = dim3(kSlstmThreads);
-    config.stream = stream;
+    const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(args.batch, SlstmBatch::kRows)),
+                    static_cast<unsigned>(ceil_div<int64_t>(args.dim, SlstmBatch::kUnits)),
+                    static_cast<unsigned>(args.heads));
+    const cudaLaunchConfig_t config = make_config(grid, kSlstmThreads, 0, stream);
     status = cudaLaunchKernelEx(&config, kKernel, args, y_prev, y_next, position);
     launched = status == cudaSuccess;
     return status;
@@ -106,17 +100,15 @@ cudaError_t launch_positions(const SlstmArgs& args, float* scratch, cudaStream_t
 
 // `launched` false, here and below: the kernel does not fit these sizes or this device, and nothing was enqueued.
 template <typename T, typename RecurrentT>
-cudaError_t launch_clusters(const SlstmArgs& args, bool& launched, cudaStream_t stream) {
+cudaError_t launch_clusters(const SlstmArgs& args, const DeviceLimits& limits, bool& launched, cudaStream_t stream) {
   using Shape = SlstmCluster<T, RecurrentT>;
   constexpr auto kKernel = slstm_cluster_kernel<T, RecurrentT>;
   constexpr int kMaxWaves = 6;     // beyond, a position of all rows is quicker in a launch of its own
   constexpr int kMaxGrid = 65535;  // along y and z
   const int64_t groups = ceil_div<int64_t>(args.batch, Shape::kRows);
   if (args.dim > Shape::kSlabs * kSlstmSlab || args.heads > kMaxGrid || groups > kMaxGrid) return cudaSuccess;
-  DeviceLimits limits;
   int architecture = 0;
-  cudaError_t status = query_limits(limits);
-  if (status == cudaSuccess) status = query_architecture<kKernel>(limits, architecture);
+  cudaError_t status = query_architecture<kKernel>(limits.device, architecture);
   if (status != cudaSuccess || !limits.clusters || architecture < 90) return status;
   // Beyond eight blocks the device decides, and says so below.
   status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
@@ -126,11 +118,8 @@ cudaError_t launch_clusters(const SlstmArgs& args, bool& launched, cudaStream_t 
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {blocks, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks, static_cast<unsigned>(args.heads), static_cast<unsigned>(groups));
-  config.blockDim = dim3(kSlstmThreads);
-  config.dynamicSmemBytes = Shape::shared_bytes(args.dim);
-  config.stream = stream;
+  const dim3 grid(blocks, static_cast<unsigned>(args.heads), static_cast<unsigned>(groups));
+  cudaLaunchConfig_t config = make_config(grid, kSlstmThreads, Shape::shared_bytes(args.dim), stream);
   config.attrs = &attribute;
   config.numAttrs = 1;
   int resident = 0;
@@ -154,17 +143,16 @@ int choose_units(const SlstmArgs& args, const DeviceLimits& limits) {
 }
 
 template <typename T, typename RecurrentT, int kRows>
-cudaError_t launch_cooperative(const SlstmArgs& args, void* workspace, bool& launched, cudaStream_t stream) {
-  DeviceLimits limits;
-  cudaError_t status = query_limits(limits);
-  if (status != cudaSuccess || !limits.cooperative) return status;
+cudaError_t launch_cooperative(const SlstmArgs& args, void* workspace, const DeviceLimits& limits, bool& launched,
+                               cudaStream_t stream) {
+  if (!limits.cooperative) return cudaSuccess;
   const int units = choose_units<RecurrentT, kRows>(args, limits);
   if (units == 0 || args.batch > kRows) return cudaSuccess;  // more rows are work enough for a launch of its own
   const size_t shared_bytes = static_cast<size_t>(SliceLayout<RecurrentT, kRows>::bytes(args.dim, units));
   const int64_t blocks = args.heads * ceil_div<int64_t>(args.dim, units);
 
   constexpr auto kKernel = slstm_sequence_kernel<T, RecurrentT, kRows>;
-  status = allow_shared_memory<kKernel>(limits);
+  cudaError_t status = allow_shared_memory<kKernel>(limits);
   if (status != cudaSuccess) return status;
   int resident = 0;
   status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kKernel, kSlstmThreads, shared_bytes);
@@ -175,11 +163,7 @@ cudaError_t launch_cooperative(const SlstmArgs& args, void* workspace, bool& lau
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kSlstmThreads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
+  cudaLaunchConfig_t config = make_config(static_cast<unsigned>(blocks), kSlstmThreads, shared_bytes, stream);
   config.attrs = &attribute;
   config.numAttrs = 1;
   status = cudaLaunchKernelEx(&config, kKernel, args, units, static_cast<Message*>(workspace));
@@ -191,10 +175,12 @@ cudaError_t launch_cooperative(const SlstmArgs& args, void* workspace, bool& lau
 
 template <typename T, typename RecurrentT>
 cudaError_t launch_sequence(const SlstmArgs& args, void* workspace, bool& launched, cudaStream_t stream) {
-  const cudaError_t status = launch_clusters<T, RecurrentT>(args, launched, stream);
+  DeviceLimits limits;
+  cudaError_t status = query_limits(limits);
+  if (status == cudaSuccess) status = launch_clusters<T, RecurrentT>(args, limits, launched, stream);
   if (status != cudaSuccess || launched) return status;
-  if (args.batch == 1) return launch_cooperative<T, RecurrentT, 1>(args, workspace, launched, stream);
-  return launch_cooperative<T, RecurrentT, 8>(args, workspace, launched, stream);
+  if (args.batch == 1) return launch_cooperative<T, RecurrentT, 1>(args, workspace, limits, launched, stream);
+  return launch_cooperative<T, RecurrentT, 8>(args, workspace, limits, launched, stream);
 }
 
 template <typename T>

@@ -111,10 +111,12 @@ __global__ void __launch_bounds__(kSlstmThreads, SlstmParts<T, RecurrentT>::kWei
   const auto store_y = [&](int buffer) {
 #pragma unroll
     for (int i = 0; i < kStaged; ++i) {
-      float (&in)[4] = staged[i].values;
-      const uint32_t low[2] = {take_parts(in[0], in[1]), take_parts(in[2], in[3])};
+      const float (&in)[4] = staged[i].values;
+      uint32_t first[2], second[2];  // parts
+      split(in[0], in[1], first);
+      split(in[2], in[3], second);
       uint32_t* const to = &y[buffer][staged_row + i * kStagedRows][threadIdx.x % kRowThreads * 4];
-      store_vector<4>(to, {low[0], take_parts(in[0], in[1]), low[1], take_parts(in[2], in[3])});
+      store_vector<4>(to, {first[0], first[1], second[0], second[1]});
     }
   };
   // Column c of tile t is of unit c / 2 * 2 + t / 2 and gate t % 2 * 2 + c % 2. Past the end of a row there are zeros

@@ -7,7 +7,7 @@
 
 #include <cstring>
 
-#include "cells/cuda/tensor_core.cuh"
+#include "cells/cuda/split_operands.cuh"
 #include "cells/cuda/types.cuh"
 
 namespace xlstm::cuda {
@@ -27,19 +27,6 @@ __device__ __forceinline__ uint32_t take_part(float& x) {
   const __nv_bfloat16 part = from_float<__nv_bfloat16>(x);
   x -= to_float(part);
   return __bfloat16_as_ushort(part);
-}
-
-// The bfloat16 nearest to each of two values, side by side; the values keep what is left.
-__device__ __forceinline__ uint32_t take_parts(float& first, float& second) {
-  const __nv_bfloat162 parts = __floats2bfloat162_rn(first, second);
-  uint32_t bits;
-  memcpy(&bits, &parts, sizeof bits);
-  const uint32_t widened[2] = {bits << 16, bits & 0xffff0000u};
-  float taken[2];
-  memcpy(taken, widened, sizeof taken);
-  first -= taken[0];
-  second -= taken[1];
-  return bits;
 }
 
 // Eight neighbours of a row of R, as they lie in memory.
@@ -75,9 +62,10 @@ __device__ __forceinline__ void split_eight(const Eight<RecurrentT>& weights, ui
     if constexpr (std::is_same_v<RecurrentT, __nv_bfloat16>) {
       memcpy(&parts[0][pair], &elements, sizeof elements);
     } else {
-      float first = to_float(elements.values[0]), second = to_float(elements.values[1]);
+      uint32_t of_pair[kParts];
+      split(to_float(elements.values[0]), to_float(elements.values[1]), of_pair);
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) parts[part][pair] = take_parts(first, second);
+      for (int part = 0; part < kParts; ++part) parts[part][pair] = of_pair[part];
     }
   }
 }

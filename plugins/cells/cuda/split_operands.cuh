@@ -49,20 +49,24 @@ __device__ __forceinline__ void split(float first, float second, uint32_t (&part
 template <typename T>
 constexpr int kExactParts = std::is_same_v<T, __half> ? 2 : 1;
 
-// The parts of an operand A, and of kTiles operands B, whose elements are T.
+// The parts of a register, of an operand A, and of kTiles operands B, whose elements are T.
+template <typename T>
+__device__ __forceinline__ void split_exact(uint32_t pair, uint32_t (&parts)[kExactParts<T>]) {
+  if constexpr (kExactParts<T> == 1) {
+    parts[0] = pair;
+  } else {
+    const Vector<float, 2> elements = unpack<T>(pair);
+    split(elements.values[0], elements.values[1], parts);
+  }
+}
 template <typename T>
 __device__ __forceinline__ void split_exact(const uint32_t (&a)[4], uint32_t (&parts)[kExactParts<T>][4]) {
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
-    if constexpr (kExactParts<T> == 1) {
-      parts[0][r] = a[r];
-    } else {
-      const Vector<float, 2> elements = unpack<T>(a[r]);
-      uint32_t of_register[2];
-      split(elements.values[0], elements.values[1], of_register);
-      parts[0][r] = of_register[0];
-      parts[1][r] = of_register[1];
-    }
+    uint32_t of_register[kExactParts<T>];
+    split_exact<T>(a[r], of_register);
+#pragma unroll
+    for (int part = 0; part < kExactParts<T>; ++part) parts[part][r] = of_register[part];
   }
 }
 template <typename T, int kTiles>
@@ -72,15 +76,10 @@ __device__ __forceinline__ void split_exact(const uint32_t (&b)[kTiles][2],
   for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if constexpr (kExactParts<T> == 1) {
-        parts[0][tile][r] = b[tile][r];
-      } else {
-        const Vector<float, 2> elements = unpack<T>(b[tile][r]);
-        uint32_t of_register[2];
-        split(elements.values[0], elements.values[1], of_register);
-        parts[0][tile][r] = of_register[0];
-        parts[1][tile][r] = of_register[1];
-      }
+      uint32_t of_register[kExactParts<T>];
+      split_exact<T>(b[tile][r], of_register);
+#pragma unroll
+      for (int part = 0; part < kExactParts<T>; ++part) parts[part][tile][r] = of_register[part];
     }
   }
 }
