@@ -66,9 +66,7 @@ void set_up_simulator(const Case& c) {
   if (c.resident_blocks) simulator::device.resident_blocks = static_cast<int>(c.resident_blocks);
   simulator::device.clusters = !c.no_clusters;
 }
-#endif
 
-#if defined(XLSTM_CUDA_ON_CPU)
 // 1 + its length * 3 + its columns: a status that is not 0, in the range of the enumeration.
 cudaError_t chosen_chunk(const xlstm::MlstmArgs& args) {
   xlstm::cuda::DeviceLimits limits;
