@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bfloat16", action="store_true", help="matrix products in bfloat16, for processors with AMX")
     parser.add_argument("--init", type=Path, help="checkpoint to start from (its weights, not its optimiser)")
     args = parser.parse_args()
 
@@ -126,7 +127,9 @@ def main() -> None:
         context, rows = (args.context // 2, args.batch * 2) if progress < 0.75 else (args.context, args.batch)
         at = torch.randint(len(train) - context - 1, (rows,))
         batch = torch.stack([train[i : i + context + 1] for i in at]).long()
-        loss = F.cross_entropy(model(batch[:, :-1]).transpose(1, 2), batch[:, 1:])
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+            logits = model(batch[:, :-1]).float()
+        loss = F.cross_entropy(logits.transpose(1, 2), batch[:, 1:])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -158,6 +161,7 @@ def save(
         "context": args.context,
         "learning_rate": args.lr,
         "seed": args.seed,
+        "matrix_products": "bfloat16" if args.bfloat16 else "float32",
         "minutes": args.minutes,
         "threads": torch.get_num_threads(),
         "init": args.init and str(args.init),
