@@ -32,7 +32,7 @@ from .options import (
 )
 from .plugins_command import plugins
 from .quantize_command import quantize
-from .terminal import Commands, err, out, print_notes, print_result, progress
+from .terminal import Commands, be_verbose, err, out, print_notes, print_result, progress, show_version
 from .web_command import web
 
 if TYPE_CHECKING:
@@ -47,9 +47,27 @@ app = typer.Typer(
     "[cyan]validate[/cyan], [cyan]generate[/cyan] and [cyan]build[/cyan].",
     rich_markup_mode="rich",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            callback=be_verbose,
+            is_eager=True,
+            help="Say what is chosen (runtime, libraries, threads), what other programs are called and what runtimes "
+            "warn of, and show where an error comes from. It may stand behind a command, too.",
+        ),
+    ] = False,
+) -> None:
+    """What comes before a command."""
 
 
 def _batch(text: str) -> int | None:
@@ -393,7 +411,7 @@ def main() -> None:
     """Entry point. A program without standard output or standard error writes to nowhere."""
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
-    app()
+    app(prog_name="xlstm-export")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from ..cache import cache_folder
 from ..errors import ErrorKind, UserError
 
+_log = logging.getLogger(__name__)
 TENSORRT_PLUGINS = "libxlstm_tensorrt.so"
 ONNXRUNTIME_LIBRARY = "libxlstm_onnxruntime.so"
 FOLDER_VARIABLE = "XLSTM_EXPORT_LIBRARIES"
@@ -25,6 +27,7 @@ def library_folder() -> Path:
 def find_library(name: str) -> Path | None:
     """`TENSORRT_PLUGINS` or `ONNXRUNTIME_LIBRARY`, if it was built."""
     path = library_folder() / name
+    _log.debug("%s is %s", path, "there" if path.is_file() else "not there: `plugins build` makes it")
     return path if path.is_file() else None
 
 

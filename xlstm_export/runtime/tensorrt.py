@@ -6,6 +6,7 @@ the outputs out, and nothing else.
 
 from __future__ import annotations
 
+import logging
 import math
 import mmap
 import os
@@ -26,6 +27,7 @@ from ..nvidia.flavours import import_flavour, installed_major_version, load_plug
 from .checks import Pass
 from .session import Session
 
+_log = logging.getLogger(__name__)
 _ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
 
 
@@ -244,6 +246,7 @@ class TensorRTSession(DeviceSession):
                 f"Build one with `xlstm-export build {bundle.path} --runtime tensorrt-rtx --target {gpu.target}`.",
             )
         self._trt = import_flavour(runtime)
+        _log.debug("%s %s on %s (%s) loads %s", runtime, self._trt.__version__, gpu.name, gpu.target, found.path)
         self._logger = make_logger(self._trt)
         self._runtime, self._engine = _load(self._trt, self._logger, found)
         self._cache: Any = None
