@@ -6,9 +6,7 @@ Pages about commands are written anew from the code into docs/reference/commands
 from the docstrings.
 """
 
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -41,35 +39,15 @@ highlight_language = "text"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {
+    name: name for name in ("Activations", "Dtype", "LogitsOf", "Mode", "RuntimeName", "Stage")
+}  # by their names, not by what they stand for
 autodoc_default_options = {"members": True}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 
-# Doxygen reads the headers' own comments; what it finds wrong in them fails the build.
-_doxygen = tempfile.TemporaryDirectory()
-_options = {
-    "PROJECT_NAME": "xlstm",
-    "INPUT": HERE.parent / "plugins" / "include" / "xlstm",
-    "OUTPUT_DIRECTORY": _doxygen.name,
-    "GENERATE_XML": "YES",
-    "GENERATE_HTML": "NO",
-    "GENERATE_LATEX": "NO",
-    "EXTRACT_ALL": "YES",
-    "EXTRACT_PRIVATE": "NO",
-    "HIDE_UNDOC_CLASSES": "NO",
-    "MACRO_EXPANSION": "YES",
-    "EXPAND_ONLY_PREDEF": "YES",
-    "PREDEFINED": "XLSTM_API= XLSTM_C_API=",
-    "QUIET": "YES",
-    "WARN_AS_ERROR": "FAIL_ON_WARNINGS",
-    "MARKDOWN_SUPPORT": "YES",
-    "AUTOLINK_SUPPORT": "NO",
-}
-subprocess.run(
-    ["doxygen", "-"], input="\n".join(f"{key} = {value}" for key, value in _options.items()), text=True, check=True
-)
-breathe_projects = {"xlstm": f"{_doxygen.name}/xml"}
 breathe_default_project = "xlstm"
 breathe_domain_by_extension = {"h": "c", "hpp": "cpp"}
 breathe_default_members = ("members", "undoc-members")

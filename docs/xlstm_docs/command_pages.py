@@ -118,7 +118,10 @@ def _said(option: Command, hints: Mapping[str, Any]) -> list[str]:
         return [option.help, "Must be given."]
     if option.default in (None, "", ()) or option.is_flag:
         return [option.help]
-    return [option.help, f"Default: `{option.default!r}`." if option.default == "\n" else f"Default: `{option.default}`."]
+    return [
+        option.help,
+        f"Default: `{option.default!r}`." if option.default == "\n" else f"Default: `{option.default}`.",
+    ]
 
 
 def _exit_codes(help_: str) -> str:
