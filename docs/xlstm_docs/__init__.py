@@ -1,4 +1,4 @@
-"""What the documentation site needs besides Sphinx: the commands' pages, and the C and C++ headers as Breathe reads them."""
+"""What the documentation site needs besides Sphinx: the commands' pages, and the C and C++ headers for Breathe."""
 
 from __future__ import annotations
 

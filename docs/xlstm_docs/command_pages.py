@@ -57,10 +57,10 @@ def _examples(root: Path) -> dict[tuple[str, ...], str]:
     ]
     found = {}
     for words, _ in leaves():
-        calls = [c for c in commands if shlex.split(c, comments=True)[: len(words) + 1] == ["xlstm-export", *words]]
+        calls = [c for c in commands if shlex.split(c)[: len(words) + 1] == ["xlstm-export", *words]]
         if not calls:
             raise LookupError(f"no page shows how to call `xlstm-export {' '.join(words)}`: show it on one")
-        found[words] = re.sub(r"\s+", " ", re.sub(r"\s+#.*", "", calls[0]))
+        found[words] = calls[0]
     return found
 
 
@@ -118,10 +118,8 @@ def _said(option: Command, hints: Mapping[str, Any]) -> list[str]:
         return [option.help, "Must be given."]
     if option.default in (None, "", ()) or option.is_flag:
         return [option.help]
-    return [
-        option.help,
-        f"Default: `{option.default!r}`." if option.default == "\n" else f"Default: `{option.default}`.",
-    ]
+    default = "a line break" if option.default == "\n" else f"`{option.default}`"
+    return [option.help, f"Default: {default}."]
 
 
 def _exit_codes(help_: str) -> str:

@@ -11,12 +11,11 @@ Its commands are then held against the command line's options, and nothing more.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-ORDER = ("README.md", "docs/install.md", "docs/tutorial.md")
-"""The pages that are read first; the others follow by name."""
+ORDER = ("README.md", "docs/install.md", "docs/tutorial.md", "docs/how-to/")
+"""What is read first: pages, and folders of pages; the others follow by name."""
 
 _BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?^(?P<indent> *)```(?P<language>\w+)\n(?P<text>.*?)^(?P=indent)```$",
@@ -44,17 +43,20 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """Logical lines of a shell: continued lines are one, comments are none."""
-        lines = self.text.replace("\\\n", " ").splitlines()
-        return [line.strip() for line in lines if shlex.split(line, comments=True)]
+        """Logical lines of a shell, without comments: continued lines are one."""
+        lines = re.sub(r"\s*\\\n\s*", " ", self.text).splitlines()
+        return [command for line in lines if (command := re.sub(r"(^|\s+)#\s.*", "", line).strip())]
 
 
 def page_names(root: Path) -> list[str]:
     """Pages of README.md and docs/, in the order in which they are run; generated ones are none of them."""
     found = [str(path.relative_to(root)) for path in (root / "docs").rglob("*.md")]
-    found = [name for name in sorted(found) if not name.startswith("docs/reference/commands/")]
-    first = [name for name in ORDER if (root / name).is_file()]
-    return first + [name for name in found if name not in first]
+    found = ["README.md", *(name for name in found if not name.startswith("docs/reference/commands/"))]
+
+    def place(name: str) -> tuple[int, str]:
+        return next((i for i, start in enumerate(ORDER) if name.startswith(start)), len(ORDER)), name
+
+    return sorted(found, key=place)
 
 
 def blocks_of(root: Path, page: str) -> list[Block]:

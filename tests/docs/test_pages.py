@@ -1,7 +1,7 @@
 """What README.md and the pages in docs/ tell a user to type does what they say, in the order in which it stands there.
 
-A page is read in a folder as its reader has it. All pages share that folder: a bundle that one page made is there for the
-next, and a command that has run already is not run again.
+A page is read in a folder as its reader has it. All pages share that folder: a bundle that one page made is there for
+the next, and a command that has run already is not run again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMANDS = dict(leaves())
 
 def ours(command: str) -> list[str] | None:
     """The arguments of a call of `xlstm-export`; None for any other command."""
-    words = shlex.split(command, comments=True)
+    words = shlex.split(command)
     return words[1:] if words[0] == "xlstm-export" else None
 
 
@@ -57,7 +57,7 @@ class Desk:
         self.environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
 
     def run(self, command: str, capsys, monkeypatch) -> None:
-        """A line of a page. Our own program runs in this process, which spares the imports, where no shell is needed."""
+        """A line of a page. Our own program runs in this process, which spares imports, where no shell is needed."""
         if command in self.done:
             return
         arguments = ours(command)
@@ -134,7 +134,7 @@ def test_page_does_what_it_says(page, desk, demo_bundle, capsys, monkeypatch):
     for block in PAGES[page]:
         if block.reason is not None:
             continue
-        if block.language == "bash" and block.commands[0] != "scripts/demo.sh":
+        if block.language == "bash":
             for command in block.commands:
                 if available(block, command):
                     desk.run(command, capsys, monkeypatch)
@@ -177,7 +177,7 @@ def parse(arguments: list[str]) -> None:
     words = next((words for words in COMMANDS if list(words) == arguments[: len(words)]), None)
     assert words is not None, f"no such command: {arguments}"
     command = COMMANDS[words]
-    context = command.make_context(" ".join(words), [], resilient_parsing=True)
+    context = command.context_class(command, info_name=" ".join(words))
     command.make_parser(context).parse_args(arguments[len(words) :])
 
 
