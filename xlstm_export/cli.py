@@ -32,7 +32,17 @@ from .options import (
 )
 from .plugins_command import plugins
 from .quantize_command import quantize
-from .terminal import Commands, be_verbose, err, out, print_notes, print_result, progress, show_version
+from .terminal import (
+    Commands,
+    be_verbose,
+    command_line,
+    err,
+    out,
+    print_notes,
+    print_result,
+    progress,
+    show_version,
+)
 from .web_command import web
 
 if TYPE_CHECKING:
@@ -176,7 +186,7 @@ def onnx(
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     print_notes(source.notes)
     with progress() as stage:
-        bundle = export_bundle(source, output, options, stage, attach_stored)
+        bundle = export_bundle(source, output, options, stage, attach_stored, command_line())
     from .inspection import inspect_bundle, render
 
     out.print(render(inspect_bundle(bundle)))
@@ -190,12 +200,13 @@ def _export_network(
     with err.status("Building the network"):
         from .exporter.network import NetworkOptions, export_network
         from .inspection import inspect_bundle, render
-        from .networks import load_module, parse_inputs
+        from .networks import load_module, parse_inputs, source_file
 
         options, described = NetworkOptions(*how), parse_inputs(inputs)
         network = load_module(factory, weights, select)
+    read = [source_file(factory), *([] if weights is None else [weights])]
     with progress() as stage:
-        bundle, verdict = export_network(network, described, output, options, factory, stage)
+        bundle, verdict = export_network(network, described, output, options, factory, stage, command_line(), read)
     if verdict.reason is not None:
         print_notes((f"{verdict.reason}. The bundle takes whole sequences (mode window).",))
     out.print(render(inspect_bundle(bundle)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -104,6 +105,11 @@ def _exit_with(message: str) -> NoReturn:
     err.print("[bold red]error:[/bold red] ", end="")
     err.print(message, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(2)
+
+
+def command_line() -> str:
+    """What was typed, as a shell takes it."""
+    return shlex.join(["xlstm-export", *sys.argv[1:]])
 
 
 def print_result(json: str | None, render: Callable[[], RenderableType]) -> None:

@@ -14,7 +14,7 @@ from ..errors import ErrorKind, UserError
 from ..operators.names import LOOKUPS
 from .engine_choice import Engine, Wanted, choose_engine, engine_files
 from .engine_record import EngineRecord, EngineRuntime, FileHash, read_record
-from .manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
+from .manifest import BYTE_TOKENIZER, FILE_NAME, MODEL_FILE, Manifest, read_manifest
 
 if TYPE_CHECKING:
     import onnx
@@ -48,6 +48,12 @@ class Bundle:
     def missing_files(self) -> tuple[str, ...]:
         """Files that belong to the bundle and are not there."""
         return tuple(n for n in (MODEL_FILE, *self.manifest.weight_files) if not (self.path / n).is_file())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its own, as far as they are there: graph, manifest, weights, tokenizer."""
+        names = (MODEL_FILE, FILE_NAME, *self.manifest.weight_files, self.manifest.tokenizer or BYTE_TOKENIZER)
+        return tuple(path for name in names if (path := self.path / name).is_file())
 
     def require_complete(self) -> None:
         """See that graph and weights are there.
