@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .command_pages import write_pages
-from .cpp_headers import read_headers
-
 
 def _prepare(app: Any, config: Any) -> None:
+    from .command_pages import write_pages
+    from .cpp_headers import read_headers
+
     root = Path(app.srcdir)
     write_pages(root)
     config.breathe_projects = {"xlstm": str(read_headers(root, Path(app.doctreedir).parent / "doxygen"))}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
+
+from sphinx.errors import ConfigError
 
 HEADERS = Path("plugins", "include", "xlstm")
 
@@ -17,7 +20,14 @@ def read_headers(root: Path, folder: Path) -> Path:
 
     Returns:
         The folder of the XML.
+
+    Raises:
+        ConfigError: there is no Doxygen here.
     """
+    if shutil.which("doxygen") is None:
+        raise ConfigError(
+            "doxygen is not here, which reads the C and C++ headers: install it with the system's packages."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     options = {
         "PROJECT_NAME": "xlstm",

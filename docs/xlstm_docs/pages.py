@@ -66,5 +66,6 @@ def blocks_of(root: Path, page: str) -> list[Block]:
     for match in _BLOCK.finditer(text):
         lines = [line.removeprefix(match["indent"]) for line in match["text"].splitlines(keepends=True)]
         line = text.count("\n", 0, match.start("language")) + 1
-        blocks.append(Block(page, line, match["language"], "".join(lines), match["reason"]))
+        language = "bash" if match["language"] in ("sh", "shell", "console") else match["language"]
+        blocks.append(Block(page, line, language, "".join(lines), match["reason"]))
     return blocks

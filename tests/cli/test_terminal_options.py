@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -12,15 +11,6 @@ from support.command_line import call
 
 from xlstm_export import __version__
 from xlstm_export.runtime import onnxruntime as runtime
-
-
-@pytest.fixture(autouse=True)
-def _quiet_again():
-    package = logging.getLogger("xlstm_export")
-    before, level = list(package.handlers), package.level
-    yield
-    package.handlers[:], package.level = before, level
-    package.setLevel(level)
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
