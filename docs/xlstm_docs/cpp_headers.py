@@ -26,7 +26,7 @@ def read_headers(root: Path, folder: Path) -> Path:
     """
     if shutil.which("doxygen") is None:
         raise ConfigError(
-            "doxygen is not here, which reads the C and C++ headers: install it with the system's packages."
+            "doxygen is not here, which reads the C++ headers: install the system's package of that name."
         )
     folder.mkdir(parents=True, exist_ok=True)
     options = {
