@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,7 +56,7 @@ def _examples(root: Path) -> dict[tuple[str, ...], str]:
     ]
     found = {}
     for words, _ in leaves():
-        calls = [c for c in commands if shlex.split(c)[: len(words) + 1] == ["xlstm-export", *words]]
+        calls = [c for c in commands if re.search(rf"\bxlstm-export {' '.join(words)}\b(?!-)", c)]
         if not calls:
             raise LookupError(f"no page shows how to call `xlstm-export {' '.join(words)}`: show it on one")
         found[words] = calls[0]

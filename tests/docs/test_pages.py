@@ -199,9 +199,6 @@ def test_most_commands_run_and_what_does_not_says_why():
     run = [c for block, c in commands if block.reason is None]
     assert len(commands) > 50 and len(run) >= 0.75 * len(commands)
     assert all(len(block.reason.split()) >= 2 for block, _ in commands if block.reason is not None)
-    assert {tuple(words) for words in COMMANDS} == {
-        words for words in COMMANDS for c in run if (ours(c) or [])[: len(words)] == list(words)
-    }
 
 
 @pytest.mark.parametrize("page", PAGES)
