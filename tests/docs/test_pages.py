@@ -147,6 +147,14 @@ def test_page_does_what_it_says(page, desk, demo_bundle, capsys, monkeypatch):
             write_file(block, desk.folder)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_ends_where_it_should(page):
+    fences = re.findall(r"^ *```(.*)$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+    assert len(fences) % 2 == 0 and all(fences[0::2]) and not any(fences[1::2])
+    languages = [language for language in fences[0::2] if language.isalpha()]
+    assert len(languages) == len(PAGES[page])
+
+
 def test_readme_begins_with_two_commands_of_which_ci_runs_the_second():
     first = next(block for block in PAGES["README.md"] if block.language == "bash")
     scripts = [command.split()[0] for command in first.commands]
