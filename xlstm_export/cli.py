@@ -33,6 +33,7 @@ from .options import (
 from .plugins_command import plugins
 from .quantize_command import quantize
 from .terminal import Commands, err, out, print_notes, print_result, progress
+from .triton_command import triton
 from .web_command import web
 
 if TYPE_CHECKING:
@@ -354,6 +355,7 @@ def generate(
 
 app.command()(forecast)
 app.command()(web)
+app.command()(triton)
 app.command()(quantize)
 
 
