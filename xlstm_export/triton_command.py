@@ -20,8 +20,8 @@ def triton(
     backend: Annotated[
         Backend,
         typer.Option(
-            help="What runs the model in Triton: `onnxruntime`, `tensorrt` (with an engine of the bundle), or `python`, "
-            "which runs this package and reads prompts beside texts as they grow."
+            help="What runs the model in Triton: `onnxruntime`, `tensorrt` (an engine of the bundle), or `python`: this "
+            "package, which reads prompts beside texts as they grow."
         ),
     ],
     name: Annotated[str | None, typer.Option(help="The name of the model. By default the bundle's.")] = None,

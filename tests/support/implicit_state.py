@@ -1,4 +1,4 @@
-"""Triton's rules for implicit state, replayed over ONNX Runtime: what a server's ONNX Runtime back end makes of a model.
+"""Triton's rules for implicit state, replayed over ONNX Runtime: what that back end of a server makes of a model.
 
 Written after the sources in github.com/triton-inference-server; the places are named. No server with this back end has
 run here: what holds is that our files keep to these rules, as far as they are read rightly.

@@ -1,4 +1,4 @@
-"""Triton's own states: what `--backend onnxruntime` and `tensorrt` write, held against the rules of the servers' sources.
+"""Triton's own states: what `--backend onnxruntime` and `tensorrt` write, held against the servers' rules.
 
 Not run on a server with these back ends yet: `support.implicit_state` replays their rules over ONNX Runtime.
 """

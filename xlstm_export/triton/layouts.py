@@ -83,7 +83,7 @@ def write_tensorrt(bundle: Bundle, name: str, sequences: int, folder: Path) -> L
         raise UserError(
             ErrorKind.argument,
             f"Triton pairs states by the order of their names, and those of {bundle.path} do not keep to it: "
-            f"{_unpaired(states)}. An engine's names cannot be changed. Use --backend onnxruntime, or rename the modules.",
+            f"{_unpaired(states)}. An engine's names cannot be changed. Use --backend onnxruntime.",
         )
     _refuse_narrow_states(bundle)
     shutil.copyfile(engine.path, folder / "model.plan")
