@@ -20,8 +20,8 @@ def triton(
     backend: Annotated[
         Backend,
         typer.Option(
-            help="What runs the model in Triton: `onnxruntime`, `tensorrt` (an engine of the bundle), or `python`: this "
-            "package, which reads prompts beside texts as they grow."
+            help="What runs the model in Triton: `onnxruntime`, `tensorrt` (an engine of the bundle) or `python` (this "
+            "package, which reads prompts beside texts as they grow)."
         ),
     ],
     name: Annotated[str | None, typer.Option(help="The name of the model. By default the bundle's.")] = None,
@@ -34,8 +34,17 @@ def triton(
     """Write a bundle into a model repository of NVIDIA's Triton Inference Server."""
     from .triton import write_repository
 
-    how = {"name": name, "sequences": sequences, "custom_ops": chosen_custom_ops(custom_ops), "overwrite": overwrite}
+    library = chosen_custom_ops(custom_ops)
     with progress() as stage:
-        written = write_repository(bundle, repository, backend, **how, stage=stage)
+        written = write_repository(
+            bundle,
+            repository,
+            backend,
+            name=name,
+            sequences=sequences,
+            custom_ops=library,
+            overwrite=overwrite,
+            stage=stage,
+        )
     out.print(f"Wrote [bold]{written.model}[/bold] ({backend}). A server of it:", highlight=False)
     out.print(f"  {written.command}", markup=False, highlight=False, soft_wrap=True)

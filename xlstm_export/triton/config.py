@@ -84,16 +84,20 @@ def sequence_batching(sequences: int) -> dict[str, Any]:
     }
 
 
-def python_config(name: str, sequences: int) -> dict[str, Any]:
+def python_config(name: str, sequences: int, has_text: bool) -> dict[str, Any]:
     """The configuration of a language model in Triton's Python back end (`python_model` says what each tensor is).
 
     Without Triton's batching: the model makes its own passes, of whatever is ready.
+
+    Args:
+        has_text: whether there is a tokenizer.
     """
 
     def tensor(name: str, kind: str, dims: list[int], **more: Any) -> dict[str, Any]:
         return {"name": name, "data_type": Word(f"TYPE_{kind}"), "dims": dims, **more}
 
-    inputs = [tensor("tokens", "INT64", [-1]), tensor("text", "STRING", [1]), tensor("restore", "UINT8", [-1])]
+    texts = [tensor("text", "STRING", [1]), tensor("new_text", "STRING", [1])] if has_text else []
+    inputs = [tensor("tokens", "INT64", [-1]), *texts[:1], tensor("restore", "UINT8", [-1])]
     return {
         "name": name,
         "backend": "python",
@@ -102,7 +106,7 @@ def python_config(name: str, sequences: int) -> dict[str, Any]:
         "output": [
             tensor("logits", "FP32", [-1]),
             tensor("new_tokens", "INT64", [-1]),
-            tensor("new_text", "STRING", [1]),
+            *texts[1:],
             tensor("state", "UINT8", [-1]),
         ],
         "sequence_batching": sequence_batching(sequences),

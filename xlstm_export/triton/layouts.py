@@ -121,7 +121,7 @@ def write_python(bundle: Bundle, name: str, sequences: int, library: Path | None
     if library is not None:
         shutil.copyfile(require_library(ONNXRUNTIME_LIBRARY, library), folder / ONNXRUNTIME_LIBRARY)
     (folder / "model.py").write_text(_MODEL, "utf-8")
-    return Layout(python_config(name, sequences))
+    return Layout(python_config(name, sequences, manifest.tokenizer is not None))
 
 
 def _interface(bundle: Bundle, states: tuple[StateTensor, ...], dtypes: dict[str, str] | None = None) -> Interface:
