@@ -43,6 +43,7 @@ from .terminal import (
     progress,
     show_version,
 )
+from .triton_command import triton
 from .web_command import web
 
 if TYPE_CHECKING:
@@ -383,6 +384,7 @@ def generate(
 
 app.command()(forecast)
 app.command()(web)
+app.command()(triton)
 app.command()(quantize)
 
 

@@ -248,7 +248,7 @@ def test_build_without_cuda_gives_a_library_that_loads(tmp_path, monkeypatch):
 
     result = build.build_libraries(cuda=False, output=output, stage=stage)
     assert result.libraries == (output / locate.ONNXRUNTIME_LIBRARY,)
-    assert list(result.left_out) == [locate.TENSORRT_PLUGINS]
+    assert list(result.left_out) == [locate.TENSORRT_PLUGINS, locate.TENSORRT_ONLOAD]
     assert stages["Compiling"][0] == stages["Compiling"][1]
     ort.SessionOptions().register_custom_ops_library(str(result.libraries[0]))
     assert list(output.iterdir()) == [result.libraries[0]]
@@ -260,8 +260,9 @@ def test_library_whose_headers_are_nowhere_is_left_out_with_the_reason(tmp_path,
         monkeypatch.setitem(toolchain.HEADERS, name, (name, lambda: tool))
 
     def build_nothing(options: dict[str, object], targets: list[str], stage: object) -> Path:
-        assert targets == ["xlstm_tensorrt"] and "XLSTM_BUILD_ORT_OPERATORS" not in options
-        _file(tmp_path / "lib" / locate.TENSORRT_PLUGINS)
+        assert targets == ["xlstm_tensorrt", "xlstm_tensorrt_onload"] and "XLSTM_BUILD_ORT_OPERATORS" not in options
+        for name in (locate.TENSORRT_PLUGINS, locate.TENSORRT_ONLOAD):
+            _file(tmp_path / "lib" / name)
         (tmp_path / "configure.log").write_text("-- something\n-- note: nvcc does not know sm110.\n")
         return tmp_path
 
@@ -271,7 +272,9 @@ def test_library_whose_headers_are_nowhere_is_left_out_with_the_reason(tmp_path,
     headers_are("onnxruntime", tmp_path)
     headers_are("tensorrt", tmp_path)
     result = build.build_libraries(output=tmp_path / "out")
-    assert result.libraries == (tmp_path / "out" / locate.TENSORRT_PLUGINS,)
+    assert result.libraries == tuple(
+        tmp_path / "out" / name for name in (locate.TENSORRT_PLUGINS, locate.TENSORRT_ONLOAD)
+    )
     assert list(result.left_out) == [locate.ONNXRUNTIME_LIBRARY]
     assert result.notes == ("nvcc does not know sm110.",)
     assert "Get highway." in result.left_out[locate.ONNXRUNTIME_LIBRARY]

@@ -14,6 +14,8 @@ from ..errors import ErrorKind, UserError
 
 _log = logging.getLogger(__name__)
 TENSORRT_PLUGINS = "libxlstm_tensorrt.so"
+TENSORRT_ONLOAD = "libxlstm_tensorrt_onload.so"
+"""Registers those when it is opened; lies beside them."""
 ONNXRUNTIME_LIBRARY = "libxlstm_onnxruntime.so"
 FOLDER_VARIABLE = "XLSTM_EXPORT_LIBRARIES"
 
@@ -25,7 +27,7 @@ def library_folder() -> Path:
 
 
 def find_library(name: str) -> Path | None:
-    """`TENSORRT_PLUGINS` or `ONNXRUNTIME_LIBRARY`, if it was built."""
+    """one of the names above, if it was built."""
     path = library_folder() / name
     _log.debug("%s is %s", path, "there" if path.is_file() else "not there: `plugins build` makes it")
     return path if path.is_file() else None
@@ -35,7 +37,7 @@ def choose_library(name: str, option: str | None) -> Path | None:
     """The library that an option of the command line names, `LIB|none`.
 
     Args:
-        name: `TENSORRT_PLUGINS` or `ONNXRUNTIME_LIBRARY`.
+        name: one of the names above.
         option: None: the one that was built, if any; `none`: no library; else its path.
 
     Raises:
@@ -50,7 +52,7 @@ def require_library(name: str, given: Path | None = None) -> Path:
     """The library `name`, from the path given by the user or from where it is found by default.
 
     Args:
-        name: `TENSORRT_PLUGINS` or `ONNXRUNTIME_LIBRARY`.
+        name: one of the names above.
         given: a path that the user named; nothing else is tried then.
 
     Raises:
