@@ -8,19 +8,18 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from ..bundle import Bundle, TensorSpec
 from ..bundle.dtypes import DTYPES
 from ..bundle.engine_record import ACTIVATIONS, Activations
+from ..bundle.graph_file import BFLOAT16
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import list_gpus
 from .checks import Pass
 from .session import Session
 from .widen import widen_bfloat16
 
-_BFLOAT16 = onnx.TensorProto.BFLOAT16
 _ACCURACY_LEVELS: dict[Activations, str] = {"float32": "1", "int8": "4"}
 """Of ONNX Runtime's products with quantised weights."""
 LAYERS_ENTRY = "ai.xlstm.layers"
@@ -64,7 +63,7 @@ class OnnxRuntimeSession(Session):
     def _zeros(self, tensor: TensorSpec, positions: int) -> ort.OrtValue:
         zeros = np.zeros(tensor.sized(self.batch, positions), DTYPES[tensor.dtype])
         if tensor.dtype == "bfloat16":
-            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(zeros.view(np.uint16), _BFLOAT16)
+            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(zeros.view(np.uint16), BFLOAT16)
         return ort.OrtValue.ortvalue_from_numpy(zeros, self._device, 0)
 
     def _run(self, given: Pass) -> dict[str, np.ndarray]:
@@ -115,7 +114,7 @@ class OnnxRuntimeSession(Session):
 
 def _as_float32(value: ort.OrtValue) -> np.ndarray:
     """A copy. ONNX Runtime does not give bfloat16 to NumPy: it is read where it lies, on the CPU."""
-    if value.element_type() != _BFLOAT16:
+    if value.element_type() != BFLOAT16:
         return value.numpy().astype(np.float32)
     bits = (ctypes.c_uint16 * math.prod(value.shape())).from_address(value.data_ptr())
     return np.frombuffer(bits, DTYPES["bfloat16"]).reshape(value.shape()).astype(np.float32)
