@@ -39,8 +39,11 @@ def build_for_cpu(machine: str, scratch: Path) -> Path:
     return staged
 
 
-def test_cpu_kernels(machine: str, scratch: Path) -> None:
-    """Compile the CPU kernels with their test and run it, under qemu-user where they are for another processor."""
+def test_cpu_kernels(machine: str, scratch: Path) -> str:
+    """Compile the CPU kernels with their test and run it, under qemu-user where they are for another processor.
+
+    Returns what it printed; ends the program where it fails.
+    """
     options = {
         **make_compiler(machine, scratch / f"compiler-{machine}").options(),
         **cmake.header_options(["onnxruntime", "highway"]),
@@ -49,13 +52,9 @@ def test_cpu_kernels(machine: str, scratch: Path) -> None:
         "XLSTM_BUILD_TESTS": "ON",
     }
     folder = cmake.build(options, ["test_cpu_cells"])
-    for instructions in _INSTRUCTIONS[machine]:
-        _run(*emulator(machine), folder / "bin" / "test_cpu_cells", instructions)
-
-
-def emulator(machine: str) -> list[str]:
-    """What runs programs for that processor here; nothing for the processor that is here."""
-    return [] if machine == "x86_64" else [f"qemu-{machine}", "-L", f"/usr/{machine}-linux-gnu"]
+    emulator = [] if machine == "x86_64" else [f"qemu-{machine}", "-L", f"/usr/{machine}-linux-gnu"]
+    test = folder / "bin" / "test_cpu_cells"
+    return "".join(_run(*emulator, test, instructions) for instructions in _INSTRUCTIONS[machine])
 
 
 def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
@@ -83,7 +82,9 @@ def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
     return staged
 
 
-def _run(*command: object) -> None:
+def _run(*command: object) -> str:
+    """What a command printed; its failure ends the program."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout

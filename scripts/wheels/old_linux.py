@@ -1,6 +1,6 @@
 """A C++ compiler whose results run on Linux systems of 2018 and newer: glibc 2.28, the libstdc++ of GCC 8.
 
-The compiler is the clang of the pip package `ziglang`, which links against any glibc whose symbols it has a list of. The
+The compiler is the clang of the pip package `ziglang`, which links against any glibc that it has the symbols of. The
 C++ library is GCC's, for std::string crosses the interface of libxlstm_runtime and programs that use it come from g++.
 What the libstdc++.so.6 of that time has is taken from the system when the library is loaded: what one throws the other
 catches, so there has to be one of it. What came later is linked in from the static one. RHEL's newer compilers do the
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GLIBC = (2, 28)
-_OLDEST = {"GLIBCXX": (3, 4, 25), "CXXABI": (1, 3, 11)}  # of GCC 8, which systems with that glibc have
+_OLDEST = {"GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11)}  # of GCC 8, which systems with that glibc have
 _SYMBOL = re.compile(r"(\d+|0x[0-9a-f]+) +(FUNC|OBJECT) .* (\S+)@@(GLIBCXX|CXXABI)_([\d.]+)$", re.MULTILINE)
 
 
@@ -41,6 +41,9 @@ class Compiler:
             "CMAKE_SYSTEM_NAME": "Linux",
             "CMAKE_SYSTEM_PROCESSOR": self.machine,
             "CMAKE_CXX_COMPILER": self.program,
+            "CMAKE_TRY_COMPILE_TARGET_TYPE": "STATIC_LIBRARY",  # else CMake links with the C++ library that zig has
+            "CMAKE_AR": _run(gcc(self.machine), "-print-prog-name=ar").strip(),
+            "CMAKE_RANLIB": _run(gcc(self.machine), "-print-prog-name=ranlib").strip(),
             "CMAKE_CXX_STANDARD_LIBRARIES": " ".join(["-nostdlib++", *map(str, self.libraries)]),
             "CMAKE_SHARED_LINKER_FLAGS": "-s",
             "CMAKE_EXE_LINKER_FLAGS": "-s",

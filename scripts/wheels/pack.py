@@ -40,7 +40,9 @@ def audit(wheel: Path, machine: str) -> str:
     """The oldest system that takes the wheel, in auditwheel's words; ends the program where that is too new."""
     with zipfile.ZipFile(wheel) as file:
         programs = [i.filename for i in file.infolist() if file.open(i).read(4) == b"\x7fELF"]
-        not_executable = [i.filename for i in file.infolist() if "/bin/" in i.filename and not i.external_attr >> 16 & 1]
+        not_executable = [
+            i.filename for i in file.infolist() if "/bin/" in i.filename and not i.external_attr >> 16 & 1
+        ]
     if not programs or not_executable:
         sys.exit(f"error: {wheel} holds {len(programs)} native files; not executable: {not_executable}.")
     done = subprocess.run([sys.executable, "-m", "auditwheel", "show", str(wheel)], capture_output=True, text=True)

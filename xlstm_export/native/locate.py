@@ -1,7 +1,7 @@
 """Where the native libraries are found without being named on the command line.
 
-In this order: the folder that `XLSTM_EXPORT_LIBRARIES` names, and then no other; where `xlstm-export plugins build` puts
-those of this version; the package `xlstm-export-cuda`; this package's own wheel.
+In this order: the folder that `XLSTM_EXPORT_LIBRARIES` names, and then no other; where `xlstm-export plugins build`
+puts those of this version; the package `xlstm-export-cuda`; this package's own wheel.
 """
 
 from __future__ import annotations
