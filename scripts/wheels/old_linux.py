@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,23 @@ from pathlib import Path
 GLIBC = (2, 28)
 _OLDEST = {"GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11)}  # of GCC 8, which systems with that glibc have
 _SYMBOL = re.compile(r"(\d+|0x[0-9a-f]+) +(FUNC|OBJECT) .* (\S+)@@(GLIBCXX|CXXABI)_([\d.]+)$", re.MULTILINE)
+
+# What CMake adds to a link after nvcc, whose g++ has these of its own.
+_SCRIPT = """#!/bin/sh
+for argument; do
+  shift
+  case $argument in -lstdc++|-lgcc|-lgcc_s) ;; *) set -- "$@" "$argument" ;; esac
+done
+exec {call} "$@"
+"""
+# libstdc++ asks glibc 2.32 and newer whether there is one thread alone, and saves atomic operations there. Here: no.
+_THREADS = """.data
+.globl __libc_single_threaded
+.hidden __libc_single_threaded
+.type __libc_single_threaded, %object
+.size __libc_single_threaded, 1
+__libc_single_threaded: .byte 0
+"""
 
 
 @dataclass(frozen=True)
@@ -42,10 +60,10 @@ class Compiler:
             "CMAKE_SYSTEM_PROCESSOR": self.machine,
             "CMAKE_CXX_COMPILER": self.program,
             "CMAKE_TRY_COMPILE_TARGET_TYPE": "STATIC_LIBRARY",  # else CMake links with the C++ library that zig has
-            "CMAKE_AR": _run(gcc(self.machine), "-print-prog-name=ar").strip(),
-            "CMAKE_RANLIB": _run(gcc(self.machine), "-print-prog-name=ranlib").strip(),
+            "CMAKE_AR": shutil.which(_run(gcc(self.machine), "-print-prog-name=ar").strip()),
+            "CMAKE_RANLIB": shutil.which(_run(gcc(self.machine), "-print-prog-name=ranlib").strip()),
             "CMAKE_CXX_STANDARD_LIBRARIES": " ".join(["-nostdlib++", *map(str, self.libraries)]),
-            "CMAKE_SHARED_LINKER_FLAGS": "-s",
+            "CMAKE_SHARED_LINKER_FLAGS": "-s -Wl,--no-undefined",
             "CMAKE_EXE_LINKER_FLAGS": "-s",
             "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
         }
@@ -65,13 +83,15 @@ def make_compiler(machine: str, folder: Path) -> Compiler:
     target = ["-target", f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"]
     call = [sys.executable, "-m", "ziglang", "c++", *target, "-nostdinc++", *(f"-I{path}" for path in headers)]
     program = folder / f"clang++-{machine}"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(call)} "$@"\n')
+    program.write_text(_SCRIPT.format(call=shlex.join(call)))
     program.chmod(0o755)
-    newest, static, unwinder = (
+    newest, *others = (
         Path(_run(gcc(machine), f"-print-file-name={name}").strip()).resolve()
-        for name in ("libstdc++.so", "libstdc++.a", "libgcc_s.so.1")
+        for name in ("libstdc++.so", "libstdc++.a", "libgcc.a", "libgcc_s.so.1")
     )
-    return Compiler(machine, program, (_old_library(newest, program, folder), static, unwinder))
+    (folder / "threads.s").write_text(_THREADS)
+    _run(program, "-c", folder / "threads.s", "-o", folder / "threads.o")
+    return Compiler(machine, program, (folder / "threads.o", _old_library(newest, program, folder), *others))
 
 
 def _old_library(newest: Path, compiler: Path, folder: Path) -> Path:

@@ -49,5 +49,5 @@ def audit(wheel: Path, machine: str) -> str:
     found = re.search(r'following platform tag:\s*"manylinux_(\d+)_(\d+)_(\w+)"', done.stdout)
     if found is None or found[3] != machine or (int(found[1]), int(found[2])) > GLIBC:
         sys.exit(f"error: {wheel} is not for {machine} with glibc {GLIBC}:\n{done.stdout}{done.stderr}")
-    versions = re.findall(r"lib[\w.+-]+ with versions\s*\{.*?\}", " ".join(done.stdout.split()))
-    return f"{len(programs)} native files, as old as glibc {found[1]}.{found[2]}; {'; '.join(versions)}"
+    needed = sorted(set(re.findall(r"lib[\w+-]+\.so[.\d]*(?= with versions)", " ".join(done.stdout.split()))))
+    return f"{len(programs)} native files, as old as glibc {found[1]}.{found[2]}, which need {', '.join(needed)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import io
 import shutil
 import subprocess
@@ -228,6 +229,7 @@ def test_library_is_found_where_it_was_built(empty_machine, monkeypatch):
     in_wheel = _file(locate.PREBUILT / "lib" / name)
     assert locate.find_place(name) == locate.Place(in_wheel.parent, "wheel")
     with_cuda = _file(empty_machine / "packages" / locate.CUDA_MODULE / "lib" / name)
+    importlib.invalidate_caches()
     assert locate.find_place(name) == locate.Place(with_cuda.parent, "xlstm-export-cuda")
     built = _file(locate.library_folder() / name)
     assert locate.find_library(name) == locate.require_library(name) == built

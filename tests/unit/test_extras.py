@@ -86,7 +86,7 @@ def test_bundles_run_with_nothing_but_what_the_extra_run_brings(demo_bundle, tmp
         ("onnxruntime", ["generate", "BUNDLE"], "run"),
         ("torch", ["onnx", str(DEMO), "-o", "OUT"], "export"),
         ("torch", ["validate", "BUNDLE", "--checkpoint", str(DEMO)], "export"),
-        ("onnx", ["quantize", "BUNDLE", "-o", "OUT"], "export"),
+        ("onnx", ["quantize", "BUNDLE", "-o", "OUT", "--weights", "int8"], "export"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,
 )
