@@ -307,7 +307,7 @@ def build(
         typer.Option(
             "--plugins",
             metavar="LIB|none",
-            help="The plugin library for tensorrt. By default the one that `plugins build` made is used.",
+            help="The plugin library for tensorrt. By default the one that is found is used; `doctor` shows it.",
         ),
     ] = None,
     version_compatible: Annotated[

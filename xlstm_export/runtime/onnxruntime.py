@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from ..bundle import Bundle, Manifest, TensorSpec
 from ..bundle.dtypes import DTYPES
 from ..bundle.engine_record import ACTIVATIONS, Activations
+from ..bundle.graph_file import BFLOAT16
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import CudaDriver, DeviceMemory, list_gpus
 from .checks import Pass
@@ -21,7 +21,6 @@ from .states import ALIGNMENT, HostMemory, RowStates
 from .widen import widen_bfloat16
 
 _log = logging.getLogger(__name__)
-_BFLOAT16 = onnx.TensorProto.BFLOAT16
 _ACCURACY_LEVELS: dict[Activations, str] = {"float32": "1", "int8": "4"}
 """Of ONNX Runtime's products with quantised weights."""
 LAYERS_ENTRY = "ai.xlstm.layers"
@@ -121,7 +120,7 @@ class _BoundPass:
             binding.bind_ortvalue_input(self._manifest.lengths.name, self._lengths)
         addresses = self._states.addresses(self.rows, turn)
         for state, (before, after) in zip(self._manifest.states, addresses, strict=True):
-            dtype = _BFLOAT16 if state.dtype == "bfloat16" else DTYPES[state.dtype]
+            dtype = BFLOAT16 if state.dtype == "bfloat16" else DTYPES[state.dtype]
             what = (self._device, 0, dtype, state.sized(len(self.rows)))
             binding.bind_input(state.input, *what, before)
             binding.bind_output(state.output, *what, after)
