@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xlstm_export.native import cmake
 from xlstm_export.native.build import cuda_architectures
-from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS
+from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, TENSORRT_ONLOAD, TENSORRT_PLUGINS
 
 from .old_linux import gcc, make_compiler
 
@@ -73,11 +73,11 @@ def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
         "XLSTM_BUILD_ORT_OPERATORS": "ON",
         "XLSTM_BUILD_TRT_PLUGIN": "ON",
     }
-    folder = cmake.build(options, ["xlstm_onnxruntime", "xlstm_tensorrt"])
+    folder = cmake.build(options, ["xlstm_onnxruntime", "xlstm_tensorrt", "xlstm_tensorrt_onload"])
     staged = scratch / "native-cuda"
     shutil.rmtree(staged, ignore_errors=True)
     (staged / "lib").mkdir(parents=True)
-    for name in (ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS):
+    for name in (ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS, TENSORRT_ONLOAD):
         shutil.copy2(folder / "lib" / name, staged / "lib")
     return staged
 
