@@ -8,7 +8,7 @@ venv=${VENV:-.venv}
 install() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
 install "torch==2.13.0"
 if [ "${1:-}" != --tests ]; then
-    install --editable ".[reference,tensorrt-rtx]"
+    install --editable ".[export,gpu,reference,tensorrt-rtx]"
     exit
 fi
 install --editable ".[dev]"

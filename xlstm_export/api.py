@@ -13,6 +13,7 @@ from .bundle import Bundle
 from .bundle.engine_record import ACTIVATIONS, Activations, RuntimeName
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
+from .extras import extras_required
 from .forecasting import Forecaster
 from .forecasting.forecast import Forecast
 from .progress import Stage, no_progress
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@extras_required()
 def export_network(
     network: nn.Module,
     inputs: Mapping[str, str] | Sequence[str],
@@ -67,6 +69,7 @@ def export_network(
     return run(network, parse_inputs(inputs), Path(out), options, name, stage, command)[0]
 
 
+@extras_required()
 def export(
     checkpoint: str | Path,
     out: str | Path,
@@ -140,6 +143,7 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle.open(path)
 
 
+@extras_required()
 def open_session(
     bundle: Bundle,
     *,
@@ -166,6 +170,7 @@ def open_session(
     return _open_session(bundle, runtime, batch, library, None if engine is None else Path(engine), activations)
 
 
+@extras_required()
 def generate(
     bundle: Bundle,
     prompt: str,
@@ -209,6 +214,7 @@ MOST_SERIES = 32
 """Side by side in one session of `forecast`: enough that weights are read once for many."""
 
 
+@extras_required()
 def forecast(
     bundle: Bundle,
     series: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray],

@@ -43,6 +43,7 @@ from .terminal import (
     progress,
     show_version,
 )
+from .triton_command import triton
 from .web_command import web
 
 if TYPE_CHECKING:
@@ -306,7 +307,7 @@ def build(
         typer.Option(
             "--plugins",
             metavar="LIB|none",
-            help="The plugin library for tensorrt. By default the one that `plugins build` made is used.",
+            help="The plugin library for tensorrt. By default the one that is found is used; `doctor` shows it.",
         ),
     ] = None,
     version_compatible: Annotated[
@@ -383,6 +384,7 @@ def generate(
 
 app.command()(forecast)
 app.command()(web)
+app.command()(triton)
 app.command()(quantize)
 
 

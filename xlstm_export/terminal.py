@@ -17,6 +17,7 @@ import typer.core
 from rich.console import Console, RenderableType
 
 from .errors import UserError
+from .extras import extras_required
 from .progress import Advance, Stage
 from .version import __version__
 
@@ -75,7 +76,8 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
+            with extras_required():
+                result = super().invoke(ctx)
             sys.stdout.flush()
             return result
         except UserError as error:

@@ -1,5 +1,6 @@
 /* The CUDA driver's calls that xlstm_export.engines.cuda_driver makes, on host memory: one "device", in order.
-   Copies to the host happen only when the stream is synchronised, as they may on a GPU. */
+   Copies to the host and within the device happen only when the stream is synchronised, as they may on a GPU, or before
+   what was asked for after them. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,8 @@ typedef struct {
   size_t size;
 } Copy;
 static Copy pending[4096];
-static int pending_count, initialised, contexts, current, streams, allocations;
+static int pending_count, initialised, contexts, streams, allocations;
+static _Thread_local int current;
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_CONTEXT = 201 };
 
 int cuInit(unsigned flags) {
@@ -60,6 +62,7 @@ int cuStreamCreate(void** stream, unsigned flags) {
 }
 int cuStreamSynchronize(void* stream) {
   if (stream != &pending) return INVALID_VALUE;
+  if (!current) return INVALID_CONTEXT;
   for (int i = 0; i < pending_count; i++) memcpy(pending[i].to, (void*)pending[i].from, pending[i].size);
   pending_count = 0;
   return OK;
@@ -82,17 +85,23 @@ int cuMemFree_v2(uint64_t address) {
   return OK;
 }
 int cuMemsetD8Async(uint64_t to, unsigned char value, size_t size, void* stream) {
-  memset((void*)to, value, size);
-  return stream == &pending ? OK : INVALID_VALUE;
+  const int code = cuStreamSynchronize(stream);
+  if (code == OK) memset((void*)to, value, size);
+  return code;
 }
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t size, void* stream) {
-  memcpy((void*)to, from, size);
-  return stream == &pending ? OK : INVALID_VALUE;
+  const int code = cuStreamSynchronize(stream);
+  if (code == OK) memcpy((void*)to, from, size);
+  return code;
 }
 int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t size, void* stream) {
+  if (!current) return INVALID_CONTEXT;
   if (stream != &pending || pending_count == 4096) return INVALID_VALUE;
   pending[pending_count++] = (Copy){to, from, size};
   return OK;
+}
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, void* stream) {
+  return cuMemcpyDtoHAsync_v2((void*)to, from, size, stream);
 }
 int cuGetErrorString(int code, const char** text) {
   *text = code == OUT_OF_MEMORY ? "out of memory" : "invalid";

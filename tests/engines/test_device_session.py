@@ -8,11 +8,13 @@ signatures; it says nothing of TensorRT itself.
 import ctypes
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from support.row_walk import walk_over_rows
 from support.small_networks import policy_network, summing_network, window_network
 
 from xlstm_export.bundle import Bundle
@@ -152,6 +154,25 @@ def test_prompts_in_chunks_of_the_engine_equal_the_onnx_runtime_session(mode, bu
             np.testing.assert_allclose(session.read_states()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
         with pytest.raises(UserError, match="6 positions in one pass; the engine was built for 5"):
             session.feed(np.repeat(inputs[0], 6, 1))
+
+
+@pytest.mark.parametrize("variant", ["a-mixed", "a-all-slstm"])
+def test_rows_get_what_they_get_alone_whichever_run_together(variant, export_variant, library):
+    path = export_variant(variant)[2]
+    bundle = Bundle.open(path)
+    rows = [4 * int(np.prod(state.sized(1))) for state in bundle.manifest.states]
+    assert any(size % 256 for size in rows)  # some go through aligned copies
+    with open_device(path, 5, CudaDriver(library)) as session, open_session(bundle) as alone:
+        assert walk_over_rows(session, alone, operations=60, most=MAX_CHUNK) > 5
+    assert ctypes.CDLL(library).fake_live() == 0
+
+
+def test_session_is_used_from_a_thread_that_did_not_open_it(bundle, library):
+    inputs = draw(Bundle.open(bundle).manifest, 2, 1)[0]
+    with open_device(bundle, 2, CudaDriver(library)) as session, open_onnx(bundle, 2) as reference:
+        with ThreadPoolExecutor(1) as other:
+            outputs = other.submit(session.step, inputs).result()
+        np.testing.assert_allclose(outputs, reference.step(inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_engine_for_single_steps_takes_prompts_step_by_step(export_variant, library):

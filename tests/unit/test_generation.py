@@ -19,6 +19,7 @@ from xlstm_export.errors import UserError
 from xlstm_export.runtime.generation import Generation, TextGeneration
 from xlstm_export.runtime.sampling import Sampler, Sampling
 from xlstm_export.runtime.session import Session
+from xlstm_export.runtime.states import HostMemory, RowStates
 from xlstm_export.runtime.tokenizers import ByteTokenizer, HuggingFaceTokenizer, open_tokenizer
 
 
@@ -28,10 +29,11 @@ class Scripted(Session):
     def __init__(self, script, vocabulary=256, **manifest):
         path = GOOD["manifest/both.json"]
         read = parse_manifest(read_json(path, ""), "manifest")
-        super().__init__(Bundle(path.parent, replace(read, vocab_size=vocabulary, **manifest)), 1)
+        bundle = Bundle(path.parent, replace(read, vocab_size=vocabulary, **manifest))
+        super().__init__(bundle, RowStates(bundle.manifest, 1, HostMemory))
         self.script, self.fed, self.closed = iter(script), [], False
 
-    def feed(self, inputs, lengths=None):
+    def feed(self, inputs, lengths=None, rows=None):
         self.fed += inputs[0].tolist()
         logits = np.zeros((1, 1, self.manifest.vocab_size), np.float32)
         logits[0, 0, next(self.script, 0)] = 1
@@ -40,10 +42,8 @@ class Scripted(Session):
     def prefill(self, prompts, chunk=None, progress=None):
         return self.feed(np.asarray(prompts))
 
-    def _run(self, given):
+    def _run(self, given, rows, turn):
         raise NotImplementedError
-
-    read_states = _reset = _write_states = _run
 
     def close(self):
         self.closed = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ _SIGNATURES = {
     "cuMemsetD8Async": (c_uint64, c_ubyte, c_size_t, c_void_p),
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
+    "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
 }
 
 
@@ -122,7 +124,10 @@ def list_gpus() -> list[Gpu]:
 
 
 class DeviceMemory:
-    """One allocation and one stream on a device; every operation is ordered on that stream. Close it after use."""
+    """One allocation and one stream on a device; every operation is ordered on that stream. Close it after use.
+
+    One thread at a time may use it, whichever it is.
+    """
 
     def __init__(self, driver: CudaDriver, size: int, device: int = 0):
         self._driver, self._device = driver, device
@@ -138,24 +143,35 @@ class DeviceMemory:
         except BaseException:
             self.close()
             raise
+        self._context, self._threads = context, threading.local()
         self.stream: int = stream.value or 0
         self.address: int = address.value
         self.size = size
 
     def zero(self, offset: int, size: int) -> None:
         """Set `size` bytes from `offset` to zero."""
-        self._driver.call("cuMemsetD8Async", self.address + offset, 0, size, self.stream)
+        self._call("cuMemsetD8Async", self.address + offset, 0, size, self.stream)
 
     def upload(self, offset: int, array: np.ndarray) -> None:
         """Copy a contiguous array in. It must stay as it is until `synchronize`."""
-        self._driver.call("cuMemcpyHtoDAsync_v2", self.address + offset, array.ctypes.data, array.nbytes, self.stream)
+        self._call("cuMemcpyHtoDAsync_v2", self.address + offset, array.ctypes.data, array.nbytes, self.stream)
 
     def download(self, offset: int, array: np.ndarray) -> None:
         """Copy out into a contiguous array; it is filled after `synchronize`."""
-        self._driver.call("cuMemcpyDtoHAsync_v2", array.ctypes.data, self.address + offset, array.nbytes, self.stream)
+        self._call("cuMemcpyDtoHAsync_v2", array.ctypes.data, self.address + offset, array.nbytes, self.stream)
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Copy `size` bytes from one offset to another."""
+        self._call("cuMemcpyDtoDAsync_v2", self.address + target, self.address + source, size, self.stream)
 
     def synchronize(self) -> None:
-        self._driver.call("cuStreamSynchronize", self.stream)
+        self._call("cuStreamSynchronize", self.stream)
+
+    def _call(self, name: str, *arguments: object) -> None:
+        if not hasattr(self._threads, "is_ready"):  # the driver keeps a current context for every thread
+            self._driver.call("cuCtxSetCurrent", self._context)
+            self._threads.is_ready = True
+        self._driver.call(name, *arguments)
 
     def close(self) -> None:
         """Give stream, memory and context back. Repeated calls do nothing."""

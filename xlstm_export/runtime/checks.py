@@ -26,20 +26,21 @@ class Pass:
 
 
 class PassCheck:
-    """Makes a `Pass` of what `Session.run` is given, for one number of sequences."""
+    """Makes a `Pass` of what `Session.run` is given."""
 
-    def __init__(self, manifest: Manifest, batch: int):
-        self._manifest, self._batch = manifest, batch
+    def __init__(self, manifest: Manifest):
+        self._manifest, self._batch = manifest, 1
         self._inputs = {tensor.name: tensor for tensor in manifest.inputs}
         self._time_axes = {t.name: t.time_axis for t in manifest.inputs if t.time_axis is not None}
 
-    def __call__(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray | None) -> Pass:
-        """Check one pass.
+    def __call__(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray | None, batch: int) -> Pass:
+        """Check one pass over so many rows.
 
         Raises:
             UserError: an input is missing or unknown, of a wrong shape or dtype, inputs disagree on the number of
                 positions, lengths are wrong or have no place, or a token is not in the vocabulary.
         """
+        self._batch = batch
         if inputs.keys() != self._inputs.keys():
             self._fail_names(inputs)
         positions = self._positions(inputs)
@@ -127,6 +128,21 @@ def check_row(row: int | None, batch: int) -> None:
     """
     if row is not None and not 0 <= row < batch:
         _fail(f"row {row} is not one of 0 to {batch - 1}: the session has a batch of {batch}.")
+
+
+def check_rows(rows: range, batch: int, fewest: int) -> None:
+    """See that a pass can run on these rows of a session.
+
+    Raises:
+        UserError: the session does not have them, or runs more of them only.
+    """
+    if rows.step != 1 or not 0 <= rows.start < rows.stop <= batch:
+        _fail(f"rows are {rows}, expected some that follow each other, of 0 to {batch - 1}.")
+    if len(rows) < fewest:
+        _fail(
+            f"rows are {rows}, but a pass runs {fewest} or more: the bundle was exported, or the engine was built, for "
+            "such batches. Export it with --batch dynamic, or build it with --batch 1:OPT:MAX."
+        )
 
 
 def checked_states(

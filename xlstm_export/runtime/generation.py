@@ -110,26 +110,43 @@ class TextGeneration:
     def __init__(self, generation: Generation, tokenizer: Tokenizer, stops: Sequence[str] = ()):
         """`stops`: texts, of which the first to appear ends the text before it."""
         self._generation, self._tokenizer = generation, tokenizer
-        self._stops = tuple(stop for stop in stops if stop)
+        self._stops = StopTexts(stops)
         self.stats = generation.stats
 
     def __iter__(self) -> Iterator[str]:
         with self._generation.session:
-            yield from self._until_stop(self._tokenizer.decode_stream(self._generation, self._generation.prompt))
+            for piece in self._tokenizer.decode_stream(self._generation, self._generation.prompt):
+                yield self._stops.add(piece)
+                if self._stops.is_reached:
+                    self.stats.end = "a stop was reached"
+                    return
+            yield self._stops.rest()
 
-    def _until_stop(self, pieces: Iterator[str]) -> Iterator[str]:
-        """The pieces before the first of the stops; what may be the beginning of one is held back."""
-        held = ""
-        for piece in pieces:
-            held += piece
-            if found := [at for stop in self._stops if (at := held.find(stop)) >= 0]:
-                self.stats.end = "a stop was reached"
-                yield held[: min(found)]
-                return
-            kept = max((_overlap(held, stop) for stop in self._stops), default=0)
-            yield held[: len(held) - kept]
-            held = held[len(held) - kept :]
-        yield held
+
+class StopTexts:
+    """Texts, of which the first to appear ends a text before it.
+
+    Attributes:
+        is_reached: whether one of them has appeared; nothing is added then.
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held, self.is_reached = "", False
+
+    def add(self, piece: str) -> str:
+        """The text goes on with a piece: what of it may be shown. What may be the beginning of a stop is held back."""
+        self._held += piece
+        if found := [at for stop in self._stops if (at := self._held.find(stop)) >= 0]:
+            self.is_reached = True
+            return self._held[: min(found)]
+        kept = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        shown, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
+        return shown
+
+    def rest(self) -> str:
+        """The text has ended without a stop: what was held back."""
+        return self._held
 
 
 def _overlap(text: str, stop: str) -> int:

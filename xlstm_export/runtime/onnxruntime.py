@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import math
 import os
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
-from ..bundle import Bundle, TensorSpec
+from ..bundle import Bundle, Manifest, TensorSpec
 from ..bundle.dtypes import DTYPES
 from ..bundle.engine_record import ACTIVATIONS, Activations
+from ..bundle.graph_file import BFLOAT16
 from ..errors import ErrorKind, UserError
-from ..nvidia.driver import list_gpus
+from ..nvidia.driver import CudaDriver, DeviceMemory, list_gpus
 from .checks import Pass
 from .session import Session
+from .states import ALIGNMENT, HostMemory, RowStates
 from .widen import widen_bfloat16
 
 _log = logging.getLogger(__name__)
-_BFLOAT16 = onnx.TensorProto.BFLOAT16
 _ACCURACY_LEVELS: dict[Activations, str] = {"float32": "1", "int8": "4"}
 """Of ONNX Runtime's products with quantised weights."""
 LAYERS_ENTRY = "ai.xlstm.layers"
@@ -32,7 +30,7 @@ _TINY = 8 << 20
 
 
 class OnnxRuntimeSession(Session):
-    """A `Session`. States stay on the device, in two sets of buffers that are input and output by turns.
+    """A `Session`. States stay on the device.
 
     Our CPU kernels update a cell's states in place, which is faster: with them these states have one buffer.
     """
@@ -40,7 +38,6 @@ class OnnxRuntimeSession(Session):
     def __init__(
         self, bundle: Bundle, batch: int, custom_ops: Path | None = None, activations: Activations = ACTIVATIONS
     ):
-        super().__init__(bundle, batch)
         # ONNX Runtime, when asked for CUDA instead, prints errors where there is none.
         self._device = "cuda" if list_gpus() else "cpu"
         if self._device == "cuda" and bundle.manifest.state_dtype == "bfloat16":
@@ -50,96 +47,68 @@ class OnnxRuntimeSession(Session):
                 "Export it with --state-dtype float16 or float32, run it on TensorRT, or in the C++ library.",
             )
         self._session = _load(bundle, custom_ops, self._device, activations)
-        states = bundle.manifest.states
-        self._names = [s.input for s in states]
         kernels = custom_ops is not None and self._device == "cpu"
-        first = [self._zeros(s.spec, 1) for s in states]
-        second = [
-            value if kernels and state.in_place else self._zeros(state.spec, 1)
-            for state, value in zip(states, first, strict=True)
-        ]
-        self._buffers, self._turn = (first, second), 0
-        self._in_place = any(value is other for value, other in zip(first, second, strict=True))
-        self._spoilt = False
-        self._one = self._several = _BoundPass(self, 1)
-
-    def _zeros(self, tensor: TensorSpec, positions: int) -> ort.OrtValue:
-        zeros = np.zeros(tensor.sized(self.batch, positions), DTYPES[tensor.dtype])
-        if tensor.dtype == "bfloat16":
-            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(zeros.view(np.uint16), _BFLOAT16)
-        return ort.OrtValue.ortvalue_from_numpy(zeros, self._device, 0)
-
-    def _run(self, given: Pass) -> dict[str, np.ndarray]:
-        if given.positions == 1:
-            now = self._one
-        elif self._several.positions == given.positions:
-            now = self._several
+        in_place = [state.input for state in bundle.manifest.states if kernels and state.in_place]
+        if self._device == "cpu":
+            states = RowStates(bundle.manifest, batch, HostMemory, in_place)
         else:
-            now = self._several = _BoundPass(self, given.positions)
-        self._require_states()
-        self._spoilt = self._in_place  # unless it goes well
-        outputs = now.run(self._session, given, self._turn)
-        self._spoilt = False
-        self._turn = 1 - self._turn
-        return outputs
+            states = RowStates(bundle.manifest, batch, self._allocate, row_alignment=ALIGNMENT)
+        super().__init__(bundle, states)
+        self._one = self._several = self._bind(self._all, 1)
 
-    def _require_states(self) -> None:
-        if self._spoilt:
-            raise UserError(
-                ErrorKind.runtime,
-                "The states are lost: a pass failed while it updated them in place. Reset the session, or load a saved "
-                "state.",
-            )
+    def _allocate(self, size: int) -> DeviceMemory:
+        self._memory = DeviceMemory(CudaDriver(), size)
+        return self._memory
 
-    def _reset(self, row: int | None) -> None:
-        if row is None:
-            self._write_states({s.input: np.zeros(s.sized(self.batch), DTYPES[s.dtype]) for s in self.manifest.states})
-            return
-        states = self.read_states()
-        for value in states.values():
-            value[row] = 0
-        self.write_states(states)
+    def _bind(self, rows: range, positions: int) -> _BoundPass:
+        what = (self._session, self.manifest, self._states, self._device)
+        return _BoundPass(*what, rows, positions)
 
-    def read_states(self) -> dict[str, np.ndarray]:
-        self._require_states()
-        current = self._buffers[self._turn]
-        return {name: _as_float32(value) for name, value in zip(self._names, current, strict=True)}
-
-    def _write_states(self, states: dict[str, np.ndarray]) -> None:
-        for name, value in zip(self._names, self._buffers[self._turn], strict=True):
-            array = states[name]
-            value.update_inplace(array.view(np.uint16) if array.dtype == DTYPES["bfloat16"] else array)
-        self._spoilt = False
+    def _run(self, given: Pass, rows: range, turn: int) -> dict[str, np.ndarray]:
+        now = self._one if given.positions == 1 else self._several
+        if now.rows != rows or now.positions != given.positions:
+            now = self._bind(rows, given.positions)
+            if given.positions == 1:
+                self._one = now
+            else:
+                self._several = now
+        return now.run(given, turn)
 
     def close(self) -> None:
         del self._one, self._several, self._session
-
-
-def _as_float32(value: ort.OrtValue) -> np.ndarray:
-    """A copy. ONNX Runtime does not give bfloat16 to NumPy: it is read where it lies, on the CPU."""
-    if value.element_type() != _BFLOAT16:
-        return value.numpy().astype(np.float32)
-    bits = (ctypes.c_uint16 * math.prod(value.shape())).from_address(value.data_ptr())
-    return np.frombuffer(bits, DTYPES["bfloat16"]).reshape(value.shape()).astype(np.float32)
+        if self._device == "cuda":
+            self._memory.close()
 
 
 class _BoundPass:
-    """Buffers of inputs and outputs for passes over so many positions, bound with the states either way round.
+    """Buffers of inputs and outputs for passes over so many positions of these rows, and the states bound in place.
 
     An output whose size is known after the run only has none: ONNX Runtime allocates it, each time anew.
     """
 
-    def __init__(self, session: OnnxRuntimeSession, positions: int):
-        manifest, zeros = session.manifest, session._zeros
-        self.positions, self._device = positions, session._device
-        self._inputs = {tensor.name: zeros(tensor, positions) for tensor in manifest.inputs}
-        self._lengths = None if manifest.lengths is None else zeros(manifest.lengths, positions)
-        self._outputs = {t.name: None if None in t.shape else zeros(t, positions) for t in manifest.outputs}
-        self._unsized = [name for name, buffer in self._outputs.items() if buffer is None]
-        self._turns = [self._bind(session, turn) for turn in (0, 1)]
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        manifest: Manifest,
+        states: RowStates,
+        device: str,
+        rows: range,
+        positions: int,
+    ):
+        def zeros(tensor: TensorSpec) -> ort.OrtValue:
+            array = np.zeros(tensor.sized(len(rows), positions), DTYPES[tensor.dtype])
+            return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
 
-    def _bind(self, session: OnnxRuntimeSession, turn: int) -> ort.IOBinding:
-        manifest, binding = session.manifest, session._session.io_binding()
+        self.rows, self.positions = rows, positions
+        self._session, self._manifest, self._states, self._device = session, manifest, states, device
+        self._inputs = {tensor.name: zeros(tensor) for tensor in manifest.inputs}
+        self._lengths = None if manifest.lengths is None else zeros(manifest.lengths)
+        self._outputs = {t.name: None if None in t.shape else zeros(t) for t in manifest.outputs}
+        self._unsized = [name for name, buffer in self._outputs.items() if buffer is None]
+        self._turns: dict[int, ort.IOBinding] = {}
+
+    def _bind(self, turn: int) -> ort.IOBinding:
+        binding = self._session.io_binding()
         for name, value in self._inputs.items():
             binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():  # the first outputs of the binding, in this order
@@ -147,25 +116,29 @@ class _BoundPass:
                 binding.bind_output(name, self._device)
             else:
                 binding.bind_ortvalue_output(name, value)
-        if manifest.lengths is not None:
-            binding.bind_ortvalue_input(manifest.lengths.name, self._lengths)
-        before, after = session._buffers[turn], session._buffers[1 - turn]
-        for state, value_in, value_out in zip(manifest.states, before, after, strict=True):
-            binding.bind_ortvalue_input(state.input, value_in)
-            binding.bind_ortvalue_output(state.output, value_out)
+        if self._manifest.lengths is not None:
+            binding.bind_ortvalue_input(self._manifest.lengths.name, self._lengths)
+        addresses = self._states.addresses(self.rows, turn)
+        for state, (before, after) in zip(self._manifest.states, addresses, strict=True):
+            dtype = BFLOAT16 if state.dtype == "bfloat16" else DTYPES[state.dtype]
+            what = (self._device, 0, dtype, state.sized(len(self.rows)))
+            binding.bind_input(state.input, *what, before)
+            binding.bind_output(state.output, *what, after)
         return binding
 
-    def run(self, session: ort.InferenceSession, given: Pass, turn: int) -> dict[str, np.ndarray]:
+    def run(self, given: Pass, turn: int) -> dict[str, np.ndarray]:
         """One pass from the states of that turn to those of the other."""
         for name, value in self._inputs.items():
             value.update_inplace(given.inputs[name])
         if self._lengths is not None:
             self._lengths.update_inplace(given.lengths)
+        if turn not in self._turns:
+            self._turns[turn] = self._bind(turn)
         binding = self._turns[turn]
         for name in self._unsized:  # else what the last pass got would be its buffer, whatever the size now
             binding.bind_output(name, self._device)
         try:
-            session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's own exception types share no base but this
             where = f"in a pass over {self.positions} positions"
             raise UserError(ErrorKind.runtime, f"ONNX Runtime failed {where}: {error}") from None

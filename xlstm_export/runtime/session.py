@@ -11,31 +11,38 @@ import numpy as np
 from ..bundle import Bundle, Manifest
 from ..bundle.state_file import decode_states, encode_states, write_states
 from ..errors import ErrorKind, UserError
-from .checks import Pass, PassCheck, check_row, checked_states
+from .checks import Pass, PassCheck, check_row, check_rows, checked_states
+from .states import RowStates
 
 DEFAULT_CHUNK = 256
 """Positions of one pass of a prompt: enough that weights are read from memory for hundreds of positions at once."""
 
 
 class Session(ABC):
-    """The states of B sequences that advance together. Obtained from `open_session`; a context manager.
+    """The states of B sequences, one a row, that advance together or some at a time. Obtained from `open_session`; a
+    context manager. One thread at a time may use it.
 
     Attributes:
         bundle: what is run.
         batch: number of sequences, B.
         max_chunk: the most positions of one pass; None: any number.
+        fewest_rows: that a pass runs on; the whole batch where the bundle's is fixed.
     """
 
-    def __init__(self, bundle: Bundle, batch: int, max_chunk: int | None = None):
-        self.bundle, self.batch, self.max_chunk = bundle, batch, max_chunk
-        self._check = PassCheck(bundle.manifest, batch)
+    def __init__(self, bundle: Bundle, states: RowStates, max_chunk: int | None = None, fewest_rows: int = 1):
+        self.bundle, self.batch, self.max_chunk = bundle, states.batch, max_chunk
+        self.fewest_rows = bundle.manifest.batch or fewest_rows
+        self._states, self._all = states, range(states.batch)
+        self._check = PassCheck(bundle.manifest)
         self._is_single = bundle.manifest.is_single
 
     @property
     def manifest(self) -> Manifest:
         return self.bundle.manifest
 
-    def run(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def run(
+        self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray | None = None, rows: range | None = None
+    ) -> dict[str, np.ndarray]:
         """One pass, of any bundle. It advances the states; a bundle of mode `window` has none.
 
         Args:
@@ -43,6 +50,9 @@ class Session(ABC):
                 number S of them; S is any number in the modes `prefill` and `both`, and the whole length in `window`.
             lengths: (B), how many positions of each row are there; the rest is padding, and a row of length 0 keeps its
                 states. None: all of them, which the modes `step` and `window` insist on.
+            rows: which rows the pass is of; B above is their number then, and the others stay as they are. None: all,
+                which a bundle with a fixed batch insists on (`fewest_rows`). A row that sat out a pass may be copied
+                before it joins one with others that ran.
 
         Returns:
             The outputs by name, float32, as the manifest says: those of padding mean nothing. They belong to the
@@ -50,21 +60,29 @@ class Session(ABC):
 
         Raises:
             UserError: inputs or lengths that do not fit, or a pass that failed. The states stay as they were; but where
-                our CPU kernels update them in place, a pass that fails midway (`ErrorKind.runtime`) spoils them, and
-                the session refuses to go on until it is reset or a state is loaded.
+                our CPU kernels update them in place, a pass that fails midway (`ErrorKind.runtime`) spoils its rows,
+                and these refuse to go on until they are reset or written.
         """
-        return self._run(self._check(inputs, lengths))
+        if rows is None:
+            rows = self._all
+        else:
+            check_rows(rows, self.batch, self.fewest_rows)
+        given = self._check(inputs, lengths, len(rows))
+        turn = self._states.begin(rows)
+        outputs = self._run(given, rows, turn)
+        self._states.finish(rows, turn)
+        return outputs
 
     @abstractmethod
-    def _run(self, given: Pass) -> dict[str, np.ndarray]:
-        """`run`, after the checks."""
+    def _run(self, given: Pass, rows: range, turn: int) -> dict[str, np.ndarray]:
+        """`run`, between the checks and what becomes of the states: from their buffers of this turn to the others."""
 
-    def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    def feed(self, inputs: np.ndarray, lengths: np.ndarray | None = None, rows: range | None = None) -> np.ndarray:
         """`run` for a bundle with one input of positions and one output of vectors (`Manifest.is_single`).
 
         Args:
             inputs: tokens (B, S) int64, or vectors (B, S, D) float32 for a block stack. S is 1 in mode `step`.
-            lengths: as for `run`.
+            lengths, rows: as for `run`.
 
         Returns:
             Logits (B, 1, V) at each row's last position, or (B, S, V) of a bundle exported with `--logits all`; outputs
@@ -76,7 +94,7 @@ class Session(ABC):
         """
         self._require_single("feed")
         manifest = self.bundle.manifest
-        return self.run({manifest.inputs[0].name: inputs}, lengths)[manifest.outputs[0].name]
+        return self.run({manifest.inputs[0].name: inputs}, lengths, rows)[manifest.outputs[0].name]
 
     def step(self, inputs: np.ndarray) -> np.ndarray:
         """Feed one token a row, (B, 1) int64 (block stacks: (B, 1, D) float32), and advance the states.
@@ -161,31 +179,57 @@ class Session(ABC):
         Raises:
             UserError: no such row.
         """
-        check_row(row, self.batch)
-        self._reset(row)
+        self._states.reset(self._which(row))
 
-    @abstractmethod
-    def _reset(self, row: int | None) -> None:
-        """`reset`, after the check."""
-
-    @abstractmethod
-    def read_states(self) -> dict[str, np.ndarray]:
-        """A copy of the states by name (`blocks.0.mlstm.C`, `encoder.blocks.2.slstm.c`), (B, ...).
+    def read_states(self, row: int | None = None) -> dict[str, np.ndarray]:
+        """A copy of the states by name (`blocks.0.mlstm.C`, `encoder.blocks.2.slstm.c`), (B, ...); of one row (1, ...).
 
         float32, whatever they are stored in.
-        """
-
-    def write_states(self, states: Mapping[str, np.ndarray]) -> None:
-        """Set all states, as `read_states` gave them; what is stored in half precision is rounded to it.
 
         Raises:
-            UserError: one is missing, of another shape, or beyond the range of its dtype. The states stay as they were.
+            UserError: no such row, or a pass spoilt them.
         """
-        self._write_states(checked_states(self.manifest, self.batch, states))
+        rows = self._which(row)
+        self._states.require(rows)
+        return {name: value.astype(np.float32, copy=False) for name, value in self._states.read(rows).items()}
 
-    @abstractmethod
-    def _write_states(self, states: dict[str, np.ndarray]) -> None:
-        """`write_states`, after the checks."""
+    def write_states(self, states: Mapping[str, np.ndarray], row: int | None = None) -> None:
+        """Set all states, or those of one row, as `read_states` gave them; half precision is rounded to.
+
+        Raises:
+            UserError: one is missing, of another shape, or beyond the range of its dtype, or no such row. The states
+                stay as they were.
+        """
+        rows = self._which(row)
+        self._states.write(rows, checked_states(self.manifest, len(rows), states))
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Give row `target` the states of row `source`, as they are stored.
+
+        Raises:
+            UserError: no such row.
+        """
+        self._states.copy(self._which(source).start, self._which(target).start)
+
+    def swap_rows(self, one: int, other: int) -> None:
+        """Exchange the states of two rows.
+
+        Raises:
+            UserError: no such row.
+        """
+        self._states.swap(self._which(one).start, self._which(other).start)
+
+    def is_spoilt(self, row: int) -> bool:
+        """Whether a pass that failed left the row without states (see `run`).
+
+        Raises:
+            UserError: no such row.
+        """
+        return self._states.is_spoilt(self._which(row).start)
+
+    def _which(self, row: int | None) -> range:
+        check_row(row, self.batch)
+        return self._all if row is None else range(int(row), int(row) + 1)
 
     @abstractmethod
     def close(self) -> None:
@@ -210,7 +254,7 @@ class Session(ABC):
         except OSError as error:
             raise UserError(ErrorKind.state, f"{path} cannot be read: {error.strerror}.") from None
         states = decode_states(self.bundle, self.batch, data, str(path))
-        self._write_states(checked_states(self.manifest, self.batch, states, ErrorKind.state))
+        self._states.write(self._all, checked_states(self.manifest, self.batch, states, ErrorKind.state))
 
     def __enter__(self) -> Session:
         return self

@@ -1,13 +1,11 @@
 """TensorRT and TensorRT-RTX engines as sessions.
 
-The states live in device memory in two sets, which are input and output by turns: a pass copies the inputs in and
-the outputs out, and nothing else.
+The states live in device memory: a pass copies the inputs in and the outputs out, and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import mmap
 import os
 from collections.abc import Callable
@@ -17,7 +15,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..bundle import Bundle, Engine, Manifest, TensorSpec
-from ..bundle.dtypes import DTYPES
 from ..bundle.engine_record import EngineRuntime, ProfileName
 from ..cache import cache_folder
 from ..checksum import sha256
@@ -26,9 +23,9 @@ from ..nvidia.driver import CudaDriver, DeviceMemory, Gpu
 from ..nvidia.flavours import import_flavour, installed_major_version, load_plugins, make_logger, start
 from .checks import Pass
 from .session import Session
+from .states import ALIGNMENT, RowStates, lay_out, nbytes
 
 _log = logging.getLogger(__name__)
-_ALIGNMENT = 256  # bytes; what TensorRT asks of tensor addresses
 
 
 class _ProfilePass:
@@ -51,19 +48,18 @@ class _ProfilePass:
         states: DeviceMemory,
     ):
         self.positions = positions
-        self._manifest, self._batch, self._context = manifest, batch, context
+        self._manifest, self._context = manifest, context
+        self._inputs = [*manifest.inputs, *([manifest.lengths] if manifest.lengths else [])]
         if profile is not None and not context.set_optimization_profile_async(profile, states.stream):
             raise UserError(
                 ErrorKind.bundle,
                 f"the engine has no optimisation profile {profile}. Build it again from this bundle.",
             )
         states.synchronize()
-        inputs = [*manifest.inputs, *([manifest.lengths] if manifest.lengths else [])]
-        for tensor in (*(state.spec for state in manifest.states), *inputs):
-            self._set_shape(tensor, positions)
-        sizes = {tensor.name: _nbytes(tensor.sized(batch, positions), tensor.dtype) for tensor in inputs}
+        self._set_shapes(batch, positions)
+        sizes = {tensor.name: nbytes(tensor.sized(batch, positions), tensor.dtype) for tensor in self._inputs}
         sizes |= {tensor.name: self._output_bytes(tensor) for tensor in manifest.outputs}
-        offsets, total = _lay_out(list(sizes.values()))
+        offsets, total = lay_out(list(sizes.values()))
         self._at = dict(zip(sizes, offsets, strict=True))
         self._memory = DeviceMemory(driver, total)
         try:
@@ -73,8 +69,14 @@ class _ProfilePass:
             self._memory.close()
             raise
 
-    def _set_shape(self, tensor: TensorSpec, positions: int) -> None:
-        shape = tensor.sized(self._batch, positions)
+    def _set_shapes(self, batch: int, positions: int) -> None:
+        self._batch = 0
+        for tensor in (*(state.spec for state in self._manifest.states), *self._inputs):
+            self._set_shape(tensor, batch, positions)
+        self._batch = batch
+
+    def _set_shape(self, tensor: TensorSpec, batch: int, positions: int) -> None:
+        shape = tensor.sized(batch, positions)
         if not self._context.set_input_shape(tensor.name, shape):
             raise UserError(
                 ErrorKind.bundle, f"the engine refuses the shape {shape} for {tensor.name}. Build it again."
@@ -87,7 +89,7 @@ class _ProfilePass:
     def _output_bytes(self, tensor: TensorSpec) -> int:
         """Room for an output of any pass of the profile."""
         if None not in tensor.shape:
-            return _nbytes(tensor.sized(self._batch, self.positions), tensor.dtype)
+            return nbytes(tensor.sized(self._batch, self.positions), tensor.dtype)
         if (most := self._context.get_max_output_size(tensor.name)) < 1:
             self._refuse_unsized(tensor.name)
         return most
@@ -108,16 +110,18 @@ class _ProfilePass:
             "Use --runtime onnxruntime.",
         )
 
-    def run(self, given: Pass, before: list[int], after: list[int]) -> dict[str, np.ndarray]:
-        """One pass from the states at the addresses `before` to those at `after`; returns the outputs."""
+    def run(self, given: Pass, batch: int, addresses: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+        """One pass over so many rows, with each state read and written at these addresses; returns the outputs."""
         manifest, memory = self._manifest, self._memory
-        if self.positions > 1:
+        if batch != self._batch:
+            self._set_shapes(batch, given.positions)
+        elif self.positions > 1:
             for tensor in manifest.inputs:
                 if tensor.time_axis is not None:
-                    self._set_shape(tensor, given.positions)
-        for state, address_in, address_out in zip(manifest.states, before, after, strict=True):
-            self._bind(state.input, address_in)
-            self._bind(state.output, address_out)
+                    self._set_shape(tensor, batch, given.positions)
+        for state, (before, after) in zip(manifest.states, addresses, strict=True):
+            self._bind(state.input, before)
+            self._bind(state.output, after)
         outputs = {t.name: np.empty(self._output_shape(t, given.positions), t.dtype) for t in manifest.outputs}
         for name, array in given.inputs.items():
             memory.upload(self._at[name], array)
@@ -146,7 +150,7 @@ class DeviceSession(Session):
             `set_optimization_profile_async` and `execute_async_v3`, and where an output's size is not known before,
             `get_max_output_size` and `get_tensor_shape`. One for each profile, when first needed.
         driver: of the device that the contexts are on.
-        profiles, max_chunk: of the engine's record.
+        profiles, max_chunk, fewest_rows: of the engine's record.
     """
 
     def __init__(
@@ -157,16 +161,18 @@ class DeviceSession(Session):
         driver: CudaDriver,
         profiles: tuple[ProfileName, ...] = ("decode",),
         max_chunk: int | None = None,
+        fewest_rows: int = 1,
     ):
-        super().__init__(bundle, batch, max_chunk)
         self._open_context, self._driver, self._profiles = open_context, driver, profiles
-        offsets, total = _lay_out([_nbytes(s.sized(batch), s.dtype) for s in bundle.manifest.states])
-        self._memory = DeviceMemory(driver, max(2 * total, _ALIGNMENT))  # no states at all is no allocation either
-        self._state_sets, self._turn = (offsets, [total + offset for offset in offsets]), 0
+
+        def allocate(size: int) -> DeviceMemory:
+            self._memory = DeviceMemory(driver, size)
+            return self._memory
+
+        states = RowStates(bundle.manifest, batch, allocate, row_alignment=ALIGNMENT)
+        super().__init__(bundle, states, max_chunk, fewest_rows)
         self._passes: dict[ProfileName, _ProfilePass] = {}
         try:
-            self._memory.zero(0, self._memory.size)
-            self._memory.synchronize()
             self._pass_of(1)
         except BaseException:
             self._memory.close()
@@ -185,37 +191,14 @@ class DeviceSession(Session):
             )
         return self._passes[profile]
 
-    def _run(self, given: Pass) -> dict[str, np.ndarray]:
+    def _run(self, given: Pass, rows: range, turn: int) -> dict[str, np.ndarray]:
         if given.positions > (most := self.max_chunk or 1):
             raise UserError(
                 ErrorKind.argument,
                 f"{given.positions} positions in one pass; the engine was built for {most}. "
                 "Feed fewer, or build one with a larger --max-chunk.",
             )
-        turns = (self._turn, 1 - self._turn)
-        before, after = ([self._memory.address + offset for offset in self._state_sets[turn]] for turn in turns)
-        outputs = self._pass_of(given.positions).run(given, before, after)
-        self._turn = 1 - self._turn
-        return outputs
-
-    def _reset(self, row: int | None) -> None:
-        for state, offset in zip(self.manifest.states, self._state_sets[self._turn], strict=True):
-            size = _nbytes(state.sized(self.batch), state.dtype)
-            row_size = size // self.batch
-            self._memory.zero(offset if row is None else offset + row * row_size, size if row is None else row_size)
-        self._memory.synchronize()  # passes have streams of their own
-
-    def read_states(self) -> dict[str, np.ndarray]:
-        arrays = {s.input: np.empty(s.sized(self.batch), DTYPES[s.dtype]) for s in self.manifest.states}
-        for array, offset in zip(arrays.values(), self._state_sets[self._turn], strict=True):
-            self._memory.download(offset, array)
-        self._memory.synchronize()
-        return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
-
-    def _write_states(self, states: dict[str, np.ndarray]) -> None:
-        for array, offset in zip(states.values(), self._state_sets[self._turn], strict=True):
-            self._memory.upload(offset, array)
-        self._memory.synchronize()
+        return self._pass_of(given.positions).run(given, len(rows), self._states.addresses(rows, turn))
 
     def close(self) -> None:
         for one in self._passes.values():
@@ -251,9 +234,9 @@ class TensorRTSession(DeviceSession):
         self._runtime, self._engine = _load(self._trt, self._logger, found)
         self._cache: Any = None
         self._cache_file = cache_folder() / "jit" / f"{record.engine.sha256[:32]}-{gpu.target}"
-        super().__init__(
-            bundle, batch, lambda: self._create_context(runtime), driver, record.profiles, record.max_chunk
-        )
+        open_context = lambda: self._create_context(runtime)  # noqa: E731
+        profiles = (record.profiles, record.max_chunk, record.batch[0])
+        super().__init__(bundle, batch, open_context, driver, *profiles)
 
     def _create_context(self, runtime: str) -> Any:
         context = None
@@ -337,16 +320,3 @@ def _load(trt: Any, logger: Any, found: Engine) -> tuple[Any, Any]:
 
 def _reasons(logger: Any) -> str:
     return "; ".join(logger.errors[-3:]) or "no reason given"
-
-
-def _lay_out(sizes: list[int]) -> tuple[list[int], int]:
-    """Offsets of tensors of these sizes one after the other, and the size of all."""
-    offsets, total = [], 0
-    for size in sizes:
-        offsets.append(total)
-        total += -(-size // _ALIGNMENT) * _ALIGNMENT
-    return offsets, total
-
-
-def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
-    return math.prod(shape) * DTYPES[dtype].itemsize
