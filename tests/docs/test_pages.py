@@ -21,7 +21,7 @@ import typer
 from support.command_line import call
 from support.native import build_runtime
 from support.paths import DEMO, ROOT
-from xlstm_docs.command_pages import leaves
+from xlstm_docs.command_pages import examples, leaves
 from xlstm_docs.pages import Block, blocks_of, page_names
 
 from xlstm_export.native.locate import FOLDER_VARIABLE
@@ -198,6 +198,10 @@ def test_an_option_that_does_not_exist_is_found():
         assert type(error.value).__module__.startswith(typer.__name__)
     with pytest.raises(AssertionError, match="no such command"):
         parse(["exprot", "ckpt.pt"])
+
+
+def test_every_command_is_shown_on_a_page():
+    assert COMMANDS.keys() - examples(ROOT).keys() == set()
 
 
 def test_most_commands_run_and_what_does_not_says_why():
