@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from .old_linux import gcc, make_compiler
 
 MACHINES = ("x86_64", "aarch64")
 _APPS = ("xlstm-generate", "xlstm-bench", "xlstm-forecast", "xlstm-pole")
+_LIBRARY_FOLDER = re.compile(r'"(-L[^"]+)"')  # of CUDA's runtime, in what nvcc says that it would do
 _INSTRUCTIONS = {"x86_64": ("AVX2", "SSE4", "baseline"), "aarch64": ("NEON",)}
 
 
@@ -64,10 +66,15 @@ def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
         targets: GPU architectures such as `sm89`; none: those of a release.
         scratch: where to work.
     """
-    options = {
-        **make_compiler("x86_64", scratch / "compiler-x86_64").options(),
+    options = make_compiler("x86_64", scratch / "compiler-x86_64").options()
+    cuda = cmake.cuda_options(cuda_architectures(targets))
+    steps = _run(str(cuda["CMAKE_CUDA_COMPILER"]), "--dryrun", "-x", "cu", "/dev/null")
+    options["CMAKE_SHARED_LINKER_FLAGS"] = " ".join(
+        [str(options["CMAKE_SHARED_LINKER_FLAGS"]), *_LIBRARY_FOLDER.findall(steps)]
+    )
+    options |= {
         **cmake.header_options(["onnxruntime", "highway", "tensorrt"]),
-        **cmake.cuda_options(cuda_architectures(targets)),
+        **cuda,
         "CMAKE_CUDA_HOST_COMPILER": shutil.which(gcc("x86_64")),
         "XLSTM_BUILD_RUNTIME": "OFF",
         "XLSTM_BUILD_ORT_OPERATORS": "ON",
@@ -87,4 +94,4 @@ def _run(*command: object) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return done.stdout + done.stderr
