@@ -11,6 +11,7 @@ import pytest
 from support.command_line import call
 from support.implicit_state import read_config
 from support.paths import ROOT
+from support.small_networks import policy_network
 
 PAGE = (ROOT / "docs" / "how-to" / "triton.md").read_text("utf-8")
 
@@ -71,23 +72,35 @@ def test_model_is_replaced_when_asked(demo_bundle, tmp_path, triton):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize(
-    ("variant", "options", "says"),
-    [
-        ("b-single", {"batch": 2}, "has mode `both` and batch 2. Export it with --mode both --batch dynamic"),
-        ("b-single", {"mode": "step"}, "has mode `step` and batch dynamic"),
-    ],
-)
-def test_python_back_end_takes_any_number_of_sequences_or_says_why_not(
-    variant, options, says, export_variant, tmp_path, triton
-):
-    code, _, errors = triton(export_variant(variant, **options)[2], tmp_path, "--backend", "python", "--name", "model")
-    assert code == 2 and says in " ".join(errors.split())
+def changed(demo_bundle, folder, **entries):
+    """The bundle with other entries in its manifest. The files are the same: none of these models is run."""
+    shutil.copytree(demo_bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | entries))
+    return folder
 
 
-def test_model_without_a_tokenizer_has_no_texts(export_variant, tmp_path, triton):
-    bundle = export_variant("b-single")[2]
-    assert json.loads((bundle / "manifest.json").read_text())["tokenizer"] is None
+def test_python_back_end_takes_any_number_of_sequences_and_tokens_or_says_why_not(demo_bundle, tmp_path, triton):
+    manifest = json.loads((demo_bundle / "manifest.json").read_text())
+    (tokens,) = manifest["inputs"]
+    step = {"mode": "step", "lengths": None, "inputs": [tokens | {"shape": ["batch", 1]}]}
+    described = json.dumps({key: manifest[key] for key in ("inputs", "lengths", "outputs", "states")})
+    fixed = json.loads(described.replace('"batch"', "2")) | {"batch": 2}
+    for name, entries, says in (
+        ("step", step, "has mode `step` and batch dynamic. Export it with --mode both --batch dynamic"),
+        ("fixed", fixed, "has mode `both` and batch 2."),
+    ):
+        code, _, errors = triton(
+            changed(demo_bundle, tmp_path / name, **entries), tmp_path / "r", "--backend", "python"
+        )
+        assert code == 2 and says in " ".join(errors.split())
+    code, _, errors = triton(policy_network(tmp_path / "policy"), tmp_path / "r", "--backend", "python")
+    assert code == 2 and "not logits of a language model" in " ".join(errors.split())
+    assert not any((tmp_path / "r").iterdir())
+
+
+def test_model_without_a_tokenizer_has_no_texts(demo_bundle, tmp_path, triton):
+    bundle = changed(demo_bundle, tmp_path / "bundle", tokenizer=None)
     assert triton(bundle, tmp_path, "--backend", "python", "--name", "model")[0] == 0
     config = read_config(tmp_path / "model")
     assert [tensor.name for tensor in config.input] == ["tokens", "restore"]
