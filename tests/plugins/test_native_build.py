@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import io
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from support.paths import ROOT
 
 from xlstm_export.errors import ErrorKind, UserError
 from xlstm_export.native import build, cmake, headers, locate, toolchain
+from xlstm_export.version import __version__
 
 VARIABLES = ("CXX", "CUDACXX", "CUDA_HOME", "CUDA_PATH", "ONNXRUNTIME_ROOT", "TensorRT_ROOT", "TENSORRT_ROOT")
 
@@ -29,6 +31,8 @@ def empty_machine(monkeypatch, tmp_path) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setattr(locate, "PREBUILT", tmp_path / "prebuilt")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
     monkeypatch.setattr(toolchain, "_pip_folder", lambda module, below: [tmp_path / module / below])
     return tmp_path
@@ -219,8 +223,14 @@ def test_target_without_cuda_is_refused():
 def test_library_is_found_where_it_was_built(empty_machine, monkeypatch):
     name = locate.ONNXRUNTIME_LIBRARY
     assert locate.find_library(name) is None
-    with pytest.raises(UserError, match=r"cache/xlstm-export/lib/libxlstm_onnxruntime.so is not there .* is not set"):
+    built = f"cache/xlstm-export/lib/{__version__}/libxlstm_onnxruntime.so is not there"
+    with pytest.raises(UserError, match=rf"{built}, nor is .*/prebuilt/lib/libxlstm_onnxruntime.so \(.* is not set\)"):
         locate.require_library(name)
+    in_wheel = _file(locate.PREBUILT / "lib" / name)
+    assert locate.find_place(name) == locate.Place(in_wheel.parent, "wheel")
+    with_cuda = _file(empty_machine / "packages" / locate.CUDA_MODULE / "lib" / name)
+    importlib.invalidate_caches()
+    assert locate.find_place(name) == locate.Place(with_cuda.parent, "xlstm-export-cuda")
     built = _file(locate.library_folder() / name)
     assert locate.find_library(name) == locate.require_library(name) == built
     monkeypatch.setenv(locate.FOLDER_VARIABLE, str(empty_machine / "elsewhere"))
