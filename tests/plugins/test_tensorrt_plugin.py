@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,18 +16,21 @@ from gpu.bench import mlstm_tensors, slstm_tensors
 from rich.console import Console
 from support.native import build_with_cuda, onnxruntime_operators
 
+from xlstm_export.cache import cache_folder, kept_folder
 from xlstm_export.errors import UserError
 from xlstm_export.native import fatbin, gpu_programs
 from xlstm_export.native.check import CREATORS, FLAVOURS, check_library, render
 from xlstm_export.nvidia.cuda_versions import drivers_for
 from xlstm_export.nvidia.driver import list_gpus
 
+LEAN = "10.16.1.11"
+
 
 @pytest.fixture(scope="module")
 def build_folder():
     # The programs for a GPU are run by tests/gpu; here they must compile.
     programs = (*gpu_programs.PROGRAMS, *gpu_programs.PLUGIN_PROGRAMS)
-    return build_with_cuda("xlstm_tensorrt", "test_tensorrt_plugin", *programs)
+    return build_with_cuda("xlstm_tensorrt_onload", "test_tensorrt_plugin", *programs)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +170,55 @@ def test_registering_by_hand_is_refused_across_major_versions(library, checked):
     else:
         assert done.stdout.split() == ["-1", "-1"], done.stderr
         assert "load it with IPluginRegistry::loadLibrary, or rebuild it" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def lean_runtime(checked):
+    """The lean runtime of the TensorRT that the library's headers are of; kept for later runs."""
+    if checked.versions["tensorrt_headers"].split(".")[0] != LEAN.split(".")[0]:
+        pytest.skip(f"the library is not built for TensorRT {LEAN}")
+
+    def make(scratch):
+        wanted = [f"tensorrt-lean-cu13-{part}=={LEAN}" for part in ("libs", "bindings")]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--only-binary=:all:", "--target", scratch / "lean", *wanted], check=True, timeout=600)
+        return scratch / "lean"
+
+    folder = cache_folder() / "tensorrt" / f"lean-{LEAN}-python-{sys.version_info.major}.{sys.version_info.minor}"
+    return kept_folder(folder, make)
+
+
+_OPEN = """
+import ctypes, os, sys
+import tensorrt_lean_bindings as tensorrt
+registry = tensorrt.get_plugin_registry()
+def known():
+    return [registry.get_creator(name, "1", "ai.xlstm") is not None for name in ("MLSTMCell", "SLSTMCell")]
+def hidden():
+    try:
+        ctypes.CDLL(None).getPluginRegistry
+    except AttributeError:
+        return True
+print(hidden(), known())
+library = ctypes.CDLL(sys.argv[1], mode=os.RTLD_NOW | os.RTLD_LOCAL)
+print(known())
+"""
+
+
+def test_opening_the_second_library_registers_the_plugins(build_folder, library, lean_runtime):
+    """As Triton does: TensorRT opened for its back end alone, then the library named by `plugins`, nothing called."""
+    environment = os.environ | {"PYTHONPATH": f"{lean_runtime}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    for opened, after in {"libxlstm_tensorrt.so": [False, False], "libxlstm_tensorrt_onload.so": [True, True]}.items():
+        command = [sys.executable, "-c", _OPEN, build_folder / "lib" / opened]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        assert done.stdout == f"True [False, False]\n{after}\n", done.stderr
+
+
+def test_second_library_says_so_where_there_is_no_tensorrt(build_folder, library):
+    program = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
+    command = [sys.executable, "-c", program, build_folder / "lib" / "libxlstm_tensorrt_onload.so"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "no plugin registry of TensorRT" in done.stderr
 
 
 def test_check_refuses_what_is_no_plugin_library(tmp_path, library):

@@ -78,8 +78,11 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def serve(installed: Installed, python: Path, command: str, log: Path) -> Iterator[Running]:
-    """Run the command that `xlstm-export triton` prints, in an environment of `make_python`, until the server is ready;
-    stop it in the end."""
+    """Run the command that `xlstm-export triton` prints until the server is ready; stop it in the end.
+
+    Args:
+        python: the environment of its models, of `make_python`.
+    """
     http, grpc = free_ports(2)
     backends = installed.folder / "pytriton" / "tritonserver" / "backends"
     options = f"--backend-directory={backends} --http-address=127.0.0.1 --grpc-address=127.0.0.1 --allow-metrics=false"

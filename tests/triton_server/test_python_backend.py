@@ -1,4 +1,4 @@
-"""A language model in a real Triton server's Python back end: what clients ask over HTTP and gRPC.
+"""A language model in the Python back end of a real Triton server: what clients ask, and what befalls them.
 
 Needs no GPU. The server is fetched from the package index, once (`conftest.py`).
 """
@@ -6,6 +6,7 @@ Needs no GPU. The server is fetched from the package index, once (`conftest.py`)
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from support.native import onnxruntime_operators
+from support.paths import ROOT
 from support.triton_server import Installed, serve
 from tritonclient.utils import InferenceServerException
 
@@ -248,30 +250,27 @@ def test_killed_server_loses_no_sequence_that_was_saved(triton, python, reposito
         client = connect(running)
         with pytest.raises(InferenceServerException, match="must specify the START flag"):
             client.logits(name, parts[1])
-        got = [client.logits(name, parts[1], start=True, restore=saved["state"])]
+        got = [client.logits(name, parts[1], start=True, restore=saved["state"]), client.logits(name, parts[2])]
+        np.testing.assert_allclose([saved["logits"], *got], alone(parts), atol=ROUNDING, rtol=0)
         # The process of the model dies beneath a server that stays.
         (stub,) = stubs_of(running.process.pid, "kjv")
         os.kill(stub.pid, signal.SIGKILL)
-        after = eventually(lambda: client.logits(name, parts[2], start=True, restore=saved["state"]))
-        np.testing.assert_allclose([saved["logits"], *got], alone(parts)[:2], atol=ROUNDING, rtol=0)
-        np.testing.assert_allclose(after, alone([parts[0], parts[2]])[1], atol=ROUNDING, rtol=0)
+        with pytest.raises(InferenceServerException, match="not healthy"):
+            client.logits(name, parts[1], timeout=30)
+        assert connect(running, model="brief").logits(name, [1], start=True, end=True).size
+
+
+def test_page_s_client_continues_a_text(server, capsys):
+    page = (ROOT / "docs" / "how-to" / "triton.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    example = example.replace("localhost:8001", server.grpc).replace('"bundle"', '"kjv"')
+    exec(compile(example, "triton.md", "exec"), {})
+    assert len(capsys.readouterr().out.encode()) > 40
 
 
 def stubs_of(server: int, model: str) -> list[psutil.Process]:
     """The processes that run a model."""
     return [p for p in psutil.Process(server).children(recursive=True) if f"{model}_0_0" in p.cmdline()]
-
-
-def eventually(attempt: Callable[[], np.ndarray]) -> np.ndarray:
-    """What `attempt` gives as soon as it does not fail, within a minute."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return attempt()
-        except InferenceServerException:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
 
 
 def test_numpy_that_the_server_was_not_built_for_is_refused(triton, repository, tmp_path):

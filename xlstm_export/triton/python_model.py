@@ -78,7 +78,7 @@ class TritonPythonModel:
 
 
 def _require_fitting_numpy() -> None:
-    """Refuse a NumPy that this server was not built for: its arrays would hold their first number throughout."""
+    """Refuse a NumPy that this server was not built for: arrays would silently hold their first number throughout."""
     if int(np.__version__.partition(".")[0]) < 2:
         return
     numbers = np.arange(6).reshape(2, 3)
