@@ -32,6 +32,7 @@ from .options import (
 )
 from .plugins_command import plugins
 from .quantize_command import quantize
+from .serve_command import serve
 from .terminal import Commands, err, out, print_notes, print_result, progress
 from .web_command import web
 
@@ -354,6 +355,7 @@ def generate(
 
 app.command()(forecast)
 app.command()(web)
+app.command()(serve)
 app.command()(quantize)
 
 
