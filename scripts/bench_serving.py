@@ -83,9 +83,8 @@ def bench(bundle: Bundle, model: Path, library: Path | None, arguments: argparse
         end="",
     )
     print(f"{arguments.threads} threads, {kernels}, float32. New tokens a second, and milliseconds between tokens.")
-    print(
-        f"{'N':>3} {'batcher':>8} {'one by one':>11} {'transformers':>13} {'ratios':>14} {'p50 ms':>8} {'p99 ms':>8} {'passes':>7}"
-    )
+    titles = ("batcher", "one by one", "transformers", "/ one", "/ transf.", "p50 ms", "p99 ms", "passes")
+    print("  N" + "".join(f"{title:>13}" for title in titles))
     for count in arguments.sequences:
         prompts = draw_prompts(count, arguments.prompt, bundle.manifest.vocab_size or 0)
         tasks, seconds, passes = batched(bundle, prompts, arguments.new, library)
@@ -94,10 +93,9 @@ def bench(bundle: Bundle, model: Path, library: Path | None, arguments: argparse
         gaps = 1e3 * np.concatenate([np.diff(task.times) for task in tasks])
         rate, one, other = (count * arguments.new / s for s in (seconds, alone, generated))
         p50, p99 = np.quantile(gaps, [0.5, 0.99])
-        ratios = f"{rate / one:.2f} {rate / other:.2f}"
-        print(
-            f"{count:3} {rate:8.0f} {one:11.0f} {other:13.0f} {ratios:>14} {p50:8.1f} {p99:8.1f} {passes:7}", flush=True
-        )
+        rates = (f"{number:.0f}" for number in (rate, one, other))
+        cells = (*rates, f"{rate / one:.2f}", f"{rate / other:.2f}", f"{p50:.1f}", f"{p99:.1f}", str(passes))
+        print(f"{count:3}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
 
 
 def draw_prompts(count: int, longest: int, vocabulary: int) -> list[np.ndarray]:
@@ -134,7 +132,7 @@ def one_by_one(bundle: Bundle, prompts: list[np.ndarray], new: int, library: Pat
             logits = session.prefill([prompt])[0, 0]
             for _ in range(new - 1):
                 logits = session.step(np.array([[logits.argmax()]]))[0, 0]
-        return (time.perf_counter() - start) * sum(map(len, prompts)) / sum(map(len, some))
+        return (time.perf_counter() - start) * sum(len(p) + new for p in prompts) / sum(len(p) + new for p in some)
 
 
 def generated_by(model, prompts: list[np.ndarray], new: int) -> float:

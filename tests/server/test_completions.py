@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from http.client import HTTPConnection
 
 import pytest
 from support.http_server import serving, wait_until
@@ -151,16 +150,11 @@ def test_conversation_goes_on_in_another_process_as_if_nothing_had_happened(clie
 
 
 def test_client_that_vanishes_frees_its_slot(client, model):
-    for stream in (True, False):
-        body = json.dumps({"model": "kjv", "prompt": PROMPT, "max_tokens": 10**6, "stream": stream}).encode()
-        connection = HTTPConnection("127.0.0.1", client.port, timeout=60)
-        connection.request("POST", client.path, body)
-        wait_until(lambda: model.batcher.pool.taken == 1)
-        if stream:
-            connection.getresponse().readline()
-            connection.close()
-            wait_until(lambda: model.batcher.pool.taken == 0)
-        connection.close()
+    stream = client.stream(model="kjv", prompt=PROMPT, max_tokens=10**6)
+    next(stream)
+    assert model.batcher.pool.taken == 1
+    stream.close()
+    wait_until(lambda: model.batcher.pool.taken == 0)
 
 
 def test_full_server_says_when_to_try_again(kjv, tmp_path):

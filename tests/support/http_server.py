@@ -24,11 +24,18 @@ class Client:
     def __init__(self, port: int, path: str = "/v1/completions"):
         self.port, self.path = port, path
 
-    def request(self, method: str, path: str, body: object = None, **headers: str) -> HTTPResponse:
+    def connect(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> HTTPConnection:
+        """A connection on which a request was sent."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path, data, headers)
-        return connection.getresponse()
+        connection.request(method, path, data, headers or {})
+        return connection
+
+    def request(self, *request: Any) -> HTTPResponse:
+        """The answer to what `connect` sends."""
+        return self.connect(*request).getresponse()
 
     def ask(self, status: int = 200, **fields: Any) -> dict[str, Any]:
         """A POST that must be answered with this status; what it is answered."""
@@ -37,17 +44,18 @@ class Client:
         assert response.status == status, answer
         return answer
 
-    def stream(self, **fields: Any) -> Iterator[dict[str, Any]]:
+    def stream(self, headers: dict[str, str] | None = None, **fields: Any) -> Iterator[dict[str, Any]]:
         """The events of a stream, which must end as one does."""
-        response = self.request("POST", self.path, fields | {"stream": True})
+        response = self.request("POST", self.path, fields | {"stream": True}, headers)
         assert response.status == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
         last = None
-        for line in response:
-            if line.startswith(b"data: "):
-                last = line.removeprefix(b"data: ").strip()
-                if last != b"[DONE]":
-                    yield json.loads(last)
+        with response:
+            for line in response:
+                if line.startswith(b"data: "):
+                    last = line.removeprefix(b"data: ").strip()
+                    if last != b"[DONE]":
+                        yield json.loads(last)
         assert last == b"[DONE]"
 
 
@@ -60,7 +68,7 @@ def serving(model: Any, path: str = "/v1/completions") -> Iterator[Client]:
         return await paths(request)
 
     route = Route("/{rest:path}", endpoint, methods=["GET", "POST", "PUT"])
-    config = uvicorn.Config(Starlette(routes=[route]), log_level="error", lifespan="off")
+    config = uvicorn.Config(Starlette(routes=[route]), log_level="error", lifespan="off", timeout_graceful_shutdown=5)
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
