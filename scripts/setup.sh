@@ -8,13 +8,15 @@ venv=${VENV:-.venv}
 install() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
 install "torch==2.13.0"
 if [ "${1:-}" != --tests ]; then
-    install --editable ".[reference,tensorrt-rtx]"
+    install --editable ".[export,gpu,reference,tensorrt-rtx]"
     exit
 fi
 install --editable ".[dev]"
 missing=()
 command -v g++ >/dev/null || missing+=(g++)
 command -v chromium >/dev/null || missing+=(chromium)
+command -v doxygen >/dev/null || missing+=(doxygen)
+command -v ccache >/dev/null || missing+=(ccache)
 if [ ${#missing[@]} -gt 0 ]; then
     sudo=$([ "$(id -u)" = 0 ] || echo sudo)
     $sudo apt-get update -qq

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from .bundle import Bundle
 from .bundle.engine_record import ACTIVATIONS, Activations, RuntimeName
 from .bundle.manifest import Dtype, LogitsOf, Mode
 from .errors import ErrorKind, UserError
+from .extras import extras_required
 from .forecasting import Forecaster
 from .forecasting.forecast import Forecast
 from .progress import Stage, no_progress
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@extras_required()
 def export_network(
     network: nn.Module,
     inputs: Mapping[str, str] | Sequence[str],
@@ -57,14 +60,16 @@ def export_network(
         UserError: the network fails, holds nothing of xLSTM, cannot be traced, or does not stream where `mode` wants
             it to. Nothing is left behind.
     """
+    command = _call(export_network, locals())
     from .exporter.network import NetworkOptions
     from .exporter.network import export_network as run
     from .networks import parse_inputs
 
     options = NetworkOptions(dtype, batch, mode, overwrite, state_dtype)
-    return run(network, parse_inputs(inputs), Path(out), options, name, stage)[0]
+    return run(network, parse_inputs(inputs), Path(out), options, name, stage, command)[0]
 
 
+@extras_required()
 def export(
     checkpoint: str | Path,
     out: str | Path,
@@ -104,6 +109,7 @@ def export(
     Raises:
         UserError: the checkpoint is not understood, or `out` is in the way. Nothing is left behind.
     """
+    command = _call(export, locals())
     from .checkpoints import ReadOptions, open_checkpoint
     from .exporter import ExportOptions, export_bundle
     from .quantization.stored import attach_stored
@@ -112,7 +118,20 @@ def export(
     options = ExportOptions(dtype, batch, mode, logits, link_weights, overwrite, tokenizer_file, state_dtype)
     said = ReadOptions(None if config is None else Path(config), select, settings or {})
     source = open_checkpoint(Path(checkpoint), said)
-    return export_bundle(source, Path(out), options, stage, attach_stored)
+    return export_bundle(source, Path(out), options, stage, attach_stored, command)
+
+
+def _call(function: Callable[..., object], given: Mapping[str, object]) -> str:
+    """A call of the public face as Python takes it, without what is as by default."""
+    written = []
+    for argument, parameter in inspect.signature(function).parameters.items():
+        value = given[argument]
+        if argument == "stage" or value == parameter.default:
+            continue
+        text = repr(str(value)) if isinstance(value, Path) else repr(value)
+        text = type(value).__qualname__ if argument == "network" else text
+        written.append(f"{argument}={text}" if parameter.kind is parameter.KEYWORD_ONLY else text)
+    return f"xlstm_export.{function.__name__}({', '.join(written)})"
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -124,6 +143,7 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle.open(path)
 
 
+@extras_required()
 def open_session(
     bundle: Bundle,
     *,
@@ -150,6 +170,7 @@ def open_session(
     return _open_session(bundle, runtime, batch, library, None if engine is None else Path(engine), activations)
 
 
+@extras_required()
 def generate(
     bundle: Bundle,
     prompt: str,
@@ -193,6 +214,7 @@ MOST_SERIES = 32
 """Side by side in one session of `forecast`: enough that weights are read once for many."""
 
 
+@extras_required()
 def forecast(
     bundle: Bundle,
     series: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray],

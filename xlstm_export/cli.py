@@ -33,7 +33,18 @@ from .options import (
 from .plugins_command import plugins
 from .quantize_command import quantize
 from .serve_command import serve
-from .terminal import Commands, err, out, print_notes, print_result, progress
+from .terminal import (
+    Commands,
+    be_verbose,
+    command_line,
+    err,
+    out,
+    print_notes,
+    print_result,
+    progress,
+    show_version,
+)
+from .triton_command import triton
 from .web_command import web
 
 if TYPE_CHECKING:
@@ -48,9 +59,27 @@ app = typer.Typer(
     "[cyan]validate[/cyan], [cyan]generate[/cyan] and [cyan]build[/cyan].",
     rich_markup_mode="rich",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            callback=be_verbose,
+            is_eager=True,
+            help="Say what is chosen (runtime, libraries, threads), what other programs are called and what runtimes "
+            "warn of, and show where an error comes from. It may stand behind a command, too.",
+        ),
+    ] = False,
+) -> None:
+    """What comes before a command."""
 
 
 def _batch(text: str) -> int | None:
@@ -159,7 +188,7 @@ def onnx(
         source = random_checkpoint(checkpoint, seed, said) if random_init else open_checkpoint(checkpoint, said)
     print_notes(source.notes)
     with progress() as stage:
-        bundle = export_bundle(source, output, options, stage, attach_stored)
+        bundle = export_bundle(source, output, options, stage, attach_stored, command_line())
     from .inspection import inspect_bundle, render
 
     out.print(render(inspect_bundle(bundle)))
@@ -173,12 +202,13 @@ def _export_network(
     with err.status("Building the network"):
         from .exporter.network import NetworkOptions, export_network
         from .inspection import inspect_bundle, render
-        from .networks import load_module, parse_inputs
+        from .networks import load_module, parse_inputs, source_file
 
         options, described = NetworkOptions(*how), parse_inputs(inputs)
         network = load_module(factory, weights, select)
+    read = [source_file(factory), *([] if weights is None else [weights])]
     with progress() as stage:
-        bundle, verdict = export_network(network, described, output, options, factory, stage)
+        bundle, verdict = export_network(network, described, output, options, factory, stage, command_line(), read)
     if verdict.reason is not None:
         print_notes((f"{verdict.reason}. The bundle takes whole sequences (mode window).",))
     out.print(render(inspect_bundle(bundle)))
@@ -278,7 +308,7 @@ def build(
         typer.Option(
             "--plugins",
             metavar="LIB|none",
-            help="The plugin library for tensorrt. By default the one that `plugins build` made is used.",
+            help="The plugin library for tensorrt. By default the one that is found is used; `doctor` shows it.",
         ),
     ] = None,
     version_compatible: Annotated[
@@ -356,6 +386,7 @@ def generate(
 app.command()(forecast)
 app.command()(web)
 app.command()(serve)
+app.command()(triton)
 app.command()(quantize)
 
 
@@ -395,7 +426,7 @@ def main() -> None:
     """Entry point. A program without standard output or standard error writes to nowhere."""
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
-    app()
+    app(prog_name="xlstm-export")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ CUDA driver) is loaded in a process of its own.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import platform
@@ -24,8 +25,10 @@ from rich.text import Text
 
 from . import own_process
 from .errors import UserError
+from .extras import extras_required, install
 from .nvidia.cuda_versions import driver_runs, drivers_for
 from .nvidia.flavours import INSTALL
+from .version import __version__
 
 Status = Literal["here", "absent", "broken"]
 
@@ -76,10 +79,12 @@ def _safely(look: Callable[[], Iterable[Finding]]) -> list[Finding]:
 def _onnxruntime() -> Iterable[Finding]:
     area, cpu, cuda = "Runtimes", "ONNX Runtime, CPU", "ONNX Runtime, CUDA"
     gives = {cpu: "runs every bundle, on any machine", cuda: "runs bundles on an NVIDIA GPU"}
-    install = "pip install onnxruntime-gpu"
+    gpu = "pip uninstall onnxruntime; pip install 'xlstm-export[gpu]'"  # two packages, one module
     answer = ask("onnxruntime")
     if "error" in answer:
-        yield Finding(area, cpu, "broken", answer["error"], gives[cpu], install)
+        absent = answer.get("kind") == "unavailable"
+        status: Status = "absent" if absent else "broken"
+        yield Finding(area, cpu, status, "" if absent else answer["error"], gives[cpu], install("run"))
         return
     for name, provider in ((cpu, "CPUExecutionProvider"), (cuda, "CUDAExecutionProvider")):
         works = answer["providers"].get(provider)
@@ -88,7 +93,7 @@ def _onnxruntime() -> Iterable[Finding]:
         elif works is None and not answer["gpus"]:
             yield Finding(area, name, "absent", "no NVIDIA GPU", gives[name])
         elif works is None:
-            yield Finding(area, name, "absent", f"{answer['version']} was built without it", gives[name], install)
+            yield Finding(area, name, "absent", f"{answer['version']} was built without it", gives[name], gpu)
         else:
             yield Finding(area, name, "broken", works, gives[name], "pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
@@ -149,20 +154,28 @@ def _native() -> Iterable[Finding]:
             yield Finding(area, name, "here", f"{tool.path} ({tool.origin})", gives)
 
 
+_RENEW = {"xlstm-export-cuda": "pip install -U xlstm-export-cuda"}
+
+
 def _library(name: str, file: str, runtime: str, ask_driver: Callable[[], str | None]) -> Finding:
     from .native import build_info, locate
 
     area, gives, build = "Native kernels", f"runs the cells as fused kernels in {runtime}", "xlstm-export plugins build"
-    path = locate.find_library(file)
-    if path is None:
+    place = locate.find_place(file)
+    if place is None:
         return Finding(area, name, "absent", "", gives, build)
+    where = f"{place.folder / file} ({place.origin})"
     try:
-        cuda = build_info.build_info(path).get("cuda")
+        versions = build_info.build_info(place.folder / file)
     except UserError as error:
         return Finding(area, name, "broken", str(error), gives, build)
+    if (of := versions.get("xlstm")) != __version__:
+        reason = f"{where} is of version {of}; this is xlstm-export {__version__}"
+        return Finding(area, name, "broken", reason, gives, _RENEW.get(place.origin, build))
+    cuda = versions.get("cuda")
     if cuda is None:
-        return Finding(area, name, "here", str(path), gives)
-    needs = f"{path}, built with CUDA {cuda}: needs {drivers_for(cuda)}"
+        return Finding(area, name, "here", where, gives)
+    needs = f"{where}, built with CUDA {cuda}: needs {drivers_for(cuda)}"
     driver = ask_driver()
     if driver is None or driver_runs(driver, cuda):
         return Finding(area, name, "here", needs, gives)
@@ -173,17 +186,21 @@ def _library(name: str, file: str, runtime: str, ask_driver: Callable[[], str | 
 
 def _packages() -> Iterable[Finding]:
     yield Finding("Python", "Python", "here", f"{platform.python_version()} ({sys.executable})", "")
-    yield _package("torch", "reads checkpoints, traces the model", "pip install torch")
-    yield _package("polygraphy", "drives TensorRT and TensorRT-RTX", "pip install polygraphy")
+    yield _package("torch", "reads checkpoints, traces the model", install("export"))
+    yield _package("onnx", "writes bundles", install("export"))
+    yield _package("polygraphy", "drives TensorRT and TensorRT-RTX", install("export"))
+    yield _package("tokenizers", "text in and out of models with a tokenizer.json", install("tokenizers"))
 
 
 def _upstream_packages() -> Iterable[Finding]:
+    if importlib.util.find_spec("torch") is None:  # then they are out of reach, and so is the list of them
+        return
     from .checkpoints.families import FAMILIES
 
     for name in dict.fromkeys(package for family in FAMILIES for package in family.packages):
         families = " and ".join(family.name for family in FAMILIES if name in family.packages)
         gives = f"what the upstream model of {families} needs, for `validate`"
-        yield _package(name, gives, "pip install 'xlstm-export[reference]'")
+        yield _package(name, gives, install("reference"))
 
 
 def _package(name: str, gives: str, remedy: str) -> Finding:
@@ -220,7 +237,8 @@ def answer() -> None:
     """In the probe's process: print the answer to `sys.argv[1]` as JSON; whatever else is printed goes to stderr."""
     out = own_process.take_stdout()
     try:
-        result = PROBES[sys.argv[1]]()
+        with extras_required():
+            result = PROBES[sys.argv[1]]()
     except UserError as error:
         result = {"error": str(error), "kind": error.kind.name}
     except Exception as error:
@@ -233,13 +251,20 @@ def answer() -> None:
 def _probe_onnxruntime() -> dict[str, Any]:
     """Providers that ran a model, or why they did not. CUDA is asked for only where the driver has a device."""
     import numpy as np
-    import onnx
     import onnxruntime as ort
 
+    from .bundle.graph_file import FLOAT, ModelProto
     from .nvidia.driver import list_gpus
 
-    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[1] x) => (float[1] y) { y = Neg (x) }'
-    model = onnx.parser.parse_model(text).SerializeToString()
+    negation = ModelProto(ir_version=10)
+    negation.opset_import.add(version=21)
+    negation.graph.name = "negation"
+    negation.graph.node.add(op_type="Neg", input=["x"], output=["y"])
+    for name, side in (("x", negation.graph.input), ("y", negation.graph.output)):
+        tensor = side.add(name=name).type.tensor_type
+        tensor.elem_type = FLOAT
+        tensor.shape.dim.add(dim_value=1)
+    model = negation.SerializeToString()
     gpus = len(list_gpus())
     options = ort.SessionOptions()
     options.log_severity_level = 4

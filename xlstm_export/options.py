@@ -43,7 +43,7 @@ CustomOpsOption = Annotated[
     typer.Option(
         "--custom-ops",
         metavar="LIB|none",
-        help="The custom-op library for ONNX Runtime. By default the one that `plugins build` made is used.",
+        help="The custom-op library for ONNX Runtime. By default the one that is found is used; `doctor` shows it.",
     ),
 ]
 StateDtypeOption = Annotated[

@@ -43,7 +43,7 @@ def plugins_build(
 @plugins.command("check")
 def plugins_check(
     library: Annotated[
-        Path | None, typer.Argument(metavar="LIB", help="The plugin library. By default the one that was built.")
+        Path | None, typer.Argument(metavar="LIB", help="The plugin library. By default the one that is found.")
     ] = None,
 ) -> None:
     """Load the TensorRT plugin into every registry that is installed. Exit code 1 when one does not take it."""
@@ -53,3 +53,11 @@ def plugins_check(
     check = check_library(require_library(TENSORRT_PLUGINS, library))
     out.print(render(check), soft_wrap=True)
     raise typer.Exit(0 if check.passed else 1)
+
+
+@plugins.command("prefix")
+def plugins_prefix() -> None:
+    """Print the folder of the C++ library: its programs in bin/, and what CMAKE_PREFIX_PATH is to name."""
+    from .native.locate import require_prefix
+
+    out.print(str(require_prefix()), highlight=False, markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from .bundle import Bundle
 from .errors import ErrorKind, UserError
 from .options import BundleArgument, CustomOpsOption, chosen_custom_ops
 from .quantization import KEPT, Method, QuantizeOptions, WeightFormat
-from .terminal import out, progress
+from .terminal import command_line, out, progress
 
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -71,7 +71,7 @@ def quantize(
     library = chosen_custom_ops(custom_ops)
     options = QuantizeOptions(weights, block_size, method, kept, text, limit, bits, library, overwrite)
     with progress() as stage:
-        result = quantize_bundle(bundle, output, options, stage)
+        result = quantize_bundle(bundle, output, options, stage, command_line())
     _print_sizes(bundle, result)
 
 

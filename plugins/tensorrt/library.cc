@@ -1,5 +1,6 @@
 // The library's C interface, the only symbols it exports. TensorRT loads it with IPluginRegistry::loadLibrary(path),
-// which calls setLoggerFinder and getCreators. Nothing registers itself when the library is merely opened.
+// which calls setLoggerFinder and getCreators. Nothing registers itself when the library is merely opened: for hosts
+// that do no more than that there is libxlstm_tensorrt_onload.so.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -21,6 +22,20 @@ const std::array<nvinfer1::IPluginCreatorInterface*, 2>& creators() {
   return all;
 }
 
+// The registry of the TensorRT in this process. A host that opened it for itself alone (RTLD_LOCAL, as Triton opens its
+// back ends) has it under the name of its file only.
+nvinfer1::IPluginRegistry* registry_here() {
+  using GetRegistry = nvinfer1::IPluginRegistry* (*)();
+  void* symbol = dlsym(RTLD_DEFAULT, "getPluginRegistry");
+  for (const char* name : {"libnvinfer", "libnvinfer_lean", "libnvinfer_dispatch"}) {
+    if (symbol) break;
+    const std::string file = std::string(name) + ".so." + std::to_string(NV_TENSORRT_MAJOR);
+    if (void* tensorrt = dlopen(file.c_str(), RTLD_NOW | RTLD_NOLOAD)) symbol = dlsym(tensorrt, "getPluginRegistry");
+  }
+  const auto get_registry = reinterpret_cast<GetRegistry>(symbol);
+  return get_registry ? get_registry() : nullptr;
+}
+
 }  // namespace
 
 XLSTM_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
@@ -35,13 +50,10 @@ XLSTM_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { set_logger_
 // Returns 0, or -1 after a message: no registry, or a TensorRT of another major version than the headers this was built
 // with (the registry's own interface differs between majors; loadLibrary does not depend on it).
 XLSTM_EXPORT int32_t xlstm_tensorrt_register(nvinfer1::IPluginRegistry* registry) noexcept {
+  if (registry == nullptr) registry = registry_here();
   if (registry == nullptr) {
-    using GetRegistry = nvinfer1::IPluginRegistry* (*)();
-    const auto get_registry = reinterpret_cast<GetRegistry>(dlsym(RTLD_DEFAULT, "getPluginRegistry"));
-    if (get_registry) registry = get_registry();
-  }
-  if (registry == nullptr) {
-    log_error("xlstm: no plugin registry: load TensorRT first, or pass its registry");
+    log_error("xlstm: no plugin registry of TensorRT " + std::to_string(NV_TENSORRT_MAJOR) +
+              " in this process: load that first, or pass its registry");
     return -1;
   }
   const int32_t major = tensorrt_major_of(registry);

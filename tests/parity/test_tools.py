@@ -1,4 +1,4 @@
-"""Tools that users put between a bundle and a runtime do what the README's table says, in plain ONNX Runtime."""
+"""Tools between a bundle and a runtime do what docs/how-to/own-loader.md says of them, in plain ONNX Runtime."""
 
 from __future__ import annotations
 

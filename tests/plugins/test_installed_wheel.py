@@ -1,4 +1,5 @@
-"""The wheel on a machine that has Python, pip, a C++ compiler, and what `xlstm-export[native]` asks for; no clone.
+"""The wheel on machines without a clone: with libraries inside and no compiler; and without them, with a C++ compiler
+and what `xlstm-export[native]` asks for. scripts/release.py tries the wheels of a release, on every Python.
 
 The packages are those of the test's environment, linked into a new one: only what the wheel requires, and what that
 requires in turn. Headers are really fetched.
@@ -6,7 +7,9 @@ requires in turn. Headers are really fetched.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from support.native import onnxruntime_operators
 from support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -41,6 +45,10 @@ class Machine:
         """Also where the system has a CUDA, which would come first."""
         self._environment["CUDACXX"] = str(self.packages / "nvidia" / "cu13" / "bin" / "nvcc")
 
+    def hide_compilers(self) -> None:
+        """Nothing but the virtual environment's own programs is on PATH."""
+        self._environment["PATH"] = str(self.bin)
+
     def run(self, program: str, *arguments: object) -> str:
         """What a program of the virtual environment printed; it must succeed."""
         command = [str(self.bin / program), *map(str, arguments)]
@@ -49,21 +57,28 @@ class Machine:
         return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    folder = tmp_path_factory.mktemp("machine")
+def set_up(folder: Path, extra: str, **environment: str) -> Machine:
+    """The wheel as it is built with these variables set, installed with an extra."""
     (folder / "home").mkdir()
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(pip, check=True)
+    subprocess.run(pip, check=True, env=os.environ | environment)
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     made = Machine(folder)
     made.run("pip", "install", "--quiet", "--no-deps", next(folder.glob("*.whl")))
-    link_requirements(Distribution.at(next(made.packages.glob("xlstm_export-*.dist-info"))), "native", made.packages)
+    link_requirements(Distribution.at(next(made.packages.glob("xlstm_export-*.dist-info"))), extra, made.packages)
     return made
 
 
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return set_up(tmp_path_factory.mktemp("machine"), "native")
+
+
 def link_requirements(wheel: Distribution, extra: str, packages: Path) -> None:
-    """Link what `wheel[extra]` needs, directly or not, from this environment into the folder `packages`."""
+    """Link what `wheel[extra]` needs, directly or not, from this environment into the folder `packages`.
+
+    ONNX Runtime is here as `onnxruntime-gpu`: the same module.
+    """
     chosen: dict[str, Distribution] = {}
     waiting = [(wheel, extra)]
     while waiting:
@@ -72,7 +87,8 @@ def link_requirements(wheel: Distribution, extra: str, packages: Path) -> None:
             if requirement.marker is not None and not requirement.marker.evaluate({"extra": wanted}):
                 continue
             if requirement.name not in chosen:
-                chosen[requirement.name] = distribution(requirement.name)
+                name = "onnxruntime-gpu" if requirement.name == "onnxruntime" else requirement.name
+                chosen[requirement.name] = distribution(name)
                 waiting += [(chosen[requirement.name], extra) for extra in ("", *requirement.extras)]
     owners = Counter(top for one in distributions() for top in {file.parts[0] for file in one.files or ()})
     for one in chosen.values():
@@ -85,6 +101,31 @@ def link_requirements(wheel: Distribution, extra: str, packages: Path) -> None:
             if not link.exists():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(Path(one.locate_file(part)).resolve())
+
+
+def test_wheel_with_libraries_runs_their_kernels_where_there_is_no_compiler(tmp_path, demo_bundle):
+    prebuilt = tmp_path / "prebuilt"
+    for part in ("lib", "bin"):
+        (prebuilt / part).mkdir(parents=True)
+    shutil.copy(onnxruntime_operators(), prebuilt / "lib")
+    (prebuilt / "bin" / "program").write_text("#!/bin/sh\necho it runs\n")
+    (prebuilt / "bin" / "program").chmod(0o755)
+    platform = "linux_" + os.uname().machine
+    machine = set_up(tmp_path, "run", XLSTM_EXPORT_PREBUILT=str(prebuilt), XLSTM_EXPORT_PLATFORM=platform)
+    assert [wheel.name.partition("-py3-none-")[2] for wheel in tmp_path.glob("*.whl")] == [f"{platform}.whl"]
+    assert machine.run(Path(machine.run("xlstm-export", "plugins", "prefix").strip(), "bin", "program")) == "it runs\n"
+    machine.hide_compilers()
+    inside = json.loads(machine.run("python", ROOT / "scripts" / "wheels" / "inside.py", demo_bundle).splitlines()[0])
+    assert inside["origin"] == "wheel" and inside["library"].startswith(str(machine.packages))
+    assert inside["with_library"].keys() == {
+        "MLSTMCell",
+        "SLSTMCell",
+        "CausalConv",
+        "MLSTMProjections",
+        "GatedHeadNorm",
+    }
+    assert not inside["without"] and not inside["heavy"]
+    assert 0 < inside["largest_difference"] < 1e-4 * inside["largest_logit"]
 
 
 def test_library_for_onnxruntime_is_built_without_cuda(machine):

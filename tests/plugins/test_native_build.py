@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import io
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from support.paths import ROOT
 
 from xlstm_export.errors import ErrorKind, UserError
 from xlstm_export.native import build, cmake, headers, locate, toolchain
+from xlstm_export.version import __version__
 
 VARIABLES = ("CXX", "CUDACXX", "CUDA_HOME", "CUDA_PATH", "ONNXRUNTIME_ROOT", "TensorRT_ROOT", "TENSORRT_ROOT")
 
@@ -29,6 +31,8 @@ def empty_machine(monkeypatch, tmp_path) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setattr(locate, "PREBUILT", tmp_path / "prebuilt")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
     monkeypatch.setattr(toolchain, "_pip_folder", lambda module, below: [tmp_path / module / below])
     return tmp_path
@@ -219,8 +223,14 @@ def test_target_without_cuda_is_refused():
 def test_library_is_found_where_it_was_built(empty_machine, monkeypatch):
     name = locate.ONNXRUNTIME_LIBRARY
     assert locate.find_library(name) is None
-    with pytest.raises(UserError, match=r"cache/xlstm-export/lib/libxlstm_onnxruntime.so is not there .* is not set"):
+    built = f"cache/xlstm-export/lib/{__version__}/libxlstm_onnxruntime.so is not there"
+    with pytest.raises(UserError, match=rf"{built}, nor is .*/prebuilt/lib/libxlstm_onnxruntime.so \(.* is not set\)"):
         locate.require_library(name)
+    in_wheel = _file(locate.PREBUILT / "lib" / name)
+    assert locate.find_place(name) == locate.Place(in_wheel.parent, "wheel")
+    with_cuda = _file(empty_machine / "packages" / locate.CUDA_MODULE / "lib" / name)
+    importlib.invalidate_caches()
+    assert locate.find_place(name) == locate.Place(with_cuda.parent, "xlstm-export-cuda")
     built = _file(locate.library_folder() / name)
     assert locate.find_library(name) == locate.require_library(name) == built
     monkeypatch.setenv(locate.FOLDER_VARIABLE, str(empty_machine / "elsewhere"))
@@ -248,7 +258,7 @@ def test_build_without_cuda_gives_a_library_that_loads(tmp_path, monkeypatch):
 
     result = build.build_libraries(cuda=False, output=output, stage=stage)
     assert result.libraries == (output / locate.ONNXRUNTIME_LIBRARY,)
-    assert list(result.left_out) == [locate.TENSORRT_PLUGINS]
+    assert list(result.left_out) == [locate.TENSORRT_PLUGINS, locate.TENSORRT_ONLOAD]
     assert stages["Compiling"][0] == stages["Compiling"][1]
     ort.SessionOptions().register_custom_ops_library(str(result.libraries[0]))
     assert list(output.iterdir()) == [result.libraries[0]]
@@ -260,8 +270,9 @@ def test_library_whose_headers_are_nowhere_is_left_out_with_the_reason(tmp_path,
         monkeypatch.setitem(toolchain.HEADERS, name, (name, lambda: tool))
 
     def build_nothing(options: dict[str, object], targets: list[str], stage: object) -> Path:
-        assert targets == ["xlstm_tensorrt"] and "XLSTM_BUILD_ORT_OPERATORS" not in options
-        _file(tmp_path / "lib" / locate.TENSORRT_PLUGINS)
+        assert targets == ["xlstm_tensorrt", "xlstm_tensorrt_onload"] and "XLSTM_BUILD_ORT_OPERATORS" not in options
+        for name in (locate.TENSORRT_PLUGINS, locate.TENSORRT_ONLOAD):
+            _file(tmp_path / "lib" / name)
         (tmp_path / "configure.log").write_text("-- something\n-- note: nvcc does not know sm110.\n")
         return tmp_path
 
@@ -271,7 +282,9 @@ def test_library_whose_headers_are_nowhere_is_left_out_with_the_reason(tmp_path,
     headers_are("onnxruntime", tmp_path)
     headers_are("tensorrt", tmp_path)
     result = build.build_libraries(output=tmp_path / "out")
-    assert result.libraries == (tmp_path / "out" / locate.TENSORRT_PLUGINS,)
+    assert result.libraries == tuple(
+        tmp_path / "out" / name for name in (locate.TENSORRT_PLUGINS, locate.TENSORRT_ONLOAD)
+    )
     assert list(result.left_out) == [locate.ONNXRUNTIME_LIBRARY]
     assert result.notes == ("nvcc does not know sm110.",)
     assert "Get highway." in result.left_out[locate.ONNXRUNTIME_LIBRARY]

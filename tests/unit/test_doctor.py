@@ -12,6 +12,7 @@ from rich.console import Console
 from xlstm_export import doctor
 from xlstm_export.doctor import Finding, diagnose, render
 from xlstm_export.native import build_info, locate
+from xlstm_export.version import __version__
 
 
 def text_of(findings):
@@ -60,7 +61,7 @@ def library_with_cuda(monkeypatch, tmp_path):
     def pretend(cuda, driver):
         monkeypatch.setenv(locate.FOLDER_VARIABLE, str(tmp_path))
         (tmp_path / locate.TENSORRT_PLUGINS).touch()
-        monkeypatch.setattr(build_info, "build_info", lambda path: {"cuda": cuda})
+        monkeypatch.setattr(build_info, "build_info", lambda path: {"xlstm": __version__, "cuda": cuda})
         answers = {"gpus": {"driver": driver, "gpus": []} if driver else {"error": "no NVIDIA driver"}}
         monkeypatch.setattr(doctor, "ask", answers.get)
         return by_name(doctor._native(), "TensorRT plugins")
@@ -91,6 +92,15 @@ def test_library_that_this_machines_driver_is_too_old_for_is_broken_and_can_be_b
     assert found.status == "broken"
     assert "(580 or newer); this machine's is for CUDA 12.6" in found.detail
     assert found.remedy.startswith("CUDACXX=") and "plugins build, with the nvcc of CUDA 12.6" in found.remedy
+
+
+def test_library_of_another_version_is_broken(monkeypatch, tmp_path):
+    monkeypatch.setenv(locate.FOLDER_VARIABLE, str(tmp_path))
+    (tmp_path / locate.ONNXRUNTIME_LIBRARY).touch()
+    monkeypatch.setattr(build_info, "build_info", lambda path: {"xlstm": "0.0.9"})
+    found = by_name(doctor._native(), "ONNX Runtime custom ops")
+    assert (found.status, found.remedy) == ("broken", "xlstm-export plugins build")
+    assert f"{tmp_path / locate.ONNXRUNTIME_LIBRARY} ({locate.FOLDER_VARIABLE}) is of version 0.0.9" in found.detail
 
 
 def test_absent_library_can_be_built_and_one_that_does_not_open_is_broken(monkeypatch, tmp_path):

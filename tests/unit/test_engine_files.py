@@ -1,51 +1,14 @@
 """Engines on disk: their sidecars, and which of them is run."""
 
 import json
-from dataclasses import replace
 
 import pytest
+from support.engine_files import place, record_for
 
 from xlstm_export.bundle import Bundle
-from xlstm_export.bundle.engine_record import (
-    BuildOptions,
-    EngineRecord,
-    EngineTensor,
-    FileHash,
-    read_record,
-    sidecar_of,
-)
+from xlstm_export.bundle.engine_record import FileHash, read_record, sidecar_of
 from xlstm_export.engines.report import render
-from xlstm_export.engines.targets import BatchRange, input_profiles
 from xlstm_export.errors import UserError
-
-
-def record_for(bundle, name="x.engine", runtime="tensorrt", batch=(1, 2, 8), **changes):
-    manifest = Bundle.open(bundle).manifest
-    model, manifest_hash = Bundle.open(bundle).hashes
-    profiles = input_profiles(manifest, BatchRange(*batch), 64)
-    record = EngineRecord(
-        engine=FileHash(name, "0" * 64),
-        engine_bytes=4,
-        runtime=runtime,
-        runtime_version="11.4.0.106",
-        targets=("sm89",),
-        gpu="Some GPU",
-        dtype=manifest.dtype,
-        batch=batch,
-        profiles=("decode", "prefill"),
-        max_chunk=64,
-        tensors=(
-            EngineTensor("tokens", "input", "int64", (-1, -1), tuple(p.tensors[0] for p in profiles)),
-            EngineTensor("logits", "output", "float32", (-1, 1, 97), ()),
-        ),
-        model=model,
-        manifest=manifest_hash,
-        plugins=FileHash("libxlstm_tensorrt.so", "1" * 64),
-        options=BuildOptions(False, True, False, True, False),
-        seconds=1.5,
-        producer={"xlstm-export": "0"},
-    )
-    return replace(record, **changes)
 
 
 @pytest.fixture
@@ -56,13 +19,6 @@ def bundle(export_variant, tmp_path):
     for name in ("model.onnx", "manifest.json"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
     return tmp_path
-
-
-def place(bundle, record):
-    engine = bundle / "engines" / record.engine.name
-    engine.write_bytes(b"plan")
-    sidecar_of(engine).write_text(record.to_json())
-    return engine
 
 
 def test_sidecar_reads_back_as_it_was_written(bundle):

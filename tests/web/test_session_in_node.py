@@ -150,7 +150,7 @@ def test_forecasts_are_pythons(drive, export_variant):
 
 
 def test_example_of_the_page_on_browsers_runs(packages, demo_bundle, tmp_path):
-    (example,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "browser.md").read_text("utf-8"), re.DOTALL)
+    (example,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "how-to" / "browser.md").read_text("utf-8"), re.DOTALL)
     (tmp_path / "example.mjs").write_text(example)
     (tmp_path / "session.js").symlink_to(ROOT / "xlstm_export" / "web" / "page" / "session.js")
     (tmp_path / "node_modules").symlink_to(packages / "node_modules")

@@ -7,18 +7,14 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checksum import sha256
 from ..errors import ErrorKind, UserError
 from ..operators.names import LOOKUPS
 from .engine_choice import Engine, Wanted, choose_engine, engine_files
 from .engine_record import EngineRecord, EngineRuntime, FileHash, read_record
-from .manifest import FILE_NAME, MODEL_FILE, Manifest, read_manifest
-
-if TYPE_CHECKING:
-    import onnx
-
+from .manifest import BYTE_TOKENIZER, FILE_NAME, MODEL_FILE, Manifest, read_manifest
 
 _LOOKUPS = ("Gather", *LOOKUPS)
 
@@ -48,6 +44,12 @@ class Bundle:
     def missing_files(self) -> tuple[str, ...]:
         """Files that belong to the bundle and are not there."""
         return tuple(n for n in (MODEL_FILE, *self.manifest.weight_files) if not (self.path / n).is_file())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its own, as far as they are there: graph, manifest, weights, tokenizer."""
+        names = (MODEL_FILE, FILE_NAME, *self.manifest.weight_files, self.manifest.tokenizer or BYTE_TOKENIZER)
+        return tuple(path for name in names if (path := self.path / name).is_file())
 
     def require_complete(self) -> None:
         """See that graph and weights are there.
@@ -81,32 +83,26 @@ class Bundle:
         return digest.hexdigest()
 
     @cached_property
-    def graph(self) -> onnx.ModelProto:
-        """The ONNX model without its external weights.
+    def graph(self) -> Any:
+        """The graph's `ModelProto` (`graph_file`), without its external weights; to be read, not changed.
 
         Raises:
             UserError: it is missing or damaged.
         """
-        import onnx
-        from google.protobuf.message import DecodeError
+        from .graph_file import read_graph  # protobuf, which --help does without
 
         if MODEL_FILE in self.missing_files:
             self.require_complete()
-        try:
-            return onnx.load(self.model_file, load_external_data=False)
-        except DecodeError:
-            raise UserError(
-                ErrorKind.bundle, f"{self.model_file} is not an ONNX file, or is damaged. Export the bundle again."
-            ) from None
+        return read_graph(self.model_file)
 
     @cached_property
     def weight_sizes(self) -> dict[str, int]:
         """Bytes of each weight by name. Bytes that two names share (a quantised embedding's) are the first one's."""
-        import onnx
+        from .graph_file import EXTERNAL
 
         sizes, seen = {}, set()
         for tensor in self.graph.graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            if tensor.data_location == EXTERNAL:
                 where = {entry.key: entry.value for entry in tensor.external_data}
                 extent = (where["location"], where.get("offset"))
                 sizes[tensor.name] = 0 if extent in seen else int(where["length"])

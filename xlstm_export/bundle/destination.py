@@ -12,23 +12,22 @@ from ..errors import ErrorKind, UserError
 from .manifest import FILE_NAME
 
 
-def check_destination(out: Path, overwrite: bool, marker: str = FILE_NAME, what: str = "bundle") -> None:
+def check_destination(
+    out: Path, overwrite: bool, marker: str = FILE_NAME, what: str = "bundle", choose: str = "another folder with -o"
+) -> None:
     """Refuse a destination that holds something else than what may be replaced.
 
     Args:
         marker: the file by which what may be replaced is known.
         what: such a folder is called.
+        choose: what to do instead, for messages.
     """
     if not out.exists() or out.is_dir() and not any(out.iterdir()):
         return
     if not (out / marker).is_file():
-        raise UserError(
-            ErrorKind.argument, f"{out} exists and is not a {what}: nothing was written. Choose another folder with -o."
-        )
+        raise UserError(ErrorKind.argument, f"{out} exists and is not a {what}: nothing was written. Choose {choose}.")
     if not overwrite:
-        raise UserError(
-            ErrorKind.argument, f"{out} already holds a {what}. Choose another folder with -o, or pass --overwrite."
-        )
+        raise UserError(ErrorKind.argument, f"{out} already holds a {what}. Choose {choose}, or pass --overwrite.")
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..checksum import sha256
+from ..checksum import FileHashes, hash_files
 from ..errors import printable
 from ..modeling.architecture import Architecture
+from .files.settings import companions
 from .files.tensors import LazyTensor
-from .files.text_tokens import TOKENIZER_FILE, TextTokens, read_text_tokens
+from .files.text_tokens import TOKENIZER_FILE, TextTokens, read_text_tokens, text_files
 from .files.weights import Weights
 
 
@@ -49,6 +50,8 @@ class Checkpoint:
     """The tokens that begin and end a text."""
     quantization: Mapping[str, object] | None = None
     """How weights are quantised that are integers in the files, for people; None: none are."""
+    companions: tuple[Path, ...] = ()
+    """What else was read: the small files beside the weights, or in their place."""
 
     @classmethod
     def of(
@@ -78,11 +81,12 @@ class Checkpoint:
             tokenizer=next((path for folder in folders if (path := folder / TOKENIZER_FILE).is_file()), None),
             text=text,
             quantization=quantization,
+            companions=(*companions(weights.path), *text_files(folders)),
         )
 
-    def sha256(self) -> str | None:
-        """Over the bytes of the weight files in their order; None for random weights, which have no files."""
-        return sha256(*self.files) if self.files else None
+    def hashes(self) -> FileHashes:
+        """Of the weight files; `whole` is what a manifest has. Random weights have no files."""
+        return hash_files(self.files)
 
 
 def _folders(weights: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import ErrorKind, UserError
@@ -49,7 +49,9 @@ def open_checkpoint(path: Path, options: ReadOptions = NOTHING_SAID) -> Checkpoi
     """
     path = Path(path)
     part = choose_part(path, read_weights(path), options.select)
-    return part.family.read(part.weights, _settings(part, options))
+    checkpoint = part.family.read(part.weights, _settings(part, options))
+    given = () if options.config is None else (options.config,)
+    return replace(checkpoint, companions=(*given, *checkpoint.companions))
 
 
 def find_models(path: Path) -> list[Part]:

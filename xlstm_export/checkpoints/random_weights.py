@@ -19,7 +19,7 @@ def random_checkpoint(config_file: Path, seed: int, options: ReadOptions = NOTHI
     """A checkpoint that a configuration file alone describes (`xlstm-export onnx CONFIG --random-init`)."""
     family, architecture, config = read_config(config_file, options)
     tensors = random_tensors(architecture, seed)
-    return Checkpoint(family, config_file, (), architecture, tensors, config)
+    return Checkpoint(family, config_file, (), architecture, tensors, config, companions=(config_file,))
 
 
 def random_tensors(architecture: Architecture, seed: int) -> dict[str, LazyTensor]:

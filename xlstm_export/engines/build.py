@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -23,6 +24,8 @@ from ..progress import Stage, no_progress
 from ..version import __version__
 from .request import EnginePlan, EngineRequest, plan_engine
 from .worker import BuildJob
+
+_log = logging.getLogger(__name__)
 
 _PLAN = "plan"
 _PERMILLE = 1000
@@ -97,6 +100,7 @@ def _run_worker(job: BuildJob, stage: Stage) -> dict[str, Any]:
                 raise
         noise.seek(0)
         printed = noise.read()
+    _log.debug("the builder's process printed:\n%s", printed)
     at, last = events.at, events.last
     match last.get("event"):
         case "done":

@@ -14,7 +14,9 @@ from torch import nn
 from ..bundle import Bundle, Manifest, StateTensor, TensorSpec
 from ..bundle.destination import check_destination, new_folder
 from ..bundle.manifest import Dimension, Dtype, Mode, Source
+from ..bundle.receipt import write_receipt
 from ..checkpoints.files.tensors import LazyTensor
+from ..checksum import FileHashes
 from ..errors import ErrorKind, UserError
 from ..modeling.layers import Dtypes
 from ..networks import NetworkInput, Verdict, decide, digest
@@ -53,6 +55,8 @@ def export_network(
     options: NetworkOptions = NetworkOptions(),
     name: str | None = None,
     stage: Stage = no_progress,
+    command: str | None = None,
+    read: Sequence[Path] = (),
 ) -> tuple[Bundle, Verdict]:
     """Write the bundle of a network to the folder `out`.
 
@@ -62,6 +66,7 @@ def export_network(
         out: made new.
         options: how the bundle shall be.
         name: what the bundle says that it was made from; None: the network's class.
+        command, read: what the receipt says that was called, and the files that the network comes from.
 
     Returns:
         The bundle, and how the network runs.
@@ -108,6 +113,7 @@ def export_network(
         )
         tick = stage("Checking the graph", None)
         manifest = write_bundle(folder, traced.graph, manifest, options.state_dtype)
+        write_receipt(Bundle(folder, manifest), command, read, FileHashes())
         tick(1)
     return Bundle(out, manifest), verdict
 

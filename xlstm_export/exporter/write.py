@@ -26,6 +26,7 @@ from ..bundle.manifest import (
     Mode,
     Source,
 )
+from ..bundle.receipt import write_receipt
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.families import forecast_of
 from ..checkpoints.files.tensors import LazyTensor
@@ -91,6 +92,7 @@ def export_bundle(
     options: ExportOptions = ExportOptions(),
     stage: Stage = no_progress,
     attach: Attach | None = None,
+    command: str | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint to the folder `out`.
 
@@ -98,6 +100,7 @@ def export_bundle(
         checkpoint: read by `xlstm_export.checkpoints`.
         out: made new; an existing bundle is replaced only with `options.overwrite`, anything else never.
         attach: what writes the weights; it keeps those that are integers in the checkpoint. None: all become floats.
+        command: what the receipt says that was called.
 
     Raises:
         UserError: `out` is in the way, or a weight is unusable. Nothing is left behind.
@@ -106,7 +109,7 @@ def export_bundle(
     if options.tokenizer is not None:
         _check_tokenizer(options.tokenizer)
     with new_folder(out) as folder, ThreadPoolExecutor(1) as background:
-        digest = background.submit(checkpoint.sha256)  # the source, while the graph is traced
+        hashing = background.submit(checkpoint.hashes)  # the source, while the graph is traced
         tick = stage("Tracing the model", None)
         sequence, all_positions = options.mode != "step", options.logits == "all"
         dtype = DTYPES[options.dtype]
@@ -118,13 +121,16 @@ def export_bundle(
         weight_files = attach(model, *weights) if attach else attach_weights(model.graph, *weights)
         tokenizer = _copy_tokenizer(checkpoint, options.tokenizer, folder)
         tick = stage("Hashing the checkpoint", None)
-        source = Source(checkpoint.path.name, digest.result())
+        hashes = hashing.result()
+        source = Source(checkpoint.path.name, hashes.whole if checkpoint.files else None)
         manifest = _describe(checkpoint, traced, options, weight_files, tokenizer, source)
         if attach and checkpoint.quantization is not None:
             manifest = replace(manifest, quantization=dict(checkpoint.quantization))
         tick(1)
         tick = stage("Checking the graph", None)
         manifest = write_bundle(folder, model, manifest, options.state_dtype, options.definitions)
+        given = () if options.tokenizer is None else (options.tokenizer,)
+        write_receipt(Bundle(folder, manifest), command, (*checkpoint.files, *checkpoint.companions, *given), hashes)
         tick(1)
     return Bundle(out, manifest)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..bundle import Bundle, Engine, Manifest
 from ..bundle.manifest import FILE_NAME, NETWORK, Dimension
+from ..bundle.receipt import Receipt, read_receipt
 from ..operators.names import CELLS, DOMAIN
 from .dimensions import Dimensions, dimensions_of
 
@@ -96,6 +97,8 @@ class BundleInspection:
     tensors: tuple[TensorRow, ...]
     engines: tuple[EngineInfo, ...]
     missing_files: tuple[str, ...]
+    receipt: Receipt | None
+    """How it was made; None: nothing says it."""
     kind: str = "bundle"
 
     @property
@@ -144,6 +147,7 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
         tensors=tuple(_tensor_rows(manifest)),
         engines=tuple(map(_engine_info, repeat(bundle), bundle.engines())),
         missing_files=bundle.missing_files,
+        receipt=read_receipt(bundle.path),
     )
 
 

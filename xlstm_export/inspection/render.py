@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..bundle.receipt import Receipt
 from ..errors import printable
 from .bundle import BundleInspection, TensorRow
 from .dimensions import Dimensions
@@ -48,7 +49,7 @@ def _render_bundle(b: BundleInspection) -> Iterable[RenderableType]:
         *_state_rows(b),
         ("batch", "dynamic" if b.batch is None else str(b.batch)),
         *([] if b.is_network else [("tokenizer", b.tokenizer or "none: token ids only")]),
-        ("made by", ", ".join(f"{name} {version}" for name, version in b.producer.items())),
+        *(_receipt_rows(b.receipt) if b.receipt else [("made with", _versions(b.producer))]),
     ]
     if b.missing_files:
         rows.append(("missing", f"{', '.join(b.missing_files)}: the bundle was not copied whole"))
@@ -103,6 +104,20 @@ def _quantization_rows(found: dict[str, Any] | None) -> Iterable[tuple[str, str]
     formats = Counter(found.get("others", {}).values())
     others = ", ".join(f"{count} in {name}" for name, count in formats.items())
     yield "quantised", f"{text}; other matrices: {others}" if others else text
+
+
+def _receipt_rows(receipt: Receipt) -> Iterable[tuple[str, str]]:
+    """How the bundle was made, and before it the one that it was made from."""
+    if receipt.made_from is not None:
+        yield from _receipt_rows(receipt.made_from)
+    yield "made by", receipt.command or "a call from Python"
+    yield "  with", _versions(receipt.versions)
+    for entry in receipt.inputs:
+        yield "  from", f"{entry.name} ({_bytes(entry.bytes)}, sha256 {entry.sha256[:12]}...)"
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _state_rows(b: BundleInspection) -> Iterable[tuple[str, str]]:

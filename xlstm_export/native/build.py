@@ -13,12 +13,13 @@ from ..errors import ErrorKind, UserError
 from ..nvidia.capabilities import CURRENT, capability_number, parse_capabilities
 from ..progress import Stage, no_progress
 from . import cmake, toolchain
-from .locate import ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS, library_folder
+from .locate import ONNXRUNTIME_LIBRARY, TENSORRT_ONLOAD, TENSORRT_PLUGINS, library_folder
 
 # The option that builds a library, and the headers it needs.
 _LIBRARIES = {
     ONNXRUNTIME_LIBRARY: ("XLSTM_BUILD_ORT_OPERATORS", ("onnxruntime", "highway")),
     TENSORRT_PLUGINS: ("XLSTM_BUILD_TRT_PLUGIN", ("tensorrt",)),
+    TENSORRT_ONLOAD: ("XLSTM_BUILD_TRT_PLUGIN", ("tensorrt",)),
 }
 
 
@@ -58,7 +59,7 @@ def build_libraries(
     left_out: dict[str, str] = {}
     notes: list[str] = []
     for library, (switch, headers) in _LIBRARIES.items():
-        if library == TENSORRT_PLUGINS and not cuda:
+        if library != ONNXRUNTIME_LIBRARY and not cuda:
             left_out[library] = "It needs CUDA."
             continue
         missing = [tool.package for name in headers if (tool := toolchain.HEADERS[name][1]()).path is None]

@@ -7,8 +7,10 @@ process at a time. What CMake prints goes to logs in it; of a failure, the messa
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,6 +21,8 @@ from ..cache import cache_folder
 from ..errors import ErrorKind, UserError
 from ..progress import Advance, Stage, no_progress
 from . import toolchain
+
+_log = logging.getLogger(__name__)
 
 Options = Mapping[str, object]
 """CMake's cache variables; `plugins/CMakeLists.txt` says which."""
@@ -141,6 +145,7 @@ def _run(command: Iterable[object], log: Path, failure: str, watch: Callable[[st
     """Run a command, its output going to a log file and, line by line, to `watch`."""
     lines: list[str] = []
     arguments = [str(part) for part in command]
+    _log.debug("%s", shlex.join(arguments))
     with (
         log.open("w") as file,
         subprocess.Popen(
@@ -149,6 +154,7 @@ def _run(command: Iterable[object], log: Path, failure: str, watch: Callable[[st
     ):
         assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
+            _log.debug("%s", line.rstrip())
             file.write(line)
             lines.append(line)
             watch(line)

@@ -6,8 +6,10 @@ below. Nothing of them is installed or run.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -19,6 +21,8 @@ from pathlib import Path
 from ..cache import cache_folder, kept_folder
 from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def _download(package: Package, scratch: Path) -> Path:
         errors="replace",
         env=environment,
     )
+    _log.debug("%s\n%s", shlex.join(done.args), done.stderr)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         reasons = [line for line in said if line.startswith("ERROR:")] or said[-1:] or ["it gave no reason"]

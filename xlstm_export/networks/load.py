@@ -43,6 +43,12 @@ def load_module(name: str, weights: Path | None = None, select: str | None = Non
     return module.eval().requires_grad_(False)
 
 
+def source_file(name: str) -> Path:
+    """The file that holds a factory that `load_module` has called."""
+    where = name.rpartition(":")[0]
+    return Path(where) if where.endswith(".py") else Path(str(sys.modules[where].__file__))
+
+
 def digest(module: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers that are saved, in their order."""
     hash_ = hashlib.sha256()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Any
 from ..errors import ErrorKind, UserError
 from ..operators.names import DOMAIN, MLSTM_CELL, VERSION
 
+_log = logging.getLogger(__name__)
 MODULES: dict[str, str] = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 PACKAGES: dict[str, str] = {"tensorrt-rtx": "tensorrt-rtx", "tensorrt": "tensorrt"}
 INSTALL: dict[str, str] = {
@@ -77,7 +79,7 @@ def without_places(message: str) -> str:
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger of that flavour which keeps errors in `errors`, for a report, and prints nothing."""
+    """A logger of that flavour which keeps errors in `errors`, for a report; warnings and errors go to `logging`."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -85,6 +87,8 @@ def make_logger(trt: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.WARNING:
+                _log.debug("%s", without_places(message))
             if severity <= trt.ILogger.ERROR:
                 self.errors.append(without_places(message))
 
@@ -134,6 +138,7 @@ def load_plugins(registry: Any, version: str, errors: list[str], library: Path) 
 
     if known():
         return
+    _log.debug("TensorRT %s loads the plugins in %s", version, library)
     if registry.load_library(str(library.resolve())) is None:
         raise UserError(
             ErrorKind.unavailable,

@@ -12,6 +12,8 @@ import onnx_ir as ir
 from ..bundle import Bundle
 from ..bundle.destination import check_destination, new_folder
 from ..bundle.manifest import BYTE_TOKENIZER
+from ..bundle.receipt import read_receipt, write_receipt
+from ..checksum import FileHashes
 from ..errors import ErrorKind, UserError
 from ..exporter.write import write_bundle
 from ..progress import Advance, Stage, no_progress
@@ -24,7 +26,9 @@ from .sites import Site, find_sites, matches, unmatched
 from .weight_file import WeightFile
 
 
-def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: Stage = no_progress) -> Bundle:
+def quantize_bundle(
+    bundle: Bundle, out: Path, options: QuantizeOptions, stage: Stage = no_progress, command: str | None = None
+) -> Bundle:
     """Write a bundle again with smaller weights.
 
     Args:
@@ -32,6 +36,7 @@ def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: 
         out: the new bundle's folder, made new.
         options: how.
         stage: told of the progress.
+        command: what the receipt says that was called.
 
     Raises:
         UserError: the bundle is quantised already or has nothing to quantise, a kept name is unknown, the text or the
@@ -58,6 +63,8 @@ def quantize_bundle(bundle: Bundle, out: Path, options: QuantizeOptions, stage: 
         tick = stage("Checking the graph", None)
         manifest = replace(bundle.manifest, weight_files=(file.name,), quantization=description)
         manifest = write_bundle(folder, model, manifest)
+        read = [*bundle.files, *([] if options.text is None else [options.text])]
+        write_receipt(Bundle(folder, manifest), command, read, FileHashes(), read_receipt(bundle.path))
         tick(1)
     return Bundle(out, manifest)
 

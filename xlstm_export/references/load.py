@@ -73,13 +73,13 @@ def check_pair(bundle: Bundle, checkpoint: Checkpoint) -> str:
             ErrorKind.argument,
             f"{bundle.path} was made from random weights, without a checkpoint: nothing to compare it with.",
         )
-    digest = checkpoint.sha256()
+    digest = checkpoint.hashes().whole
     if digest != manifest.source.sha256:
         raise UserError(
             ErrorKind.argument,
             f"{bundle.path} was made from other weights "
             f"({manifest.source.path}, sha256 {manifest.source.sha256[:12]}...) than {checkpoint.path} holds "
-            f"(sha256 {str(digest)[:12]}...). {again}",
+            f"(sha256 {digest[:12]}...). {again}",
         )
     return manifest.source.sha256
 

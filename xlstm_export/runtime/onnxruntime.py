@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from ..bundle import Bundle, Manifest, TensorSpec
 from ..bundle.dtypes import DTYPES
 from ..bundle.engine_record import ACTIVATIONS, Activations
+from ..bundle.graph_file import BFLOAT16
 from ..errors import ErrorKind, UserError
 from ..nvidia.driver import CudaDriver, DeviceMemory, list_gpus
 from .checks import Pass
@@ -19,7 +20,7 @@ from .session import Session
 from .states import ALIGNMENT, HostMemory, RowStates
 from .widen import widen_bfloat16
 
-_BFLOAT16 = onnx.TensorProto.BFLOAT16
+_log = logging.getLogger(__name__)
 _ACCURACY_LEVELS: dict[Activations, str] = {"float32": "1", "int8": "4"}
 """Of ONNX Runtime's products with quantised weights."""
 LAYERS_ENTRY = "ai.xlstm.layers"
@@ -119,7 +120,7 @@ class _BoundPass:
             binding.bind_ortvalue_input(self._manifest.lengths.name, self._lengths)
         addresses = self._states.addresses(self.rows, turn)
         for state, (before, after) in zip(self._manifest.states, addresses, strict=True):
-            dtype = _BFLOAT16 if state.dtype == "bfloat16" else DTYPES[state.dtype]
+            dtype = BFLOAT16 if state.dtype == "bfloat16" else DTYPES[state.dtype]
             what = (self._device, 0, dtype, state.sized(len(self.rows)))
             binding.bind_input(state.input, *what, before)
             binding.bind_output(state.output, *what, after)
@@ -153,7 +154,7 @@ def _is_tiny(bundle: Bundle) -> bool:
 def _load(bundle: Bundle, custom_ops: Path | None, device: str, activations: Activations) -> ort.InferenceSession:
     bundle.require_complete()
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 2 if _log.isEnabledFor(logging.DEBUG) else 3  # warnings, or errors alone
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdigit() else 1 if _is_tiny(bundle) else 0  # 0: the cores
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _ACCURACY_LEVELS[activations])
@@ -168,12 +169,23 @@ def _load(bundle: Bundle, custom_ops: Path | None, device: str, activations: Act
     providers = ["CPUExecutionProvider"]
     if device == "cuda":
         providers.insert(0, "CUDAExecutionProvider")
+    _log.debug(
+        "ONNX Runtime %s on %s, threads: %s, cells: %s, activations of quantised products: %s, loads %s",
+        ort.__version__,
+        device,
+        options.intra_op_num_threads or "one a core",
+        custom_ops or "their definitions",
+        activations,
+        bundle.model_file,
+    )
     model: str | bytes = str(bundle.model_file)
     if bundle.manifest.dtype == "bfloat16" and device == "cpu":
         model = widen_bfloat16(bundle.model_file)
         folder = str(bundle.path.resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        return ort.InferenceSession(model, options, providers=providers)
+        session = ort.InferenceSession(model, options, providers=providers)
+        _log.debug("ONNX Runtime took the providers %s", ", ".join(session.get_providers()))
+        return session
     except Exception as error:  # ONNX Runtime's own exception types share no base but this
         raise UserError(ErrorKind.bundle, f"ONNX Runtime cannot load {bundle.model_file}: {error}") from None

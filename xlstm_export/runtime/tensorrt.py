@@ -5,6 +5,7 @@ The states live in device memory: a pass copies the inputs in and the outputs ou
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from ..nvidia.flavours import import_flavour, installed_major_version, load_plug
 from .checks import Pass
 from .session import Session
 from .states import ALIGNMENT, RowStates, lay_out, nbytes
+
+_log = logging.getLogger(__name__)
 
 
 class _ProfilePass:
@@ -226,6 +229,7 @@ class TensorRTSession(DeviceSession):
                 f"Build one with `xlstm-export build {bundle.path} --runtime tensorrt-rtx --target {gpu.target}`.",
             )
         self._trt = import_flavour(runtime)
+        _log.debug("%s %s on %s (%s) loads %s", runtime, self._trt.__version__, gpu.name, gpu.target, found.path)
         self._logger = make_logger(self._trt)
         self._runtime, self._engine = _load(self._trt, self._logger, found)
         self._cache: Any = None

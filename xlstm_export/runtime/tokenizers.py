@@ -41,12 +41,8 @@ class HuggingFaceTokenizer:
     """A `tokenizer.json`, read by the `tokenizers` library."""
 
     def __init__(self, path: Path):
-        try:
-            from tokenizers import Tokenizer as Backend
-        except ImportError:
-            raise UserError(
-                ErrorKind.unavailable, f"{path} needs the tokenizers library: pip install tokenizers"
-            ) from None
+        from tokenizers import Tokenizer as Backend
+
         try:
             self._backend = Backend.from_file(str(path))
         except Exception as error:  # the library raises bare Exception

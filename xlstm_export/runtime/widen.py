@@ -7,37 +7,49 @@ rounded to bfloat16 exactly where the graph says, so only the accumulation is wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import onnx_ir as ir
+from ..bundle.graph_file import BFLOAT16, FLOAT, INT_ATTRIBUTE, NodeProto, read_graph
 
 _ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul", "DequantizeLinear"}
 
 
 def widen_bfloat16(path: Path) -> bytes:
     """The model at `path`, serialised, with float32 arithmetic between casts wherever it was bfloat16."""
-    model = ir.load(path)
-    for node in list(model.graph):
-        if node.op_type not in _ARITHMETIC or node.outputs[0].dtype != ir.DataType.BFLOAT16:
+    model = read_graph(path)
+    graph = model.graph
+    types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    dtypes = {name: tensor.elem_type for name, tensor in types.items()}
+    dtypes |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    nodes: list[Any] = []
+    for node in graph.node:
+        result = node.output[0]
+        if node.op_type not in _ARITHMETIC or dtypes.get(result) != BFLOAT16:
+            nodes.append(node)
             continue
-        for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype == ir.DataType.BFLOAT16:
-                cast = _cast(value, ir.DataType.FLOAT, f"{node.name}/widen_{index}")
-                model.graph.insert_before(node, cast)
-                node.replace_input_with(index, cast.outputs[0])
-        result = node.outputs[0]
+        nodes += _widen_inputs(node, dtypes)
+        nodes.append(node)
         if node.op_type == "DequantizeLinear":  # what multiplies with it is widened too, and only so are the two fused
-            result.dtype = ir.DataType.FLOAT
+            types[result].elem_type = dtypes[result] = FLOAT
             continue
-        narrow = _cast(result, ir.DataType.BFLOAT16, f"{node.name}/narrow")
-        ir.convenience.replace_all_uses_with(result, narrow.outputs[0])
-        narrow.replace_input_with(0, result)
-        result.dtype = ir.DataType.FLOAT
-        model.graph.insert_after(node, narrow)
-    return ir.to_proto(model).SerializeToString()
+        node.output[0] = f"{node.name}/wide"
+        nodes.append(_cast(node.output[0], BFLOAT16, result))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model.SerializeToString()
 
 
-def _cast(value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
-    node = ir.node("Cast", [value], {"to": int(to)}, name=name)
-    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, to, value.shape
+def _widen_inputs(node: Any, dtypes: dict[str, int]) -> Iterator[Any]:
+    """The casts that a node's bfloat16 inputs go through from now on."""
+    for index, name in enumerate(node.input):
+        if dtypes.get(name) == BFLOAT16:
+            node.input[index] = f"{node.name}/widen_{index}"
+            yield _cast(name, FLOAT, node.input[index])
+
+
+def _cast(value: str, to: int, result: str) -> Any:
+    node = NodeProto(op_type="Cast", name=result, input=[value], output=[result])
+    node.attribute.add(name="to", type=INT_ATTRIBUTE, i=to)
     return node

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from ..errors import ErrorKind, UserError
+from ..extras import extras_required
 from .settings import Settings
 
 
@@ -27,32 +28,32 @@ def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Call
     """
     for number in (port, metrics_port):
         _check_free(host, number)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
-    try:
+    # Ray would tell its makers that it is used, and gives up a slow machine after 30 seconds.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    with extras_required():
         import ray
         from ray import serve
 
         from .replica import application
-    except ImportError as error:
-        raise UserError(
-            ErrorKind.unavailable, f"serve needs Ray Serve ({error}): pip install 'xlstm-export[serve]'"
-        ) from None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     cpus = max(os.cpu_count() or 1, int(settings.cpus * settings.replicas))
     try:
-        ray.init(
-            "local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _metrics_export_port=metrics_port,
-        )
-        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
         try:
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _metrics_export_port=metrics_port,
+            )
+            serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
             serve.run(application(vars(settings)), name="xlstm", route_prefix="/")
-        except RuntimeError as error:
-            raise UserError(ErrorKind.runtime, f"The replicas do not start: {error}") from None
+        except UserError:
+            raise
+        except Exception as error:  # what Ray raises has no base but this
+            raise UserError(ErrorKind.runtime, f"Ray Serve does not start: {error}") from None
         stop = threading.Event()
         for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set its own
             signal.signal(name, lambda *_: stop.set())

@@ -30,6 +30,7 @@ from ..runtime import Session, open_session
 from .network_reference import NetworkReference
 from .network_runs import Feeding, References, run_passes, run_windows
 from .perturbation import perturb
+from .receipts import check_receipt
 from .report import ValidationReport
 from .scenarios import Scenario
 from .surroundings import threads_for
@@ -81,6 +82,7 @@ def validate_network(
         name, module = name or module[0], load_module(*module)
     tick = stage("Checking that bundle and module belong together", None)
     digest, notes = check_module(bundle, module)
+    receipt = check_receipt(bundle, ())
     tick(1)
     references, more = make_references(module, manifest, options.seed)
     tick = stage("Running both", None)
@@ -89,7 +91,7 @@ def validate_network(
         runs, limits = run(bundle, references, options, tick)
     reference = f"the module itself in {str(references.module.dtype).removeprefix('torch.')}"
     notes = (*notes, *more, *limits)
-    return conclude(bundle, options, runs, started, name or type(module).__name__, digest, reference, notes)
+    return conclude(bundle, options, runs, started, name or type(module).__name__, digest, reference, notes, receipt)
 
 
 def check_module(bundle: Bundle, module: nn.Module) -> tuple[str | None, tuple[str, ...]]:

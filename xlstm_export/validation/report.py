@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..errors import ErrorKind, UserError
 from ..whole_file import write_whole
+from .receipts import ReceiptCheck
 from .scenarios import ForecastScore, Scenario
 from .tolerance import Tolerance
 from .verdict import Fault, Verdict
@@ -48,9 +49,12 @@ class ValidationReport:
     notes: tuple[str, ...] = ()
     """What whoever reads the report must know of the comparison."""
 
+    receipt: ReceiptCheck | None = None
+    """Whether the bundle is as its receipt says; None: it has no receipt."""
+
     @property
     def passed(self) -> bool:
-        return all(verdict.passed for verdict in self.verdicts)
+        return all(verdict.passed for verdict in self.verdicts) and (self.receipt is None or self.receipt.passed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, four digits each; an infinite error is the string "inf"."""
@@ -102,6 +106,7 @@ def render(report: ValidationReport) -> RenderableType:
     if len(report.runs[0].outputs) > 1:
         parts.append(_output_table(report))
     parts += [Text(f"Note: {note}") for note in report.notes]
+    parts.append(_receipt_line(report.receipt))
     parts += [line for run in report.runs if (line := _text_line(run))]
     parts += [_forecast_table(run.forecast) for run in report.runs if run.forecast]
     parts.append(Text(f"Tolerance: {report.tolerance.describe()}", style="dim"))
@@ -224,11 +229,28 @@ def _forecast_table(score: ForecastScore) -> Table:
     return table
 
 
+def _receipt_line(check: ReceiptCheck | None) -> Text:
+    if check is None:
+        return Text("Receipt: none, so that nothing says how the bundle was made.")
+    if not check.passed:
+        return Text(
+            f"Receipt: {', '.join(check.changed)} changed since the bundle was made. Make it again; or, if the change "
+            "was meant, delete its receipt.json.",
+            style="bold red",
+        )
+    line = Text(f"Receipt: {check.files} files as they were made, by {check.command or 'a call from Python'}.")
+    if check.other_inputs:
+        line.append(f" Not as they were then: {', '.join(check.other_inputs)}.")
+    return line
+
+
 def _verdict_line(report: ValidationReport) -> Text:
     whose = report.reference.partition(" in ")[0]
     if report.passed:
         return Text(f"Passed in {report.seconds:.0f} s: the bundle computes what {whose} does.", style="bold green")
     failed = sum(not verdict.passed for verdict in report.verdicts)
+    if failed == 0:
+        return Text("FAILED: the bundle computes what it should, and is not the one that was made.", style="bold red")
     text = Text(f"FAILED: {failed} of {len(report.verdicts)} checks. ", style="bold red")
     if (fault := report.fault) is not None:
         text.append(f"First {fault.quantity} at step {fault.step} of run {fault.run!r}: {fault.explanation}.")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import nn
 
-from ..version import __version__
+from ..version import installed_versions
 
 _ONE_THREAD = 30_000_000  # parameters: a smaller model's operators are too short to be shared between threads
 _PACKAGES = (
-    "torch xlstm mlstm_kernels tirex-ts tirex-2 flashrnn transformers onnxruntime onnxruntime-gpu tensorrt-rtx tensorrt"
+    "xlstm-export torch xlstm mlstm_kernels tirex-ts tirex-2 flashrnn transformers onnxruntime onnxruntime-gpu "
+    "tensorrt-rtx tensorrt"
 ).split()
 
 
@@ -32,10 +31,4 @@ def threads_for(module: nn.Module) -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Of this package, Python, and whatever else takes part and is installed."""
-    found = {"xlstm-export": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(_PACKAGES)

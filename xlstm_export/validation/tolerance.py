@@ -42,13 +42,15 @@ of place moves weights by whole steps, and does not hide. And does it cost what 
 text may rise by 0.1 % with 8-bit integers, 1 % with FP8 and 3 % with 4 bits: plain rounding to nearest in blocks of 32
 costs 0.007 % and 0.75 % on `models/kjv`, and a model that loses over four times that is better kept in a finer format.
 
-The limits, for each error of a run over its steps:
+The limits, for each error of a run over its steps::
+
   typical   median(error) <= max(32 u + 3 u32, 8 median(sensitivity))
   worst     max(error)    <= max(floor, 32 max(sensitivity))
   contract  median(error) <= floor after 512 steps, for the outputs: where every rounding is magnified, nothing passes.
             (Of a quantised bundle `text` takes its place.)
   kl        mean(KL) <= 4 mean(KL of the second run), of a quantised language model.
   text      bits per byte / reference's - 1 <= 0.1, 1 or 3 %, likewise, where a text was read.
+
 Where an error was taken fewer than four times (what a whole sequence ends with), nothing is typical: `worst` decides.
 """
 

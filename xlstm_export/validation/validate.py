@@ -21,6 +21,7 @@ from ..runtime import RuntimeName, open_session
 from .forecasts import run_forecasts
 from .perturbation import perturbed
 from .prompts import DECODE_STEPS, prompt_pieces, run_prompts
+from .receipts import ReceiptCheck, check_receipt
 from .report import ValidationReport
 from .scenarios import Machines, Scenario, run_scenario
 from .surroundings import threads_for, versions
@@ -88,6 +89,7 @@ def validate(
         )
     tick = stage("Checking that bundle and checkpoint belong together", None)
     digest = check_pair(bundle, source)
+    receipt = check_receipt(bundle, source.companions)
     tick(1)
     tick = stage("Loading the upstream model", None)
     model = load_upstream(source)
@@ -105,7 +107,7 @@ def validate(
             *others, drift = runs
             runs = (*others, *run_forecasts(Forecaster(session), model, nudged, seed), drift)
             tick(1)
-    return conclude(bundle, options, runs, started, source.path.name, digest)
+    return conclude(bundle, options, runs, started, source.path.name, digest, receipt=receipt)
 
 
 def conclude(
@@ -117,6 +119,7 @@ def conclude(
     digest: str | None,
     reference: str = "upstream",
     notes: tuple[str, ...] = (),
+    receipt: ReceiptCheck | None = None,
 ) -> ValidationReport:
     """Judge the runs; arguments as the fields of the report, `started` on the monotonic clock."""
     manifest = bundle.manifest
@@ -139,6 +142,7 @@ def conclude(
         fault=first_fault(runs, verdicts),
         reference=reference,
         notes=(*notes, *_notes(bundle, options)),
+        receipt=receipt,
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +19,8 @@ from pathlib import Path
 from ..cache import cache_folder, kept_folder
 from ..errors import ErrorKind, UserError
 from ..progress import Stage, no_progress
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def _download(package: Package, scratch: Path) -> Path:
         text=True,
         errors="replace",
     )
+    _log.debug("%s\n%s", shlex.join(done.args), done.stderr)
     files = list(scratch.glob("*.tgz"))
     if done.returncode or not files:
         said = [line for line in done.stderr.splitlines() if line.strip()]

@@ -272,7 +272,7 @@ void registration_without_tensorrt_fails_with_a_message() {
   // No TensorRT in this process: a message and a code, no crash.
   creators();
   CHECK(symbol<int32_t(void*)>("xlstm_tensorrt_register")(nullptr) == -1);
-  CHECK(logger().said({"no plugin registry"}));
+  CHECK(logger().said({"no plugin registry of TensorRT"}));
   const std::string info = symbol<const char*()>("xlstm_tensorrt_build_info")();
   CHECK(info.find("tensorrt_headers=" + std::to_string(NV_TENSORRT_MAJOR)) != std::string::npos);
 }

@@ -239,9 +239,7 @@ def beside(weights: Path, marks: Sequence[Marks]) -> dict[str, Settings]:
     Then in `model-config.yaml`, as early checkpoints of TiRex-2 have it.
     """
     folder = weights if weights.is_dir() else weights.parent
-    stems = ["config", "model-config"] if weights.is_dir() else [weights.stem, "config", "model-config"]
-    for stem in stems:
-        paths = [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+    for paths in _companions(weights):
         found = [(path, there) for path in paths if (there := find_settings(read_file(path), str(path), marks))]
         values = [[settings.values for settings in there.values()] for _, there in found]
         if any(other != values[0] for other in values):
@@ -252,3 +250,16 @@ def beside(weights: Path, marks: Sequence[Marks]) -> dict[str, Settings]:
         if found:
             return found[0][1]
     return {}
+
+
+def companions(weights: Path) -> tuple[Path, ...]:
+    """The files that `beside` looks into."""
+    return tuple(path for paths in _companions(weights) for path in paths)
+
+
+def _companions(weights: Path) -> Iterator[list[Path]]:
+    """By their stem, those first that count before the others."""
+    folder = weights if weights.is_dir() else weights.parent
+    stems = ["config", "model-config"] if weights.is_dir() else [weights.stem, "config", "model-config"]
+    for stem in dict.fromkeys(stems):
+        yield [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]

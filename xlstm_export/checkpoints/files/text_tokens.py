@@ -63,6 +63,12 @@ def read_text_tokens(folders: list[Path], vocab_size: int | None) -> TextTokens:
     return TextTokens(bos[0] if bos else None, ids("eos_token"), tuple(notes))
 
 
+def text_files(folders: list[Path]) -> tuple[Path, ...]:
+    """The files that `read_text_tokens` looks into, and the tokenizer."""
+    names = (*_FILES, TOKENIZER_FILE)
+    return tuple(path for name in names for folder in folders if (path := folder / name).is_file())
+
+
 def _values(folders: list[Path]) -> Iterator[tuple[Path, Mapping[str, object]]]:
     for name in _FILES:
         for path in (folder / name for folder in folders):

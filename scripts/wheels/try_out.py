@@ -1,0 +1,135 @@
+"""Wheels in bare environments: no compiler on PATH, no clone, nothing of this one's packages."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+ONNXRUNTIMES = ("1.18.1", "1.20.1", "1.22.1", "1.25.1")
+"""Older than what pip chooses, which is tried too; the first is the oldest that the library takes."""
+MOST_BYTES = 200e6
+"""Of what `xlstm-export[run]` installs."""
+_KEPT = ("PIP_", "SSL_", "REQUESTS_", "HTTP", "http", "no_proxy", "NO_PROXY")  # how pip reaches its index
+_TOLERANCE = 1e-4  # of the largest logit: kernels and definitions sum in another order
+_INSIDE = Path(__file__).with_name("inside.py")
+
+
+class Environment:
+    """A virtual environment of its own, whose programs see nothing else of this machine than its folder."""
+
+    def __init__(self, python: str, folder: Path):
+        self.folder, self.bin = folder, folder / "venv" / "bin"
+        subprocess.run([python_program(python), "-m", "venv", folder / "venv"], check=True)
+        (self.packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+        kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
+        self._environment = kept | {"HOME": str(folder), "PATH": str(self.bin), "LANG": "C.UTF-8"}
+
+    def run(self, program: object, *arguments: object, fails: bool = False, **environment: str) -> str:
+        """What a program of the environment printed; it must succeed, or fail with exit code 2."""
+        command = [str(self.bin / str(program)), *map(str, arguments)]
+        surroundings = self._environment | environment
+        done = subprocess.run(command, capture_output=True, text=True, env=surroundings, cwd=self.folder, timeout=900)
+        if done.returncode != (2 if fails else 0):
+            sys.exit(f"error: {' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout + (done.stderr if fails else "")
+
+    def install(self, *requirements: object) -> None:
+        self.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+
+    def installed_bytes(self) -> int:
+        """On the disk, with what Python compiles of it; without pip and setuptools, which every environment has."""
+        everywhere = ("pip", "setuptools", "_distutils", "pkg_resources")
+        owned = [path for path in self.packages.iterdir() if not path.name.startswith(everywhere)]
+        files = (file for path in owned for file in ([path] if path.is_file() else path.rglob("*")))
+        return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
+
+    def seconds(self, program: str, *arguments: str) -> float:
+        """The fastest of three."""
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            self.run(program, *arguments)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+
+def python_program(version: str) -> str:
+    """A Python of that version: on PATH, or of pyenv."""
+    found = shutil.which(f"python{version}")
+    kept = sorted(glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python{version}")))
+    if not (found or kept):
+        sys.exit(f"error: no Python {version} here.")
+    return kept[-1] if kept else str(found)
+
+
+def check(wheels: Path, bundle: Path, pythons: Iterable[str]) -> None:
+    """Install `xlstm-export[run]` for each Python and run `models/kjv`'s bundle; ends the program where one fails."""
+    (wheel,) = wheels.glob("xlstm_export-*x86_64.whl")
+    with tempfile.TemporaryDirectory() as scratch:
+        for python in pythons:
+            folder = Path(scratch, python)
+            folder.mkdir()
+            print(f"Python {python}: {run_bundle(wheel, bundle, Environment(python, folder))}", flush=True)
+            shutil.rmtree(folder)
+        for version in ONNXRUNTIMES:
+            folder = Path(scratch, version)
+            folder.mkdir()
+            print(f"Python 3.11: {run_on_old(wheel, version, bundle, Environment('3.11', folder))}", flush=True)
+            shutil.rmtree(folder)
+
+
+def run_bundle(wheel: Path, bundle: Path, environment: Environment) -> str:
+    """First without an extra, then with `run`; what was found, in words."""
+    environment.install(wheel)
+    environment.run("xlstm-export", "inspect", bundle)
+    light = environment.installed_bytes()
+    refused = environment.run("xlstm-export", "generate", bundle, fails=True)
+    _require("pip install 'xlstm-export[run]'" in " ".join(refused.split()), refused)
+    environment.install(f"{wheel}[run]")
+    size = environment.installed_bytes()
+    _require(size < MOST_BYTES, f"{size / 1e6:.0f} MB are installed")
+    _require(not (environment.packages / "torch").exists(), "torch is installed")
+    inside = json.loads(environment.run("python", _INSIDE, bundle))
+    _require(inside["origin"] == "wheel" and inside["library"].startswith(str(environment.packages)), inside)
+    kernels = _kernels(inside)
+    _require(environment.run("xlstm-export", "doctor").count("(wheel)") == 1, "doctor does not show the library")
+    prefix = environment.run("xlstm-export", "plugins", "prefix").strip()
+    (runtime,) = (environment.packages / "onnxruntime" / "capi").glob("libonnxruntime.so.*")
+    options = (bundle, "--prompt", "In the beginning ", "-n", "40", "--temperature", "0")
+    native = environment.run(f"{prefix}/bin/xlstm-generate", *options, XLSTM_ONNXRUNTIME=str(runtime))
+    _require(native.strip() == inside["text"].strip(), f"C++ says {native!r}, Python {inside['text']!r}")
+    help_s = environment.seconds("xlstm-export", "--help")
+    import_s = environment.seconds("python", "-c", "import xlstm_export")
+    return (
+        f"{size / 1e6:.0f} MB, {light / 1e6:.0f} MB without an extra; {kernels}; C++ and Python write the same text; "
+        f"--help in {help_s:.2f} s, import in {import_s:.2f} s"
+    )
+
+
+def run_on_old(wheel: Path, version: str, bundle: Path, environment: Environment) -> str:
+    """Whether an older ONNX Runtime takes the library and runs the kernels; in words."""
+    environment.install(wheel, f"onnxruntime=={version}", "numpy<2")
+    return _kernels(json.loads(environment.run("python", _INSIDE, bundle)))
+
+
+def _kernels(inside: dict[str, Any]) -> str:
+    """What `inside.py` found, held against what must be; in words."""
+    _require(inside["with_library"] and not inside["without"] and not inside["heavy"], inside)
+    _require(inside["largest_difference"] < _TOLERANCE * inside["largest_logit"], inside)
+    names = ", ".join(f"{count} {name}" for name, count in inside["with_library"].items())
+    return f"ONNX Runtime {inside['onnxruntime']} ran {names} of ours, logits within {inside['largest_difference']:.1e}"
+
+
+def _require(condition: object, otherwise: object) -> None:
+    if not condition:
+        sys.exit(f"error: {otherwise}")
