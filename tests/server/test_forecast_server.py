@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
 from support.http_server import serving
+from support.paths import ROOT
+from xlstm_docs.pages import blocks_of
 
 from xlstm_export import api
 from xlstm_export.bundle import Bundle
@@ -58,6 +61,14 @@ def test_forecast_is_that_of_the_library(client, tirex):
 def test_wrong_request_is_answered_with_what_is_wrong(fields, message, client):
     asked = {"model": "tirex", "series": [[1, 2, 3]], "horizon": 2} | fields
     assert message in client.ask(400, **asked)["error"]["message"]
+
+
+def test_page_asks_for_a_forecast_as_it_is_given(client):
+    (block,) = (b for b in blocks_of(ROOT, "docs/how-to/serve.md") if "/v1/forecasts" in b.text)
+    command = block.text.replace(":8000", f":{client.port}")
+    done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, timeout=60, check=True)
+    answer = json.loads(done.stdout)
+    assert np.shape(answer["series"]["load"]) == (8, 3) and answer["quantiles"] == [0.1, 0.5, 0.9]
 
 
 def test_path_of_completions_is_not_that_of_a_forecaster(client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ import numpy as np
 import psutil
 import pytest
 from support.http_server import Client, wait_until
+from support.paths import ROOT
+from xlstm_docs.pages import blocks_of
 
 from xlstm_export.bundle import Bundle
 from xlstm_export.runtime import open_session
@@ -24,7 +27,8 @@ from xlstm_export.runtime import open_session
 pytestmark = pytest.mark.slow
 CONVERSATIONS = 12
 PROMPTS = [f"Chapter {index}. " for index in range(CONVERSATIONS)]
-GREEDY = {"model": "kjv", "temperature": 0}
+GREEDY = {"model": "bundle", "temperature": 0}
+PAGE = blocks_of(ROOT, "docs/how-to/serve.md")
 
 
 def free_port() -> int:
@@ -33,15 +37,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(bundle, folder, *options):
-    """The command as a process, and its client, once it answers."""
+def serve(folder, *options):
+    """The page's command as a process, in a folder with a bundle, and its client, once it answers."""
     port, metrics = free_port(), free_port()
-    command = [sys.executable, "-m", "xlstm_export.cli", "serve", str(bundle), "--port", str(port)]
-    command += ["--metrics-port", str(metrics), "--states", str(folder / "states"), "--custom-ops", "none", *options]
+    (command,) = (c for block in PAGE for c in block.commands if c.startswith("xlstm-export serve"))
+    command = [sys.executable, "-m", "xlstm_export.cli", *command.split()[1:], "--port", str(port)]
+    command += ["--metrics-port", str(metrics), "--custom-ops", "none", *options]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stderr=log)
+        process = subprocess.Popen(command, stderr=log, cwd=folder)
         try:
-            wait_until(lambda: "Serving" in (folder / "log").read_text() or process.poll() is not None, 120)
+            wait_until(lambda: "Serving" in (folder / "log").read_text() or process.poll() is not None, 240)
             assert process.poll() is None, (folder / "log").read_text()
             yield process, Client(port), metrics
         finally:
@@ -103,7 +108,9 @@ def alone(session, conversation):
 
 
 def test_killed_replica_loses_no_conversation(demo_bundle, tmp_path):
-    with serve(demo_bundle, tmp_path, "--replicas", "2", "--slots", "8") as (process, client, metrics):
+    shutil.copytree(demo_bundle, tmp_path / "bundle")
+    with serve(tmp_path, "--slots", "8") as (process, client, metrics):
+        check_the_page(client)
         conversations = [Conversation(client, index) for index in range(CONVERSATIONS)]
         for conversation in conversations:
             conversation.start()
@@ -127,6 +134,18 @@ def test_killed_replica_loses_no_conversation(demo_bundle, tmp_path):
         wait_until(lambda: running(told()) == 0, 60)
         assert "ray_xlstm_new_tokens" in told()
     assert process.returncode == 0
+
+
+def check_the_page(client):
+    """What the page tells a user to type is answered, and as it says."""
+    asked = [block for block in PAGE if block.language == "bash" and "/v1/completions" in block.text]
+    assert len(asked) == 2
+    for block in asked:
+        script = "set -x\n" + block.text.replace(":8000", f":{client.port}")
+        done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "text_completion" in done.stdout and '"error"' not in done.stdout, done.stdout
+    assert '"state":"state-' in done.stdout
 
 
 def running(metrics):
