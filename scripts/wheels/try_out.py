@@ -122,7 +122,7 @@ def run_bundle(wheel: Path, bundle: Path, environment: Environment) -> str:
 
 
 def emulate(wheels: Path, bundle: Path) -> str:
-    """Run a bundle from the wheel for aarch64 in C++ under qemu-user, by the kernels and by the definitions; in words."""
+    """Run a bundle from the wheel for aarch64 in C++ under qemu-user, by kernels and by definitions; in words."""
     (wheel,) = wheels.glob("xlstm_export-*aarch64.whl")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
