@@ -4,7 +4,7 @@
     scripts/release.py build --output DIR              xlstm-export, for x86-64 and aarch64
     scripts/release.py build --output DIR --cuda       xlstm-export-cuda too, for x86-64
     scripts/release.py check DIR bundles/kjv           install them into bare environments and run a bundle
-    scripts/release.py emulate                         run the test of the CPU kernels for aarch64 under qemu-user
+    scripts/release.py emulate DIR bundles/kjv         run that bundle, and the test of the CPU kernels, for aarch64
 
 `build` needs `pip install -e '.[release]'`, and g++, g++-aarch64-linux-gnu and binutils of Debian or Ubuntu; nothing of
 this machine's system goes into the wheels but GCC's static C++ library. `check` needs Python 3.10 to 3.13, on PATH or
@@ -35,10 +35,11 @@ def main() -> None:
     build.add_argument("--cuda", action="store_true", help="also the wheel with CUDA, for x86-64")
     build.add_argument("--target", metavar="SM,...", help="its GPU architectures; without it, those of a release")
     check = commands.add_parser("check", help="install wheels and run a bundle")
-    check.add_argument("wheels", type=Path, metavar="DIR", help="the folder with the wheels")
-    check.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle of models/kjv")
     check.add_argument("--python", action="append", choices=try_out.PYTHONS, help="with this one only")
-    commands.add_parser("emulate", help="test the CPU kernels for aarch64")
+    emulate = commands.add_parser("emulate", help="under qemu-user: run a bundle, test the CPU kernels for aarch64")
+    for command in (check, emulate):
+        command.add_argument("wheels", type=Path, metavar="DIR", help="the folder with the wheels")
+        command.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle of models/kjv")
     options = parser.parse_args()
     try:
         if options.command == "build":
@@ -46,6 +47,7 @@ def main() -> None:
         elif options.command == "check":
             try_out.check(options.wheels.resolve(), options.bundle.resolve(), options.python or try_out.PYTHONS)
         else:
+            print(try_out.emulate(options.wheels.resolve(), options.bundle.resolve()), flush=True)
             print(native.emulate_cpu_kernels(SCRATCH), end="")
     except UserError as error:
         sys.exit(f"error: {error}")
