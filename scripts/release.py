@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 from wheels import native, try_out
 from wheels.pack import CUDA_PROJECT, ROOT, pack
 
+from xlstm_export.cache import cache_folder
 from xlstm_export.errors import UserError
+
+SCRATCH = cache_folder() / "build" / "release"
 
 
 def main() -> None:
@@ -44,20 +46,18 @@ def main() -> None:
         elif options.command == "check":
             try_out.check(options.wheels.resolve(), options.bundle.resolve(), options.python or try_out.PYTHONS)
         else:
-            with tempfile.TemporaryDirectory() as scratch:
-                print(native.test_cpu_kernels("aarch64", Path(scratch)), end="")
+            print(native.emulate_cpu_kernels(SCRATCH), end="")
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
 def build_wheels(output: Path, machines: tuple[str, ...], cuda: bool, target: str | None) -> None:
     """Each wheel is examined as soon as it is there."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for machine in machines:
-            pack(ROOT, native.build_for_cpu(machine, Path(scratch)), machine, output)
-        if cuda:
-            targets = target.split(",") if target else ()
-            pack(CUDA_PROJECT, native.build_for_cuda(targets, Path(scratch)), "x86_64", output)
+    for machine in machines:
+        pack(ROOT, native.build_for_cpu(machine, SCRATCH), machine, output)
+    if cuda:
+        targets = target.split(",") if target else ()
+        pack(CUDA_PROJECT, native.build_for_cuda(targets, SCRATCH), "x86_64", output)
 
 
 if __name__ == "__main__":

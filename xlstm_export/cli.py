@@ -32,6 +32,7 @@ from .options import (
 )
 from .plugins_command import plugins
 from .quantize_command import quantize
+from .serve_command import serve
 from .terminal import (
     Commands,
     be_verbose,
@@ -384,6 +385,7 @@ def generate(
 
 app.command()(forecast)
 app.command()(web)
+app.command()(serve)
 app.command()(triton)
 app.command()(quantize)
 

@@ -18,6 +18,8 @@ EXTRA_OF = {
     "yaml": "export",
     "matplotlib": "export",
     "polygraphy": "export",
+    "ray": "serve",
+    "starlette": "serve",
 }
 """Module: extra. TensorRT's two flavours have messages of their own (`nvidia.flavours`), and so has upstream's code."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,13 +40,13 @@ def write_pages(root: Path) -> None:
     folder = Path(root) / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    examples = _examples(Path(root))
+    shown = examples(Path(root))
     for words, command in leaves():
-        (folder / f"{'-'.join(words)}.md").write_text(_page(words, command, examples[words]), "utf-8")
+        (folder / f"{'-'.join(words)}.md").write_text(_page(words, command, shown.get(words)), "utf-8")
 
 
-def _examples(root: Path) -> dict[tuple[str, ...], str]:
-    """The first call of each command on the pages, all of which the tests run or parse."""
+def examples(root: Path) -> dict[tuple[str, ...], str]:
+    """The first call of each command on the pages; the tests run or parse all of them."""
     commands = [
         command
         for page in page_names(root)
@@ -57,14 +56,13 @@ def _examples(root: Path) -> dict[tuple[str, ...], str]:
     ]
     found = {}
     for words, _ in leaves():
-        calls = [c for c in commands if shlex.split(c)[: len(words) + 1] == ["xlstm-export", *words]]
-        if not calls:
-            raise LookupError(f"no page shows how to call `xlstm-export {' '.join(words)}`: show it on one")
-        found[words] = calls[0]
+        calls = [c for c in commands if re.search(rf"\bxlstm-export {' '.join(words)}\b(?!-)", c)]
+        if calls:
+            found[words] = calls[0]
     return found
 
 
-def _page(words: tuple[str, ...], command: Command, example: str) -> str:
+def _page(words: tuple[str, ...], command: Command, example: str | None) -> str:
     name = " ".join(("xlstm-export", *words))
     hints = get_type_hints(inspect.unwrap(command.callback))
     shown = [p for p in command.params if p.name in hints and not p.hidden]
@@ -77,7 +75,9 @@ def _page(words: tuple[str, ...], command: Command, example: str) -> str:
         parts += ["## Arguments", *(_entry(f"`{_argument(a)}`", [a.help]) for a in arguments)]
     if options:
         parts += ["## Options", *(_entry(_names(o, hints), _said(o, hints)) for o in options)]
-    parts += ["## Exit codes", _exit_codes(command.help), "## Example", f"```bash\n{example}\n```"]
+    parts += ["## Exit codes", _exit_codes(command.help)]
+    if example is not None:
+        parts += ["## Example", f"```bash\n{example}\n```"]
     return "\n\n".join(parts) + "\n"
 
 

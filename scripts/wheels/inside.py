@@ -21,13 +21,22 @@ from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, find_place
 from xlstm_export.runtime.onnxruntime import LAYERS_ENTRY
 
 
-def command(*arguments: str) -> tuple[str, bool]:
-    """What the command printed, and whether this process has our library loaded since then."""
-    printed = io.StringIO()
+class Watched(io.StringIO):
+    """What is printed; whether this process had our library loaded meanwhile, which goes with the session."""
+
+    loaded = False
+
+    def write(self, text: str) -> int:
+        self.loaded |= str(library) in Path("/proc/self/maps").read_text()
+        return super().write(text)
+
+
+def command(*arguments: str) -> Watched:
+    """What a command printed."""
     sys.argv = ["xlstm-export", *arguments]
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+    with contextlib.redirect_stdout(Watched()) as printed, contextlib.suppress(SystemExit):
         cli.main()
-    return printed.getvalue(), str(library) in Path("/proc/self/maps").read_text()
+    return printed
 
 
 def nodes_that_ran(bundle: Path, library: Path | None) -> Counter[str]:
@@ -53,8 +62,8 @@ def nodes_that_ran(bundle: Path, library: Path | None) -> Counter[str]:
 folder = Path(sys.argv[1])
 place = find_place(ONNXRUNTIME_LIBRARY)
 library = place.folder / ONNXRUNTIME_LIBRARY
-text, loaded = command("generate", str(folder), "--prompt", "In the beginning ", "-n", "40", "--temperature", "0")
-assert loaded, "generate ran without the library"
+text = command("generate", str(folder), "--prompt", "In the beginning ", "-n", "40", "--temperature", "0")
+assert text.loaded, "generate ran without the library"
 bundle = open_bundle(folder)
 logits = []
 for custom_ops in (library, None):
@@ -67,7 +76,7 @@ print(
         {
             "origin": place.origin,
             "library": str(library),
-            "text": text,
+            "text": text.getvalue(),
             "largest_difference": float(np.abs(logits[0] - logits[1]).max()),
             "largest_logit": float(np.abs(logits[1]).max()),
             "with_library": nodes_that_ran(folder, library),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from xlstm_export.native import cmake
+from xlstm_export.native import cmake, toolchain
 from xlstm_export.native.build import cuda_architectures
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, TENSORRT_ONLOAD, TENSORRT_PLUGINS
 
@@ -16,12 +17,17 @@ from .old_linux import gcc, make_compiler
 
 MACHINES = ("x86_64", "aarch64")
 _APPS = ("xlstm-generate", "xlstm-bench", "xlstm-forecast", "xlstm-pole")
-_INSTRUCTIONS = {"x86_64": ("AVX2", "SSE4", "baseline"), "aarch64": ("NEON",)}
+_LIBRARY_FOLDER = re.compile(r'"(-L[^"]+)"')  # of CUDA's runtime, in what nvcc says that it would do
 
 
 def build_for_cpu(machine: str, scratch: Path) -> Path:
     """A folder with lib/, bin/ and include/: the operators for ONNX Runtime, the C++ library, its programs and CMake
-    package."""
+    package.
+
+    Args:
+        machine: one of `MACHINES`.
+        scratch: where to work; kept, so that the next time only what changed is compiled.
+    """
     options = {
         **make_compiler(machine, scratch / f"compiler-{machine}").options(),
         **cmake.header_options(["onnxruntime", "highway", "json", "tensorrt", "cuda"]),
@@ -35,26 +41,24 @@ def build_for_cpu(machine: str, scratch: Path) -> Path:
     staged = scratch / f"native-{machine}"
     shutil.rmtree(staged, ignore_errors=True)
     for component in ("operators", "runtime"):
-        _run("cmake", "--install", folder, "--prefix", staged, "--component", component)
+        _run(toolchain.cmake().require(), "--install", folder, "--prefix", staged, "--component", component)
     return staged
 
 
-def test_cpu_kernels(machine: str, scratch: Path) -> str:
-    """Compile the CPU kernels with their test and run it, under qemu-user where they are for another processor.
+def emulate_cpu_kernels(scratch: Path) -> str:
+    """Compile the CPU kernels for aarch64 with their test, and run it under qemu-user.
 
     Returns what it printed; ends the program where it fails.
     """
     options = {
-        **make_compiler(machine, scratch / f"compiler-{machine}").options(),
+        **make_compiler("aarch64", scratch / "compiler-aarch64").options(),
         **cmake.header_options(["onnxruntime", "highway"]),
         "XLSTM_BUILD_RUNTIME": "OFF",
         "XLSTM_BUILD_ORT_OPERATORS": "ON",
         "XLSTM_BUILD_TESTS": "ON",
     }
     folder = cmake.build(options, ["test_cpu_cells"])
-    emulator = [] if machine == "x86_64" else [f"qemu-{machine}", "-L", f"/usr/{machine}-linux-gnu"]
-    test = folder / "bin" / "test_cpu_cells"
-    return "".join(_run(*emulator, test, instructions) for instructions in _INSTRUCTIONS[machine])
+    return _run("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", folder / "bin" / "test_cpu_cells", "NEON")
 
 
 def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
@@ -62,12 +66,17 @@ def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
 
     Args:
         targets: GPU architectures such as `sm89`; none: those of a release.
-        scratch: where to work.
+        scratch: where to work, and kept.
     """
-    options = {
-        **make_compiler("x86_64", scratch / "compiler-x86_64").options(),
+    options = make_compiler("x86_64", scratch / "compiler-x86_64").options()
+    cuda = cmake.cuda_options(cuda_architectures(targets))
+    steps = _run(str(cuda["CMAKE_CUDA_COMPILER"]), "--dryrun", "-x", "cu", "/dev/null")
+    options["CMAKE_SHARED_LINKER_FLAGS"] = " ".join(
+        [str(options["CMAKE_SHARED_LINKER_FLAGS"]), *_LIBRARY_FOLDER.findall(steps)]
+    )
+    options |= {
         **cmake.header_options(["onnxruntime", "highway", "tensorrt"]),
-        **cmake.cuda_options(cuda_architectures(targets)),
+        **cuda,
         "CMAKE_CUDA_HOST_COMPILER": shutil.which(gcc("x86_64")),
         "XLSTM_BUILD_RUNTIME": "OFF",
         "XLSTM_BUILD_ORT_OPERATORS": "ON",
@@ -87,4 +96,4 @@ def _run(*command: object) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return done.stdout + done.stderr

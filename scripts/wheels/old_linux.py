@@ -21,14 +21,6 @@ GLIBC = (2, 28)
 _OLDEST = {"GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11)}  # of GCC 8, which systems with that glibc have
 _SYMBOL = re.compile(r"(\d+|0x[0-9a-f]+) +(FUNC|OBJECT) .* (\S+)@@(GLIBCXX|CXXABI)_([\d.]+)$", re.MULTILINE)
 
-# What CMake adds to a link after nvcc, whose g++ has these of its own.
-_SCRIPT = """#!/bin/sh
-for argument; do
-  shift
-  case $argument in -lstdc++|-lgcc|-lgcc_s) ;; *) set -- "$@" "$argument" ;; esac
-done
-exec {call} "$@"
-"""
 # libstdc++ asks glibc 2.32 and newer whether there is one thread alone, and saves atomic operations there. Here: no.
 _THREADS = """.data
 .globl __libc_single_threaded
@@ -83,7 +75,7 @@ def make_compiler(machine: str, folder: Path) -> Compiler:
     target = ["-target", f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"]
     call = [sys.executable, "-m", "ziglang", "c++", *target, "-nostdinc++", *(f"-I{path}" for path in headers)]
     program = folder / f"clang++-{machine}"
-    program.write_text(_SCRIPT.format(call=shlex.join(call)))
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(call)} "$@"\n')
     program.chmod(0o755)
     newest, *others = (
         Path(_run(gcc(machine), f"-print-file-name={name}").strip()).resolve()

@@ -29,7 +29,7 @@ class Environment:
 
     def __init__(self, python: str, folder: Path):
         self.folder, self.bin = folder, folder / "venv" / "bin"
-        subprocess.run([python_program(python), "-m", "venv", folder / "venv"], check=True)
+        subprocess.run([python_program(python), "-m", "venv", "--without-pip", folder / "venv"], check=True)
         (self.packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
         kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
         self._environment = kept | {"HOME": str(folder), "PATH": str(self.bin), "LANG": "C.UTF-8"}
@@ -44,14 +44,15 @@ class Environment:
         return done.stdout + (done.stderr if fails else "")
 
     def install(self, *requirements: object) -> None:
-        self.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+        """With this environment's own pip: there is none inside."""
+        pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--disable-pip-version-check"]
+        done = subprocess.run([str(part) for part in (*pip, *requirements)], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"error: pip could not install {' '.join(map(str, requirements))}:\n{done.stderr}")
 
     def installed_bytes(self) -> int:
-        """On the disk, with what Python compiles of it; without pip and setuptools, which every environment has."""
-        everywhere = ("pip", "setuptools", "_distutils", "pkg_resources")
-        owned = [path for path in self.packages.iterdir() if not path.name.startswith(everywhere)]
-        files = (file for path in owned for file in ([path] if path.is_file() else path.rglob("*")))
-        return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
+        """On the disk, with what Python compiles of it."""
+        return sum(file.stat().st_blocks * 512 for file in self.packages.rglob("*") if file.is_file())
 
     def seconds(self, program: str, *arguments: str) -> float:
         """The fastest of three."""
@@ -81,11 +82,11 @@ def check(wheels: Path, bundle: Path, pythons: Iterable[str]) -> None:
             folder.mkdir()
             print(f"Python {python}: {run_bundle(wheel, bundle, Environment(python, folder))}", flush=True)
             shutil.rmtree(folder)
+        environment = Environment("3.11", Path(scratch))
         for version in ONNXRUNTIMES:
-            folder = Path(scratch, version)
-            folder.mkdir()
-            print(f"Python 3.11: {run_on_old(wheel, version, bundle, Environment('3.11', folder))}", flush=True)
-            shutil.rmtree(folder)
+            environment.install(wheel, f"onnxruntime=={version}", "numpy<2")
+            inside = json.loads(environment.run("python", _INSIDE, bundle))
+            print(f"Python 3.11: {_kernels(inside)}", flush=True)
 
 
 def run_bundle(wheel: Path, bundle: Path, environment: Environment) -> str:
@@ -114,12 +115,6 @@ def run_bundle(wheel: Path, bundle: Path, environment: Environment) -> str:
         f"{size / 1e6:.0f} MB, {light / 1e6:.0f} MB without an extra; {kernels}; C++ and Python write the same text; "
         f"--help in {help_s:.2f} s, import in {import_s:.2f} s"
     )
-
-
-def run_on_old(wheel: Path, version: str, bundle: Path, environment: Environment) -> str:
-    """Whether an older ONNX Runtime takes the library and runs the kernels; in words."""
-    environment.install(wheel, f"onnxruntime=={version}", "numpy<2")
-    return _kernels(json.loads(environment.run("python", _INSIDE, bundle)))
 
 
 def _kernels(inside: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def pump(batcher):
 def alone(session, prompt, script=()):
     """The logits after a prompt and after each token of a script, (1 + script, V)."""
     session.reset()
-    after = [session.prefill([np.array(prompt)])[0, 0]]
+    after = [session.prefill([np.array(list(prompt))])[0, 0]]
     return np.stack(after + [session.step(np.array([[token]]))[0, 0] for token in script])
 
 
@@ -274,6 +274,7 @@ def test_pass_that_fails_takes_only_the_sequences_it_must(kjv, library, monkeypa
     if not library:
         sequences[2].start(Reading([1]))  # its states are as they were
         sequences[0].close()
+        batcher.pump()
     batcher.open().start(waiting)
     pump(batcher)
     assert waiting.error is None and len(waiting.logits) == 2

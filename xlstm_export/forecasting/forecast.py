@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -29,10 +30,14 @@ class Forecast:
         """(N, H), where the quantile 0.5 is there."""
         return self.values[:, :, self.quantiles.index(0.5)] if 0.5 in self.quantiles else None
 
-    def to_json(self) -> str:
+    def to_data(self) -> dict[str, Any]:
         """`{"quantiles": [...], "series": {name: [[a value for each quantile] for each step]}}`."""
         series = {name: _plain(values) for name, values in zip(self.names, self.values, strict=True)}
-        return json.dumps({"quantiles": list(self.quantiles), "series": series})
+        return {"quantiles": list(self.quantiles), "series": series}
+
+    def to_json(self) -> str:
+        """`to_data`, as text."""
+        return json.dumps(self.to_data())
 
     def to_csv(self) -> str:
         """A line for each series and step, with a column for each quantile."""

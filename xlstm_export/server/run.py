@@ -1,0 +1,75 @@
+"""Run the application on this machine, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+from ..errors import ErrorKind, UserError
+from ..extras import extras_required
+from .settings import Settings
+
+
+def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Callable[[], object]) -> None:
+    """Start Ray and the replicas, and return when the process is told to end (SIGINT, SIGTERM).
+
+    Args:
+        settings: what to serve.
+        host, port: where requests are taken.
+        metrics_port: where Prometheus' metrics are, at `/metrics`.
+        ready: called when requests are answered.
+
+    Raises:
+        UserError: Ray is not installed, a port is taken, or the replicas do not start.
+    """
+    for number in (port, metrics_port):
+        _check_free(host, number)
+    # Ray would tell its makers that it is used, and gives up a slow machine after 30 seconds.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    with extras_required():
+        import ray
+        from ray import serve
+
+        from .replica import application
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    cpus = max(os.cpu_count() or 1, int(settings.cpus * settings.replicas))
+    try:
+        try:
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _metrics_export_port=metrics_port,
+            )
+            serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
+            serve.run(application(vars(settings)), name="xlstm", route_prefix="/")
+        except UserError:
+            raise
+        except Exception as error:  # what Ray raises has no base but this
+            raise UserError(ErrorKind.runtime, f"Ray Serve does not start: {error}") from None
+        stop = threading.Event()
+        for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set its own
+            signal.signal(name, lambda *_: stop.set())
+        ready()
+        stop.wait()
+        serve.delete("xlstm")  # lets what runs come to its end
+    finally:
+        ray.shutdown()
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                ErrorKind.unavailable, f"{host}:{port} cannot be served on: {error.strerror}. Choose another --port."
+            ) from None
