@@ -13,6 +13,9 @@ from ..errors import ErrorKind, UserError
 from ..extras import extras_required
 from .settings import Settings
 
+_OBJECTS = 128 << 20
+"""Bytes of Ray's object store, which nothing here uses."""
+
 
 def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Callable[[], object]) -> None:
     """Start Ray and the replicas, and return when the process is told to end (SIGINT, SIGTERM).
@@ -28,9 +31,7 @@ def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Call
     """
     for number in (port, metrics_port):
         _check_free(host, number)
-    # Ray would tell its makers that it is used, and gives up a slow machine after 30 seconds.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers that it is used
     with extras_required():
         import ray
         from ray import serve
@@ -43,6 +44,7 @@ def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Call
             ray.init(
                 "local",
                 num_cpus=cpus,
+                object_store_memory=_OBJECTS,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -53,7 +55,8 @@ def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Call
         except UserError:
             raise
         except Exception as error:  # what Ray raises has no base but this
-            raise UserError(ErrorKind.runtime, f"Ray Serve does not start: {error}") from None
+            why = f"{error} Ray logs to /tmp/ray. Where the machine was merely busy, start it again."
+            raise UserError(ErrorKind.runtime, f"Ray Serve does not start: {why}") from None
         stop = threading.Event()
         for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set its own
             signal.signal(name, lambda *_: stop.set())
