@@ -76,7 +76,7 @@ def serving(model: Any, path: str = "/v1/completions") -> Iterator[Client]:
     try:
         deadline = time.monotonic() + 30
         while not server.started and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.05)
         yield Client(listening.getsockname()[1], path)
     finally:
         server.should_exit = True
@@ -90,4 +90,4 @@ def wait_until(is_so, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
+        time.sleep(0.05)

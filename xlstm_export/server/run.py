@@ -8,10 +8,15 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import ErrorKind, UserError
 from ..extras import extras_required
 from .settings import Settings
+
+_ATTEMPTS = 3
+_OBJECTS = 128 << 20
+"""Bytes of Ray's object store, which nothing here uses."""
 
 
 def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Callable[[], object]) -> None:
@@ -28,9 +33,7 @@ def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Call
     """
     for number in (port, metrics_port):
         _check_free(host, number)
-    # Ray would tell its makers that it is used, and gives up a slow machine after 30 seconds.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers that it is used
     with extras_required():
         import ray
         from ray import serve
@@ -40,20 +43,13 @@ def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Call
     cpus = max(os.cpu_count() or 1, int(settings.cpus * settings.replicas))
     try:
         try:
-            ray.init(
-                "local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _metrics_export_port=metrics_port,
-            )
+            _start_ray(num_cpus=cpus, _metrics_export_port=metrics_port)
             serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
             serve.run(application(vars(settings)), name="xlstm", route_prefix="/")
         except UserError:
             raise
         except Exception as error:  # what Ray raises has no base but this
-            raise UserError(ErrorKind.runtime, f"Ray Serve does not start: {error}") from None
+            raise UserError(ErrorKind.runtime, f"Ray Serve does not start: {error} It logs to /tmp/ray.") from None
         stop = threading.Event()
         for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set its own
             signal.signal(name, lambda *_: stop.set())
@@ -62,6 +58,28 @@ def run(settings: Settings, host: str, port: int, metrics_port: int, ready: Call
         serve.delete("xlstm")  # lets what runs come to its end
     finally:
         ray.shutdown()
+
+
+def _start_ray(**options: Any) -> None:
+    """Start Ray. It gives its own processes 15 seconds, which a busy machine may not have: it is tried again."""
+    import ray
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init(
+                "local",
+                object_store_memory=_OBJECTS,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **options,
+            )
+        except Exception:  # what Ray raises has no base but this
+            ray.shutdown()
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
 
 
 def _check_free(host: str, port: int) -> None:
