@@ -19,8 +19,7 @@ from ..errors import ErrorKind, UserError
 
 _NAME = re.compile(r"state-[0-9a-f]{32}")
 _CACHED_BYTES = 64 << 20
-"""Of the newest states, one at least, which are in memory too: a conversation stays with its replica, which then reads no
-file."""
+"""Of the newest states (one at least), which are in memory too: a conversation stays with its replica."""
 _BETWEEN_SWEEPS = 600
 """Seconds."""
 
