@@ -197,7 +197,7 @@ def test_only_the_newest_states_are_in_memory_and_the_others_are_read_from_their
     names = [kept.save(state) for state in (b"12345", b"67890", b"more than ten bytes", b"last")]
     for path in tmp_path.iterdir():
         path.write_bytes(b"file")
-    assert [kept.load(name) for name in names] == [b"file", b"file", b"file", b"last"]
+    assert [kept.load(name) for name in reversed(names)] == [b"last", b"file", b"file", b"file"]
 
 
 def test_states_that_nobody_went_on_from_are_removed_and_those_in_use_are_not(tmp_path, monkeypatch):
