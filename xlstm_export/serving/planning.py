@@ -14,8 +14,8 @@ CHUNK = 256
 CHUNK_BESIDE_DECODING = 64
 """The same where somebody does: a token comes late by so many positions at most, however long the prompts are."""
 PADDING = 8
-"""Positions of padding that cost less than another pass. Measured (`scripts/bench_serving.py`): a pass costs as much as
-8 to 20 more positions, from the smallest model with our kernels to 165 million parameters."""
+"""Positions of padding that cost less than another pass. On a CPU with our kernels a pass costs as much as 4 more
+positions of `models/kjv`, and as 19 of a model of 165 million parameters (`scripts/bench_serving.py --passes`)."""
 
 
 def share_out(unread: Sequence[int], most: int | None) -> list[int]:
