@@ -191,6 +191,15 @@ def test_failure_in_the_middle_is_an_event_of_the_stream_and_the_server_goes_on(
         client.ask(model="kjv", prompt=PROMPT, max_tokens=2)
 
 
+def test_only_the_newest_states_are_in_memory_and_the_others_are_read_from_their_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("xlstm_export.server.conversations._CACHED_BYTES", 10)
+    kept = Conversations(tmp_path, 100)
+    names = [kept.save(state) for state in (b"12345", b"67890", b"more than ten bytes", b"last")]
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"file")
+    assert [kept.load(name) for name in reversed(names)] == [b"last", b"file", b"file", b"file"]
+
+
 def test_states_that_nobody_went_on_from_are_removed_and_those_in_use_are_not(tmp_path, monkeypatch):
     kept = Conversations(tmp_path, keep_seconds=100)
     old, used = kept.save(b"old"), kept.save(b"used")

@@ -18,8 +18,8 @@ from ..bundle.state_file import write_states
 from ..errors import ErrorKind, UserError
 
 _NAME = re.compile(r"state-[0-9a-f]{32}")
-_CACHED_BYTES = 256 << 20
-"""Of the newest states, which are in memory too: a conversation stays with its replica, which then reads no file."""
+_CACHED_BYTES = 64 << 20
+"""Of the newest states (one at least), which are in memory too: a conversation stays with its replica."""
 _BETWEEN_SWEEPS = 600
 """Seconds."""
 
@@ -82,7 +82,7 @@ class Conversations:
         with self._lock:
             self._recent[name] = state
             self._recent.move_to_end(name)
-            while sum(map(len, self._recent.values())) > _CACHED_BYTES:
+            while len(self._recent) > 1 and sum(map(len, self._recent.values())) > _CACHED_BYTES:
                 self._recent.popitem(last=False)
 
     def _sweep(self) -> None:
