@@ -101,11 +101,11 @@ def serve(installed: Installed, python: Path, command: str, log: Path) -> Iterat
             yield Running(process, f"127.0.0.1:{http}", f"127.0.0.1:{grpc}", log)
         finally:
             process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(30)
-            except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):  # the models' processes outlive a server that was killed
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait(30)
+            process.wait(30)
 
 
 def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
