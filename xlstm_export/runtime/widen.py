@@ -35,7 +35,7 @@ def widen_bfloat16(path: Path) -> bytes:
             types[result].elem_type = dtypes[result] = FLOAT
             continue
         node.output[0] = f"{node.name}/wide"
-        nodes.append(_cast(node.output[0], BFLOAT16, result))
+        nodes.append(_cast(node.output[0], BFLOAT16, result, f"{node.name}/narrow"))
     del graph.node[:]
     graph.node.extend(nodes)
     return model.SerializeToString()
@@ -46,10 +46,10 @@ def _widen_inputs(node: Any, dtypes: dict[str, int]) -> Iterator[Any]:
     for index, name in enumerate(node.input):
         if dtypes.get(name) == BFLOAT16:
             node.input[index] = f"{node.name}/widen_{index}"
-            yield _cast(name, FLOAT, node.input[index])
+            yield _cast(name, FLOAT, node.input[index], node.input[index])
 
 
-def _cast(value: str, to: int, result: str) -> Any:
-    node = NodeProto(op_type="Cast", name=result, input=[value], output=[result])
+def _cast(value: str, to: int, result: str, name: str) -> Any:
+    node = NodeProto(op_type="Cast", name=name, input=[value], output=[result])
     node.attribute.add(name="to", type=INT_ATTRIBUTE, i=to)
     return node
