@@ -59,7 +59,7 @@ def find_place(name: str) -> Place | None:
 def find_library(name: str) -> Path | None:
     """One of the names above, if it is here."""
     place = find_place(name)
-    _log.debug("%s comes from %s", name, place.folder if place else "nowhere: `plugins build` makes it")
+    _log.debug("%s is %s", name, f"in {place.folder}" if place else "not there: `plugins build` makes it")
     return place.folder / name if place else None
 
 
