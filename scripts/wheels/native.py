@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from xlstm_export.native import cmake, toolchain
 from xlstm_export.native.build import cuda_architectures
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY, TENSORRT_ONLOAD, TENSORRT_PLUGINS
 
-from .old_linux import gcc, make_compiler
+from .old_linux import gcc, make_compiler, run
 
 MACHINES = ("x86_64", "aarch64")
 _APPS = ("xlstm-generate", "xlstm-bench", "xlstm-forecast", "xlstm-pole")
@@ -41,7 +39,7 @@ def build_for_cpu(machine: str, scratch: Path) -> Path:
     staged = scratch / f"native-{machine}"
     shutil.rmtree(staged, ignore_errors=True)
     for component in ("operators", "runtime"):
-        _run(toolchain.cmake().require(), "--install", folder, "--prefix", staged, "--component", component)
+        run(toolchain.cmake().require(), "--install", folder, "--prefix", staged, "--component", component)
     return staged
 
 
@@ -58,7 +56,7 @@ def emulate_cpu_kernels(scratch: Path) -> str:
         "XLSTM_BUILD_TESTS": "ON",
     }
     folder = cmake.build(options, ["test_cpu_cells"])
-    return _run("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", folder / "bin" / "test_cpu_cells", "NEON")
+    return run("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", folder / "bin" / "test_cpu_cells", "NEON")
 
 
 def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
@@ -70,7 +68,7 @@ def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
     """
     options = make_compiler("x86_64", scratch / "compiler-x86_64").options()
     cuda = cmake.cuda_options(cuda_architectures(targets))
-    steps = _run(str(cuda["CMAKE_CUDA_COMPILER"]), "--dryrun", "-x", "cu", "/dev/null")
+    steps = run(str(cuda["CMAKE_CUDA_COMPILER"]), "--dryrun", "-x", "cu", "/dev/null")
     options["CMAKE_SHARED_LINKER_FLAGS"] = " ".join(
         [str(options["CMAKE_SHARED_LINKER_FLAGS"]), *_LIBRARY_FOLDER.findall(steps)]
     )
@@ -89,11 +87,3 @@ def build_for_cuda(targets: Iterable[str], scratch: Path) -> Path:
     for name in (ONNXRUNTIME_LIBRARY, TENSORRT_PLUGINS, TENSORRT_ONLOAD):
         shutil.copy2(folder / "lib" / name, staged / "lib")
     return staged
-
-
-def _run(*command: object) -> str:
-    """What a command printed; its failure ends the program."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout + done.stderr

@@ -52,8 +52,8 @@ class Compiler:
             "CMAKE_SYSTEM_PROCESSOR": self.machine,
             "CMAKE_CXX_COMPILER": self.program,
             "CMAKE_TRY_COMPILE_TARGET_TYPE": "STATIC_LIBRARY",  # else CMake links with the C++ library that zig has
-            "CMAKE_AR": shutil.which(_run(gcc(self.machine), "-print-prog-name=ar").strip()),
-            "CMAKE_RANLIB": shutil.which(_run(gcc(self.machine), "-print-prog-name=ranlib").strip()),
+            "CMAKE_AR": shutil.which(run(gcc(self.machine), "-print-prog-name=ar").strip()),
+            "CMAKE_RANLIB": shutil.which(run(gcc(self.machine), "-print-prog-name=ranlib").strip()),
             "CMAKE_CXX_STANDARD_LIBRARIES": " ".join(["-nostdlib++", *map(str, self.libraries)]),
             "CMAKE_SHARED_LINKER_FLAGS": "-s -Wl,--no-undefined",
             "CMAKE_EXE_LINKER_FLAGS": "-s",
@@ -69,7 +69,7 @@ def gcc(machine: str) -> str:
 def make_compiler(machine: str, folder: Path) -> Compiler:
     """Write the compiler's script and the old libstdc++.so.6 to link against into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    search = _run(gcc(machine), "-E", "-x", "c++", "-v", "/dev/null")
+    search = run(gcc(machine), "-E", "-x", "c++", "-v", "/dev/null")
     listed = search.partition("#include <...> search starts here:")[2].partition("End of search list.")[0]
     headers = [Path(line.strip()).resolve() for line in listed.splitlines() if "c++" in line]
     target = ["-target", f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"]
@@ -78,11 +78,11 @@ def make_compiler(machine: str, folder: Path) -> Compiler:
     program.write_text(f'#!/bin/sh\nexec {shlex.join(call)} "$@"\n')
     program.chmod(0o755)
     newest, *others = (
-        Path(_run(gcc(machine), f"-print-file-name={name}").strip()).resolve()
+        Path(run(gcc(machine), f"-print-file-name={name}").strip()).resolve()
         for name in ("libstdc++.so", "libstdc++.a", "libgcc.a", "libgcc_s.so.1")
     )
     (folder / "threads.s").write_text(_THREADS)
-    _run(program, "-c", folder / "threads.s", "-o", folder / "threads.o")
+    run(program, "-c", folder / "threads.s", "-o", folder / "threads.o")
     return Compiler(machine, program, (folder / "threads.o", _old_library(newest, program, folder), *others))
 
 
@@ -90,7 +90,7 @@ def _old_library(newest: Path, compiler: Path, folder: Path) -> Path:
     """A libstdc++.so.6 with the symbols of `_OLDEST` and nothing behind them, to link against."""
     versions: dict[str, list[str]] = {}
     lines = [".data"]
-    for size, kind, name, family, number in _SYMBOL.findall(_run("readelf", "--wide", "--dyn-syms", newest)):
+    for size, kind, name, family, number in _SYMBOL.findall(run("readelf", "--wide", "--dyn-syms", newest)):
         if tuple(map(int, number.split("."))) <= _OLDEST[family]:
             versions.setdefault(f"{family}_{number}", []).append(name)
             is_a = "function" if kind == "FUNC" else "object"
@@ -101,11 +101,11 @@ def _old_library(newest: Path, compiler: Path, folder: Path) -> Path:
     library = folder / "libstdc++.so.6"
     how = ["-shared", "-nostdlib", "-nostdlib++", f"-Wl,-soname,{library.name}"]
     how += [f"-Wl,--version-script={folder / 'versions.map'}"]
-    _run(compiler, *how, folder / "symbols.s", "-o", library)
+    run(compiler, *how, folder / "symbols.s", "-o", library)
     return library
 
 
-def _run(*command: object) -> str:
+def run(*command: object) -> str:
     """What a command printed; its failure ends the program."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:

@@ -48,6 +48,11 @@ def require_logits(manifest: Manifest) -> int:
     return manifest.vocab_size
 
 
+def begun(tokens: Sequence[int], bos: int | None) -> Sequence[int]:
+    """The tokens of a text from its beginning: `bos`, if there is one, is put first, unless it stands there."""
+    return tokens if bos is None or list(tokens[:1]) == [bos] else [bos, *tokens]
+
+
 @dataclass
 class Generation:
     """Iterate to get new tokens as they are drawn; `stats` tells how fast. A token that ends the text is not given."""
@@ -66,9 +71,7 @@ class Generation:
     def __post_init__(self) -> None:
         manifest = self.session.manifest
         vocabulary = require_logits(manifest)
-        bos = manifest.bos_token_id
-        if bos is not None and list(self.prompt[:1]) != [bos]:
-            self.prompt = [bos, *self.prompt]
+        self.prompt = begun(self.prompt, manifest.bos_token_id)
         if not self.prompt:
             raise UserError(ErrorKind.argument, "The prompt is empty: give at least one token to start from.")
         if bad := [t for t in self.prompt if not 0 <= t < vocabulary]:

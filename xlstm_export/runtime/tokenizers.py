@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -88,3 +89,25 @@ def open_tokenizer(bundle: Bundle, file: Path | None = None) -> Tokenizer:
             "with --tokenizer, or put it beside the checkpoint and export again.",
         )
     return ByteTokenizer() if tokenizer == BYTE_TOKENIZER else HuggingFaceTokenizer(bundle.path / tokenizer)
+
+
+class TextOfTokens:
+    """The text of tokens that are added one by one.
+
+    Args:
+        before: the tokens that they follow, whose text is not given again.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
+        self._added: deque[int] = deque()
+        tokens = iter(lambda: self._added.popleft() if self._added else None, None)
+        self._pieces = tokenizer.decode_stream(tokens, before)
+
+    def add(self, token: int) -> str:
+        """What is complete of the text now and was not before."""
+        self._added.append(token)
+        return next(self._pieces)
+
+    def rest(self) -> str:
+        """No token follows: what was left."""
+        return "".join(self._pieces)

@@ -6,11 +6,13 @@ import asyncio
 import json
 import weakref
 from collections.abc import AsyncIterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
 from ..runtime import Session
+from ..runtime.generation import begun
 from ..runtime.tokenizers import Tokenizer
 from ..serving import Batcher, BatcherThread, Busy, Completion, Sequence
 from .conversations import Conversations
@@ -129,11 +131,11 @@ class LanguageModel:
             raise refusal(error) from None
         return running
 
-    def _tokens(self, request: CompletionRequest) -> list[int]:
-        prompt, bos = request.prompt, self._manifest.bos_token_id
-        tokens = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        if bos is not None and request.state is None and tokens[:1] != [bos]:
-            tokens = [bos, *tokens]
+    def _tokens(self, request: CompletionRequest) -> SequenceOf[int]:
+        prompt = request.prompt
+        tokens: SequenceOf[int] = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if request.state is None:
+            tokens = begun(tokens, self._manifest.bos_token_id)
         if not tokens:
             raise RequestError(400, "The prompt is empty: give at least one token to start from.", "prompt")
         return tokens

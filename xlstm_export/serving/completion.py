@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
 from typing import Literal
@@ -12,7 +11,7 @@ import numpy as np
 from ..errors import UserError
 from ..runtime.generation import StopTexts
 from ..runtime.sampling import Sampler, Sampling
-from ..runtime.tokenizers import Tokenizer
+from ..runtime.tokenizers import TextOfTokens, Tokenizer
 from .batcher import Task
 
 Finish = Literal["stop", "length"]
@@ -55,9 +54,7 @@ class Completion(Task):
         self.finish: Finish | None = None
         self._most, self._ends, self._show, self._done, self._read_last = most, ends, show, done, read_last
         self._sampler, self._stops = Sampler(sampling), StopTexts(stops)
-        self._drawn: deque[int] = deque()
-        after = iter(lambda: self._drawn.popleft() if self._drawn else None, None)
-        self._pieces = tokenizer.decode_stream(after, tokens)
+        self._text = TextOfTokens(tokenizer, tokens)
 
     def follow(self, logits: np.ndarray) -> int | None:
         """`Task.follow`."""
@@ -67,13 +64,12 @@ class Completion(Task):
         self.new_tokens += 1
         if token in self._ends:
             self.finish = "stop"
-            self._give(self._stops.add("".join(self._pieces)))
+            self._give(self._stops.add(self._text.rest()))
         else:
-            self._drawn.append(token)
-            self._give(self._stops.add(next(self._pieces)))
+            self._give(self._stops.add(self._text.add(token)))
             if not self._stops.is_reached and self.new_tokens == self._most:
                 self.finish = "length"
-                self._give(self._stops.add("".join(self._pieces)))
+                self._give(self._stops.add(self._text.rest()))
         if self._stops.is_reached:
             self.finish = "stop"
         elif self.finish is not None:

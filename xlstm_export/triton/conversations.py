@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
+from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -16,8 +17,9 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from ..errors import ErrorKind, UserError
+from ..runtime.generation import begun
 from ..runtime.sampling import Sampler, Sampling
-from ..runtime.tokenizers import Tokenizer
+from ..runtime.tokenizers import TextOfTokens, Tokenizer
 from ..serving import Batcher, Sequence, Task
 
 TICK_SECONDS = 1.0
@@ -139,8 +141,7 @@ class _Conversation:
         self._sequence: Sequence | None = None
         self._logits: np.ndarray | None = None
         self._sampler = Sampler(Sampling())
-        self._drawn: deque[int] = deque()
-        self._pieces: Iterator[str] | None = None
+        self._text: TextOfTokens | None = None
 
     def take(self, ask: Ask) -> None:
         """A request has come."""
@@ -183,17 +184,15 @@ class _Conversation:
         tokens, ends = self._tokens(ask), () if ask.ignore_eos else self._owner.ends
         drawn: list[int] = []
         if tokens:
-            self._pieces = None
+            self._text = None
         elif ask.new_tokens:
             if self._logits is None:
                 raise UserError(ErrorKind.argument, "There is nothing to go on from: give tokens or a text.")
             token = self._sampler(self._logits)
             drawn = [] if token in ends else [token]
             tokens = [*drawn]
-        if self._pieces is None and self._owner.tokenizer is not None:
-            self._drawn.clear()
-            after = iter(lambda: self._drawn.popleft() if self._drawn else None, None)
-            self._pieces = self._owner.tokenizer.decode_stream(after, tokens if not drawn else ())
+        if self._text is None and self._owner.tokenizer is not None:
+            self._text = TextOfTokens(self._owner.tokenizer, tokens if not drawn else ())
         reading = _Reading(tokens, drawn, ask.new_tokens, self._sampler, ends)
         reading.ended = lambda error: self._owner.later(lambda: self._read(reading, error))
         if tokens:
@@ -201,16 +200,13 @@ class _Conversation:
         else:
             self._complete(reading)
 
-    def _tokens(self, ask: Ask) -> list[int]:
-        tokens = ask.tokens or []
+    def _tokens(self, ask: Ask) -> SequenceOf[int]:
+        tokens: SequenceOf[int] = ask.tokens or []
         if ask.tokens is None and ask.text is not None:
             if self._owner.tokenizer is None:
                 raise UserError(ErrorKind.argument, "The model has no tokenizer: give tokens, not a text.")
             tokens = self._owner.tokenizer.encode(ask.text)
-        bos = self._owner.bos
-        if ask.start and ask.restore is None and bos is not None and tokens[:1] != [bos]:
-            tokens = [bos, *tokens]
-        return tokens
+        return begun(tokens, self._owner.bos) if ask.start and ask.restore is None else tokens
 
     def _read(self, reading: _Reading, error: UserError | None) -> None:
         """The batcher is done with a task."""
@@ -226,13 +222,11 @@ class _Conversation:
         """Everything is read: what is left is to answer."""
         ask, answer = self._asked, Answer(self._logits, reading.drawn)
         assert ask is not None and self._sequence is not None
-        if self._pieces is not None:
-            for token in reading.drawn:
-                self._drawn.append(token)
-                answer.new_text += next(self._pieces)
+        if self._text is not None:
+            answer.new_text = "".join(map(self._text.add, reading.drawn))
             if ask.end or len(reading.drawn) < ask.new_tokens:
-                answer.new_text += "".join(self._pieces)
-                self._pieces = None
+                answer.new_text += self._text.rest()
+                self._text = None
         if not ask.wants_state:
             self._answer(answer)
             return
@@ -262,13 +256,13 @@ class _Conversation:
     def _close(self) -> None:
         if self._sequence is not None:
             self._sequence.close()
-        self._sequence, self._logits, self._pieces = None, None, None
+        self._sequence, self._logits, self._text = None, None, None
 
 
 class _Reading(Task):
     """Reads tokens, and such as it draws."""
 
-    def __init__(self, tokens: list[int], drawn: list[int], most: int, sampler: Sampler, ends: tuple[int, ...]):
+    def __init__(self, tokens: SequenceOf[int], drawn: list[int], most: int, sampler: Sampler, ends: tuple[int, ...]):
         self.tokens, self.drawn = tokens, drawn
         self.logits: np.ndarray | None = None
         self.ended: Callable[[UserError | None], None] = lambda error: None
