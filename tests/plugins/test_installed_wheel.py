@@ -57,30 +57,30 @@ class Machine:
         return done.stdout + done.stderr
 
 
-def set_up(folder: Path, extra: str, **environment: str) -> Machine:
-    """The wheel as it is built with these variables set, installed with an extra."""
+def set_up(folder: Path, *extras: str, **environment: str) -> Machine:
+    """The wheel as it is built with these variables set, installed with extras."""
     (folder / "home").mkdir()
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(pip, check=True, env=os.environ | environment)
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     made = Machine(folder)
     made.run("pip", "install", "--quiet", "--no-deps", next(folder.glob("*.whl")))
-    link_requirements(Distribution.at(next(made.packages.glob("xlstm_export-*.dist-info"))), extra, made.packages)
+    link_requirements(Distribution.at(next(made.packages.glob("xlstm_export-*.dist-info"))), extras, made.packages)
     return made
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    return set_up(tmp_path_factory.mktemp("machine"), "native")
+    return set_up(tmp_path_factory.mktemp("machine"), "native", "run")
 
 
-def link_requirements(wheel: Distribution, extra: str, packages: Path) -> None:
-    """Link what `wheel[extra]` needs, directly or not, from this environment into the folder `packages`.
+def link_requirements(wheel: Distribution, extras: tuple[str, ...], packages: Path) -> None:
+    """Link what `wheel[extras]` needs, directly or not, from this environment into the folder `packages`.
 
     ONNX Runtime is here as `onnxruntime-gpu`: the same module.
     """
     chosen: dict[str, Distribution] = {}
-    waiting = [(wheel, extra)]
+    waiting = [(wheel, extra) for extra in extras]
     while waiting:
         parent, wanted = waiting.pop()
         for requirement in map(Requirement, parent.requires or ()):

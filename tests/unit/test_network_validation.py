@@ -104,8 +104,8 @@ def test_state_that_is_not_carried_fails_from_the_second_pass_on(tmp_path):
 
 
 def test_runtime_that_does_not_reset_a_row_is_caught(tmp_path, monkeypatch):
-    reset = OnnxRuntimeSession._reset
-    monkeypatch.setattr(OnnxRuntimeSession, "_reset", lambda self, row=None: reset(self, row) if row is None else None)
+    reset = OnnxRuntimeSession.reset
+    monkeypatch.setattr(OnnxRuntimeSession, "reset", lambda self, row=None: reset(self) if row is None else None)
     report = compare(summing_network(tmp_path / "b"), Summing())
     assert report.fault.run == "reset" and "rows reset on the way" in report.fault.explanation
 
@@ -113,9 +113,9 @@ def test_runtime_that_does_not_reset_a_row_is_caught(tmp_path, monkeypatch):
 def test_runtime_that_takes_padding_for_positions_is_caught(tmp_path, monkeypatch):
     run = OnnxRuntimeSession._run
 
-    def without_lengths(self, given):
+    def without_lengths(self, given, rows, turn):
         given.lengths[:] = given.positions
-        return run(self, given)
+        return run(self, given, rows, turn)
 
     monkeypatch.setattr(OnnxRuntimeSession, "_run", without_lengths)
     assert compare(summing_network(tmp_path / "b"), Summing()).fault.run == "ragged"
