@@ -59,7 +59,7 @@ def in_browser(browser: Browser, site: Path, tokens: int) -> tuple[float, int]:
     return rate, sum((site / name).stat().st_size for name in used if (site / name).is_file())
 
 
-def in_python(bundle: xlstm_export.Bundle, custom_ops: Path | None, tokens: int) -> float:
+def in_python(bundle: xlstm_export.Bundle, custom_ops: Path | str, tokens: int) -> float:
     text = xlstm_export.generate(bundle, PROMPT, tokens, Sampling(temperature=0), custom_ops=custom_ops)
     for _ in text:
         pass
@@ -87,7 +87,7 @@ def main() -> None:
             for definitions, site in sites.items():
                 rate, downloaded = in_browser(browser, site, args.tokens)
                 rates.setdefault(f"browser, {definitions}", []).append(rate)
-            rates.setdefault("Python, definitions", []).append(in_python(bundle, None, args.tokens))
+            rates.setdefault("Python, definitions", []).append(in_python(bundle, "none", args.tokens))
             if library:
                 rates.setdefault("Python, our kernels", []).append(in_python(bundle, library, args.tokens))
         browser.close()

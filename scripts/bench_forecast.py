@@ -1,6 +1,6 @@
 """Forecasts a second on the CPU: a bundle of TiRex or TiRex-2 against upstream, and whole windows in ONNX Runtime.
 
-    python scripts/bench_forecast.py [--model tirex2] [--custom-ops LIB] [--batch 1,32] [--threads 1] [--repeats 5]
+    python scripts/bench_forecast.py [--model tirex2] [--custom-ops LIB|none] [--batch 1,32] [--threads 1] [--repeats 5]
 
 One model of the published size with random weights (the time does not depend on them), horizon 64 from a context of
 2,048 points. Each line is the median of several runs, all in one process; with one thread, of processor time, so that
@@ -84,7 +84,7 @@ def report(name: str, batch: int, value: float, base: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("tirex", "tirex2"), default="tirex")
-    parser.add_argument("--custom-ops", type=Path, help="libxlstm_onnxruntime.so")
+    parser.add_argument("--custom-ops", help="libxlstm_onnxruntime.so, or none; by default the one that is found")
     parser.add_argument("--batch", default="1,32", help="numbers of series side by side")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace, reference: Any, path: Path, batch: int) -> Non
     if not args.no_compile:
         compiled = compile_cells(reference.as_shipped())
         report("upstream compiled", batch, seconds(lambda: run_upstream(compiled, series), args.repeats), base)
-    with open_session(bundle, batch=batch) as session:
+    with open_session(bundle, batch=batch, custom_ops=args.custom_ops) as session:
         forecaster = Forecaster(session)
         whole = seconds(lambda: forecaster.forecast(list(series), HORIZON), args.repeats)
         report("full window", batch, whole, base)

@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = xlstm_export.export_network(module, {"observation": "B,2"}, Path(folder) / "pole", batch=1)
         session = xlstm_export.open_session(bundle, custom_ops=library)
-        plain = xlstm_export.open_session(bundle)
+        plain = xlstm_export.open_session(bundle, custom_ops="none")
         few = arguments.calls // 10
         variants: dict[str, Callable[[], np.ndarray]] = {
             "C++, our kernels": lambda: cpp(program, bundle.path, library, arguments.calls),

@@ -16,6 +16,7 @@ from .errors import ErrorKind, UserError
 from .extras import extras_required
 from .forecasting import Forecaster
 from .forecasting.forecast import Forecast
+from .native.locate import ONNXRUNTIME_LIBRARY, choose_library
 from .progress import Stage, no_progress
 from .runtime import Session
 from .runtime import open_session as _open_session
@@ -159,14 +160,17 @@ def open_session(
         bundle: what to run.
         batch: number of sequences; must be the bundle's own when that is fixed.
         runtime: `onnxruntime` (CUDA where there is a GPU, else the CPU), `tensorrt-rtx` or `tensorrt`.
-        custom_ops: the custom-op library for ONNX Runtime; None runs the cells' definitions.
+        custom_ops: the library of our kernels for ONNX Runtime; None: the one that is found (`native.locate`), if any;
+            `"none"`: the cells' definitions.
         engine: for the TensorRT runtimes; None takes the bundle's newest that fits.
         activations: what ONNX Runtime multiplies quantised weights with on the CPU: `int8` is fast, `float32` exact.
 
     Raises:
-        UserError: a batch that the bundle was not made for, or a runtime that is not here.
+        UserError: a batch that the bundle was not made for, or a runtime or library that is not here.
     """
-    library = None if custom_ops is None else Path(custom_ops)
+    library = None
+    if runtime == "onnxruntime":
+        library = choose_library(ONNXRUNTIME_LIBRARY, None if custom_ops is None else str(custom_ops))
     return _open_session(bundle, runtime, batch, library, None if engine is None else Path(engine), activations)
 
 

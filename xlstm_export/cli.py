@@ -372,7 +372,7 @@ def generate(
         stops=stop or (),
         tokenizer=tokenizer,
         runtime=runtime,
-        custom_ops=chosen_custom_ops(custom_ops),
+        custom_ops=custom_ops,
         activations=activations,
     )
     sys.stdout.write(prompt)

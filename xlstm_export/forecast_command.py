@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .bundle.engine_record import ACTIVATIONS
-from .options import ActivationsOption, BundleArgument, CustomOpsOption, JsonOption, RuntimeOption, chosen_custom_ops
+from .options import ActivationsOption, BundleArgument, CustomOpsOption, JsonOption, RuntimeOption
 from .terminal import print_result, progress
 
 
@@ -56,7 +56,7 @@ def forecast(
             context=context,
             rollout=rollout,
             runtime=runtime,
-            custom_ops=chosen_custom_ops(custom_ops),
+            custom_ops=custom_ops,
             activations=activations,
             stage=stage,
         )

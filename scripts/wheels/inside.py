@@ -66,7 +66,7 @@ text = command("generate", str(folder), "--prompt", "In the beginning ", "-n", "
 assert text.loaded, "generate ran without the library"
 bundle = open_bundle(folder)
 logits = []
-for custom_ops in (library, None):
+for custom_ops in (None, "none"):
     with open_session(bundle, custom_ops=custom_ops) as session:
         logits.append(
             session.prefill([np.frombuffer(b"In the beginning God created the heaven", np.uint8).astype(np.int64)])

@@ -64,7 +64,7 @@ def find_library(name: str) -> Path | None:
 
 
 def choose_library(name: str, option: str | None) -> Path | None:
-    """The library that an option of the command line names, `LIB|none`.
+    """The library that a user names, on the command line or in Python: `LIB|none`.
 
     Args:
         name: one of the names above.
