@@ -24,7 +24,7 @@ from xlstm_export.bundle import Bundle
 from xlstm_export.bundle.engine_record import Activations
 from xlstm_export.runtime import open_session
 
-PRODUCTS = ("MatMulNBits", "MatMul", "Gemm", "FusedMatMul")
+PRODUCTS = ("QuantizedMatMul", "MatMulNBits", "MatMul", "Gemm", "FusedMatMul")
 
 
 def product_share(bundle: Bundle, batch: int, library: Path | None, activations: Activations) -> float:

@@ -3,7 +3,6 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,25 +32,6 @@ Type element_type(const OrtCustomOp* op, Element element) {
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }
 
-DataType data_type(Type type) {
-  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return DataType::kFloat16;
-  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16) return DataType::kBFloat16;
-  return DataType::kFloat32;
-}
-
-// Nothing may be thrown into ONNX Runtime.
-template <class Function>
-OrtStatusPtr guarded(const Function& function) noexcept {
-  try {
-    function();
-    return nullptr;
-  } catch (const Ort::Exception& error) {
-    return Ort::GetApi().CreateStatus(error.GetOrtErrorCode(), error.what());
-  } catch (const std::exception& error) {
-    return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());
-  }
-}
-
 // ---- Shape inference: the runtime then knows every shape ahead, and can plan which state takes over which buffer.
 
 struct Axis {
@@ -77,9 +57,8 @@ void learn_axes(const TensorSpec& spec, const OrtTensorTypeAndShapeInfo* info, B
   }
 }
 
-void set_output_shape(OrtShapeInferContext* context, size_t index, Type type, const char* shape,
-                      const ByLetter<Axis>& axes) {
-  const OrtApi& api = Ort::GetApi();
+void set_output_axes(OrtShapeInferContext* context, size_t index, Type type, const char* shape,
+                     const ByLetter<Axis>& axes) {
   Shape extents;
   std::vector<const char*> names;
   for (; *shape; ++shape) {
@@ -87,14 +66,7 @@ void set_output_shape(OrtShapeInferContext* context, size_t index, Type type, co
     extents.push_back(axes[*shape].extent);
     names.push_back(axes[*shape].name);
   }
-  OrtTensorTypeAndShapeInfo* raw_info = nullptr;
-  Ort::ThrowOnError(api.CreateTensorTypeAndShapeInfo(&raw_info));
-  const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api.ReleaseTensorTypeAndShapeInfo)> info(
-      raw_info, api.ReleaseTensorTypeAndShapeInfo);
-  Ort::ThrowOnError(api.SetTensorElementType(info.get(), type));
-  Ort::ThrowOnError(api.SetDimensions(info.get(), extents.data(), extents.size()));
-  Ort::ThrowOnError(api.SetSymbolicDimensions(info.get(), names.data(), names.size()));
-  Ort::ThrowOnError(api.ShapeInferContext_SetOutputTypeShape(context, index, info.get()));
+  set_output_shape(context, index, type, extents, names);
 }
 
 void infer_shapes(const Operator& op, OrtShapeInferContext* context) {
@@ -114,7 +86,7 @@ void infer_shapes(const Operator& op, OrtShapeInferContext* context) {
     Type type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     if (spec.element == Element::kActivation) type = activation;
     if (spec.element == Element::kMemory) type = memory;
-    set_output_shape(context, index, type, spec.shape, axes);
+    set_output_axes(context, index, type, spec.shape, axes);
   }
 }
 
@@ -258,8 +230,7 @@ const Cell kGatedHeadNormLayer{kGatedHeadNorm, run_gated_head_norm, may_reuse<kG
 const Cell kSkipGatedHeadNormLayer{kSkipGatedHeadNorm, run_gated_head_norm, may_reuse<kSkipGatedHeadNorm>};
 
 CellOperator::CellOperator(const Cell& cell, Types types, const Device& device, uint32_t api_version)
-    : CustomOp{}, cell(cell), types(types), device(device) {
-  OrtCustomOp::version = api_version;
+    : Operation(api_version), cell(cell), types(types), device(device) {
   GetName = [](const OrtCustomOp* op) { return contract_of(op).name; };
   GetExecutionProviderType = [](const OrtCustomOp* op) { return as_operator(op).device.execution_provider; };
   GetInputTypeCount = [](const OrtCustomOp* op) { return contract_of(op).inputs.size(); };
@@ -270,18 +241,10 @@ CellOperator::CellOperator(const Cell& cell, Types types, const Device& device, 
     const Operator& contract = contract_of(op);
     return index + contract.optional < contract.inputs.size() ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   };
-  GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return contract_of(op).outputs.size(); };
   GetOutputType = [](const OrtCustomOp* op, size_t index) {
     return element_type(op, contract_of(op).outputs[index].element);
   };
-  GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
-  GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
-  GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };
-  GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
-  GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
-  GetStartVersion = [](const OrtCustomOp*) { return kVersion; };
-  GetEndVersion = [](const OrtCustomOp*) { return kVersion; };
   CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
     return guarded([&] { *kernel = new CellKernel(as_operator(op), info); });
   };

@@ -21,6 +21,8 @@ struct Call {
   void* context;
 };
 
+}  // namespace
+
 cpu::ParallelFor thread_pool(OrtKernelContext* context) {
   cpu::ParallelFor parallel_for;
   parallel_for.threads = processors();
@@ -38,8 +40,6 @@ cpu::ParallelFor thread_pool(OrtKernelContext* context) {
   };
   return parallel_for;
 }
-
-}  // namespace
 
 const Device kCpu{
     "CPUExecutionProvider",

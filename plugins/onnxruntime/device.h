@@ -4,6 +4,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include "cells/cells.h"
+#include "cells/cpu/cpu_cells.h"
 #include "cells/layers.h"
 
 namespace xlstm::ort {
@@ -18,6 +19,9 @@ struct Device {
   void (*mlstm_projections)(const MlstmProjectionsArgs& args, OrtKernelContext* context) = nullptr;
   void (*gated_head_norm)(const GatedHeadNormArgs& args, OrtKernelContext* context) = nullptr;
 };
+
+// For kernels on a CPU: the pool of the session that `context` is of.
+cpu::ParallelFor thread_pool(OrtKernelContext* context);
 
 extern const Device kCpu;
 #if defined(XLSTM_HAS_CUDA)

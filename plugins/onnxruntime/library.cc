@@ -3,10 +3,14 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
+#include "cells/cpu/quantized_product.h"
 #include "onnxruntime/cell_operator.h"
+#include "onnxruntime/product_operator.h"
 
 namespace xlstm::ort {
 namespace {
@@ -28,17 +32,29 @@ constexpr bool kLayersByDefault = false;
 constexpr bool kLayersByDefault = true;
 #endif
 
-bool wants_layers(const OrtApi& api, const OrtSessionOptions* options) {
+// ONNX Runtime's own: "1" where products with quantised weights shall not round their inputs to 8 bits. Ours do.
+constexpr const char* kAccuracyEntry = "session.qdq_matmulnbits_accuracy_level";
+
+// An entry of the session's options; `otherwise` where there is none.
+std::string entry(const OrtApi& api, const OrtSessionOptions* options, const char* name, const char* otherwise) {
   int given = 0;
-  Ort::ThrowOnError(api.HasSessionConfigEntry(options, kLayersEntry, &given));
-  if (!given) return kLayersByDefault;
+  Ort::ThrowOnError(api.HasSessionConfigEntry(options, name, &given));
+  if (!given) return otherwise;
   char value[8] = {};
   size_t size = sizeof value;
-  Ort::ThrowOnError(api.GetSessionConfigEntry(options, kLayersEntry, value, &size));
-  return std::string(value) != "0";
+  Ort::ThrowOnError(api.GetSessionConfigEntry(options, name, value, &size));
+  return value;
 }
 
-OrtCustomOpDomain* make_domain(uint32_t api_version, bool layers) {
+enum class Operators { kCells, kLayers, kLayersAndProducts };
+
+Operators wanted(const OrtApi& api, const OrtSessionOptions* options) {
+  if (entry(api, options, kLayersEntry, kLayersByDefault ? "1" : "0") == "0") return Operators::kCells;
+  const bool rounds = entry(api, options, kAccuracyEntry, "4") == "4";
+  return rounds && cpu::has_quantized_product() ? Operators::kLayersAndProducts : Operators::kLayers;
+}
+
+OrtCustomOpDomain* make_domain(uint32_t api_version, Operators operators) {
   OrtCustomOpDomain* domain = nullptr;
   Ort::ThrowOnError(Ort::GetApi().CreateCustomOpDomain(kDomain, &domain));
   constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -59,14 +75,28 @@ OrtCustomOpDomain* make_domain(uint32_t api_version, bool layers) {
       if (type != kFloat) add(kSlstmCell, {type, kFloat, kFloat}, *device);
     }
   }
-  if (!layers) return domain;
+  if (operators == Operators::kCells) return domain;
   add(kCausalConvLayer, {kFloat, kFloat, kFloat}, kCpu);
   for (const auto type : kinds) {
     add(kMlstmProjectionsLayer, {type, type, kFloat}, kCpu);
     add(kGatedHeadNormLayer, {type, type, kFloat}, kCpu);
     add(kSkipGatedHeadNormLayer, {type, type, kFloat}, kCpu);
   }
+  if (operators == Operators::kLayers) return domain;
+  for (const ProductOperator::Types types : product_types()) {
+    Ort::ThrowOnError(Ort::GetApi().CustomOpDomain_Add(domain, new ProductOperator(types, api_version)));
+  }
   return domain;
+}
+
+// Each is made once, and never freed.
+OrtCustomOpDomain* domain(Operators operators, uint32_t api_version) {
+  static std::mutex mutex;
+  static std::map<Operators, OrtCustomOpDomain*> domains;
+  const std::lock_guard<std::mutex> lock(mutex);
+  OrtCustomOpDomain*& made = domains[operators];
+  if (!made) made = make_domain(api_version, operators);
+  return made;
 }
 
 }  // namespace
@@ -84,12 +114,7 @@ RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) noexcept {
   try {
     Ort::InitApi(api);
     const uint32_t version = std::min(available, xlstm::ort::kCustomOpApi);
-    if (xlstm::ort::wants_layers(*api, options)) {
-      static OrtCustomOpDomain* const all = xlstm::ort::make_domain(version, true);
-      return api->AddCustomOpDomain(options, all);
-    }
-    static OrtCustomOpDomain* const cells = xlstm::ort::make_domain(version, false);
-    return api->AddCustomOpDomain(options, cells);
+    return api->AddCustomOpDomain(options, xlstm::ort::domain(xlstm::ort::wanted(*api, options), version));
   } catch (const std::exception& error) {
     return api->CreateStatus(ORT_FAIL, error.what());
   }

@@ -277,6 +277,8 @@ class OnnxRuntimeBundle : public LoadedBundle {
     if (threads) result.SetIntraOpNumThreads(threads);
     const bool exact = options.activations == Activations::float32;
     result.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", exact ? "1" : "4");
+    // Threads that wait for the next pass in a loop take the cores from all else, another session's pass above all.
+    result.AddConfigEntry("session.force_spinning_stop", "1");
     if (const auto& library = options.custom_ops; !library.empty()) {
       std::error_code failure;
       const auto path = std::filesystem::canonical(library, failure);

@@ -50,6 +50,8 @@ class CpuKernels:
         self._library.xlstm_pool_create.restype = _POINTER
         self._library.xlstm_instruction_sets.restype = ctypes.c_char_p
         self._library.xlstm_force_instruction_set.restype = ctypes.c_bool
+        self._library.xlstm_has_quantized_product.restype = ctypes.c_bool
+        self._library.xlstm_pack.restype = _POINTER
         self._pools: dict[int, ctypes.c_void_p] = {}
 
     def instruction_sets(self) -> list[str]:
@@ -58,9 +60,23 @@ class CpuKernels:
     def call(self, function: str, arguments: ctypes.Structure, instruction_set: str, threads: int) -> None:
         """A function of the harness, on the best instruction set where none is named."""
         assert self._library.xlstm_force_instruction_set(instruction_set.encode())
+        getattr(self._library, function)(ctypes.byref(arguments), self._pool(threads))
+
+    def _pool(self, threads: int) -> ctypes.c_void_p:
         if threads not in self._pools:
             self._pools[threads] = _POINTER(self._library.xlstm_pool_create(_INT64(threads)))
-        getattr(self._library, function)(ctypes.byref(arguments), self._pools[threads])
+        return self._pools[threads]
+
+    @property
+    def has_quantized_product(self) -> bool:
+        return self._library.xlstm_has_quantized_product()
+
+    def multiply(self, matrix: ctypes.Structure, dtype: int, x: np.ndarray, y: np.ndarray, threads: int) -> None:
+        """Rows of x by a quantised matrix into y, both of the type with that index in `TYPES`."""
+        packed = _POINTER(self._library.xlstm_pack(ctypes.byref(matrix)))
+        pointers = (_POINTER(x.ctypes.data), _POINTER(y.ctypes.data))
+        self._library.xlstm_multiply(packed, _INT32(dtype), _INT64(len(x)), *pointers, self._pool(threads))
+        self._library.xlstm_unpack(packed)
 
     def run(self, case: Case, instruction_set: str = "", threads: int = 1) -> list[np.ndarray]:
         """Outputs in the order of `case.expected()`, as float32. Bit k of `case.in_place`: the k-th state in place."""

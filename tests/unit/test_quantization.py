@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from onnx import helper, numpy_helper
 from support.paths import DEMO
 
 from xlstm_export.bundle import Bundle
-from xlstm_export.engines.rewrite import with_plain_lookups
+from xlstm_export.engines.rewrite import with_plain_codes
 from xlstm_export.errors import UserError
 from xlstm_export.inspection import inspect_bundle
 from xlstm_export.operators.lookups import lookup_function, lookup_name
-from xlstm_export.operators.names import DOMAIN, LOOKUPS
+from xlstm_export.operators.names import DOMAIN, INT4_ROWS, INT8_ROWS, LOOKUPS, QUANTIZED_MATMUL
 from xlstm_export.quantization import QuantizeOptions, calibration
 from xlstm_export.quantization.formats import FLOAT8, INT4, INT8, blocked, packed, round_to_nearest, search_scales
 from xlstm_export.quantization.gptq import gptq
@@ -108,10 +109,33 @@ def test_lookups_give_the_rows_of_codes_times_scales_as_written_and_for_engines(
     model = helper.make_model(graph, opset_imports=opsets, functions=[lookup_function(name)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     indices = rng.integers(0, 50, 7)
-    for variant in (model, with_plain_lookups(model)):
+    for variant in (model, with_plain_codes(model)):
         session = ort.InferenceSession(variant.SerializeToString(), providers=["CPUExecutionProvider"])
         assert (session.run(None, {"indices": indices})[0] == weights[indices]).all()
-    assert name in LOOKUPS and not with_plain_lookups(model).functions
+    assert name in LOOKUPS and not with_plain_codes(model).functions
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_engines_get_products_behind_a_dequantize_node_of_the_graph_itself(weights, quantised):
+    bundle = quantised[weights]
+    model = onnx.load(bundle.model_file)
+    plain = with_plain_codes(model)
+    before, after = (Counter(node.op_type for node in m.graph.node) for m in (model, plain))
+    assert before[QUANTIZED_MATMUL] == 13 and not after[QUANTIZED_MATMUL]
+    assert after["DequantizeLinear"] == 14  # with the embedding
+    assert {f.name for f in model.functions} - {f.name for f in plain.functions} == {
+        QUANTIZED_MATMUL,
+        INT4_ROWS if weights == "int4" else INT8_ROWS,
+    }
+    fed = {s.input: np.zeros(s.sized(1), np.float32) for s in bundle.manifest.states}
+    fed |= {"tokens": PROMPT, "lengths": np.array([PROMPT.shape[1]], np.int32)}
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    outputs = [
+        ort.InferenceSession(m.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(["logits"], fed)[0]
+        for m in (model, plain)
+    ]
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=1e-5 * np.abs(outputs[0]).max())
 
 
 @pytest.mark.parametrize("weights", ["int4", "int8"])

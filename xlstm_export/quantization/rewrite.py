@@ -1,4 +1,4 @@
-"""The graph around a quantised weight: `DequantizeLinear` before a product, a lookup of codes in place of `Gather`."""
+"""The graph around a quantised weight: products with codes, and lookups of codes in place of `Gather`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..operators.lookups import lookup_function, lookup_name
-from ..operators.names import DOMAIN
+from ..operators.names import DOMAIN, QUANTIZED_MATMUL
+from ..operators.products import has_product, product_function
 from .sites import Site
 
 
@@ -42,22 +43,29 @@ def put_in(graph: ir.Graph, site: Site, weight: WrittenWeight, bits: int, block_
     used = {id(value): value for value in values if value is not None}
     for value in used.values():
         graph.register_initializer(value)
-    if site.products:
+    operators = set()
+    if site.products and weight.zeros is None and has_product(weight.codes.dtype, block_size):
+        operators.add(QUANTIZED_MATMUL)
+        for node in site.products:
+            _multiply(graph, site, node, weight, block_size)
+    elif site.products:
         matrix = _dequantised(graph, site, weight, block_size)
         for node in site.products:
-            _multiply(graph, node, matrix)
+            _finish(graph, node, _insert_product(graph, node, "MatMul", [matrix]))
     name = lookup_name(bits, rows=not site.products)
     for node in site.lookups:
+        operators.add(name)
         _look_up(graph, site, node, name, weight, block_size)
     assert site.value.name is not None
     graph.initializers.pop(site.value.name)
-    return {name} if site.lookups else set()
+    return operators
 
 
 def define(model: ir.Model, names: set[str]) -> None:
     """Give the model the definitions of these operators."""
     for name in sorted(names):
-        model.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(lookup_function(name))
+        function = product_function() if name == QUANTIZED_MATMUL else lookup_function(name)
+        model.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
 
 
 def _dequantised(graph: ir.Graph, site: Site, weight: WrittenWeight, block_size: int) -> ir.Value:
@@ -80,15 +88,29 @@ def _dequantised(graph: ir.Graph, site: Site, weight: WrittenWeight, block_size:
     )
 
 
-def _multiply(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
-    """`MatMul` and, where there was a bias, `Add`, in place of the node.
+def _multiply(graph: ir.Graph, site: Site, node: ir.Node, weight: WrittenWeight, block_size: int) -> None:
+    """The operator that multiplies with codes, in place of the node."""
+    attributes = {"block_size": block_size, "to": int(site.dtype)}
+    operands = [weight.codes, weight.scales]
+    _finish(graph, node, _insert_product(graph, node, QUANTIZED_MATMUL, operands, DOMAIN, **attributes))
+
+
+def _insert_product(
+    graph: ir.Graph, node: ir.Node, op_type: str, operands: list[ir.Value], domain: str = "", **attributes: int
+) -> ir.Value:
+    x, out = node.inputs[0], node.outputs[0]
+    name = f"{node.name}/{op_type}"
+    return _insert(graph, node, op_type, [x, *operands], name, out.dtype, out.shape, domain, **attributes)
+
+
+def _finish(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
+    """Put a product, and the `Add` of a bias where there was one, in place of the node.
 
     Between the two, and before the addition of a residual, stands a `Reshape` that changes nothing: ONNX Runtime would
     make a `Gemm` of them before it fuses products with `DequantizeLinear`.
     """
-    x, out, name = node.inputs[0], node.outputs[0], node.name
+    out, name = node.outputs[0], node.name
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    result = _insert(graph, node, "MatMul", [x, weight], f"{name}/MatMul", out.dtype, out.shape)
     added = [use for use, _ in out.uses() if use.op_type == "Add"]
     if (bias is not None or added) and out.shape is not None:
         same = _constant(graph, f"{name}/same", [0] * (len(out.shape) - 1) + [-1])

@@ -15,7 +15,7 @@ from ..exporter.weights import attach_weights
 from ..progress import Advance
 from .formats import FORMATS, Format, packed
 from .matrices import row_pieces
-from .rewrite import WrittenWeight, put_in
+from .rewrite import WrittenWeight, define, put_in
 from .sites import Site, find_sites
 from .weight_file import WeightFile
 
@@ -25,7 +25,7 @@ STORED_FILE = "codes.weights"
 def attach_stored(
     model: ir.Model, tensors: Mapping[str, LazyTensor], folder: Path, link: bool, progress: Advance = lambda _: None
 ) -> tuple[str, ...]:
-    """As `attach_weights`; but a weight of products that is stored as integers becomes `DequantizeLinear` and `MatMul`.
+    """As `attach_weights`; but products with a weight that is stored as integers multiply with these.
 
     Args:
         model: its initializers have no bytes yet. Those of integers are replaced.
@@ -34,16 +34,18 @@ def attach_stored(
     stored = {name: tensor for name, tensor in tensors.items() if tensor.codes is not None and name in sites}
     files: tuple[str, ...] = ()
     if stored:
+        operators = set()
         with WeightFile(folder, STORED_FILE) as file:
             for name, tensor in stored.items():
-                _put(model.graph, sites[name], tensor, file)
+                operators |= _put(model.graph, sites[name], tensor, file)
                 progress(tensor.nbytes)
+        define(model, operators)
         files = (STORED_FILE,)
     others = {name: tensor for name, tensor in tensors.items() if name not in stored}
     return (*attach_weights(model.graph, others, folder, link, progress), *files)
 
 
-def _put(graph: ir.Graph, site: Site, tensor: LazyTensor, file: WeightFile) -> None:
+def _put(graph: ir.Graph, site: Site, tensor: LazyTensor, file: WeightFile) -> set[str]:
     assert tensor.codes is not None and not site.transposed
     format_, matrix = FORMATS[f"int{tensor.codes.bits}"], tensor.codes.read()
 
@@ -54,7 +56,7 @@ def _put(graph: ir.Graph, site: Site, tensor: LazyTensor, file: WeightFile) -> N
     zeros = None if matrix.zeros is None else add("zeros", matrix.zeros)
     scales = _as_numpy(matrix.scales).T
     written = file.add(f"{site.name}.scales", ir.DataType.from_numpy(scales.dtype), scales.shape, [scales])
-    put_in(graph, site, WrittenWeight(codes, codes, written, zeros), format_.bits, tensor.codes.block_size)
+    return put_in(graph, site, WrittenWeight(codes, codes, written, zeros), format_.bits, tensor.codes.block_size)
 
 
 def _add_codes(file: WeightFile, name: str, codes: np.ndarray, format_: Format) -> ir.Value:

@@ -158,6 +158,8 @@ def _load(bundle: Bundle, custom_ops: Path | None, device: str, activations: Act
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdigit() else 1 if _is_tiny(bundle) else 0  # 0: the cores
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _ACCURACY_LEVELS[activations])
+    # Threads that wait for the next pass in a loop take the cores from all else, another session's pass above all.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if custom_ops is not None:
         if not custom_ops.is_file():
             raise UserError(

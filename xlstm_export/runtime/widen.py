@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.graph_file import BFLOAT16, FLOAT, INT_ATTRIBUTE, NodeProto, read_graph
+from ..operators.names import QUANTIZED_MATMUL
 
-_ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul", "DequantizeLinear"}
+_ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul", "DequantizeLinear", QUANTIZED_MATMUL}
 
 
 def widen_bfloat16(path: Path) -> bytes:
@@ -29,7 +30,10 @@ def widen_bfloat16(path: Path) -> bytes:
         if node.op_type not in _ARITHMETIC or dtypes.get(result) != BFLOAT16:
             nodes.append(node)
             continue
-        nodes += _widen_inputs(node, dtypes)
+        nodes += _widen_inputs(node, dtypes, 1 if node.op_type == QUANTIZED_MATMUL else len(node.input))
+        for attribute in node.attribute:
+            if node.op_type == QUANTIZED_MATMUL and attribute.name == "to":  # the type that it has its scales cast to
+                attribute.i = FLOAT
         nodes.append(node)
         if node.op_type == "DequantizeLinear":  # what multiplies with it is widened too, and only so are the two fused
             types[result].elem_type = dtypes[result] = FLOAT
@@ -41,9 +45,9 @@ def widen_bfloat16(path: Path) -> bytes:
     return model.SerializeToString()
 
 
-def _widen_inputs(node: Any, dtypes: dict[str, int]) -> Iterator[Any]:
-    """The casts that a node's bfloat16 inputs go through from now on."""
-    for index, name in enumerate(node.input):
+def _widen_inputs(node: Any, dtypes: dict[str, int], count: int) -> Iterator[Any]:
+    """The casts that the first `count` of a node's inputs go through from now on, where they are bfloat16."""
+    for index, name in enumerate(node.input[:count]):
         if dtypes.get(name) == BFLOAT16:
             node.input[index] = f"{node.name}/widen_{index}"
             yield _cast(name, FLOAT, node.input[index], node.input[index])

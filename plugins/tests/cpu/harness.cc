@@ -9,6 +9,7 @@
 
 #include "cells/cpu/cpu_layers.h"
 #include "cells/cpu/memory_stream.h"
+#include "cells/cpu/quantized_product.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -102,6 +103,14 @@ EXPORT void xlstm_mlstm_projections(const xlstm::MlstmProjectionsArgs* args, voi
 }
 EXPORT void xlstm_gated_head_norm(const xlstm::GatedHeadNormArgs* args, void* pool) {
   xlstm::cpu::gated_head_norm(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+
+EXPORT bool xlstm_has_quantized_product() { return xlstm::cpu::has_quantized_product(); }
+EXPORT void* xlstm_pack(const xlstm::cpu::QuantizedMatrix* matrix) { return new xlstm::cpu::PackedMatrix(*matrix); }
+EXPORT void xlstm_unpack(void* packed) { delete static_cast<xlstm::cpu::PackedMatrix*>(packed); }
+EXPORT void xlstm_multiply(void* packed, int32_t type, int64_t rows, const void* x, void* y, void* pool) {
+  const auto* matrix = static_cast<xlstm::cpu::PackedMatrix*>(packed);
+  matrix->multiply(static_cast<xlstm::DataType>(type), rows, x, y, static_cast<Pool*>(pool)->parallel_for());
 }
 
 // The names this processor has, separated by spaces, best first.

@@ -1,0 +1,343 @@
+#include "cells/cpu/quantized_product.h"
+
+#if defined(__x86_64__)
+
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own intrinsics (its bug 105593)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "cells/cpu/huge_pages.h"
+
+// A panel has 16 outputs, one for each lane. For each block of inputs it holds vectors of 64 codes, four consecutive
+// inputs of every output, then the block's 16 scales. Codes are stored as unsigned: the instruction multiplies unsigned
+// by signed bytes. Two vectors of four-bit codes share one: that of quad j in the lower halves of its bytes, that of
+// quad j + quads / 2 in the upper.
+//
+//   sum_k (code + offset) x - offset sum_k x = sum_k code x
+
+namespace xlstm::cpu {
+namespace {
+
+constexpr int64_t kLanes = 16, kQuad = 4, kVector = kLanes * kQuad;
+constexpr int64_t kAhead = 8192;  // bytes; the hardware's prefetcher stops at every page
+
+// Compiles a function for this instruction set alone, wherever the rest is to run.
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")))
+
+constexpr int offset_of(int bits) { return 1 << (bits - 1); }
+
+// ---- Rows of x as bytes
+
+// What the rows of x became. `blocks` of each row, one after another.
+struct Bytes {
+  int8_t* codes;     // (rows, blocks, block)
+  float* scales;     // (rows, blocks)
+  int32_t* correct;  // (rows, blocks): - offset times the sum of the codes
+};
+
+VNNI __m512 load(DataType type, const void* x, int64_t at, int64_t count) {
+  const __mmask16 there = count >= kLanes ? __mmask16{0xFFFF} : static_cast<__mmask16>((1u << count) - 1);
+  if (type == DataType::kFloat32) return _mm512_maskz_loadu_ps(there, static_cast<const float*>(x) + at);
+  const __m256i halves = _mm256_maskz_loadu_epi16(there, static_cast<const uint16_t*>(x) + at);
+  if (type == DataType::kFloat16) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+VNNI void quantize_block(DataType type, const void* x, int64_t at, int64_t count, int64_t block, int offset,
+                         int8_t* codes, float* scale, int32_t* correct) {
+  __m512 largest = _mm512_setzero_ps(), spoilt = _mm512_setzero_ps();  // x - x is NaN for an infinity, too
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const __m512 values = load(type, x, at + j, count - j);
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(values));
+    spoilt = _mm512_add_ps(spoilt, _mm512_sub_ps(values, values));
+  }
+  const float magnitude = _mm512_reduce_max_ps(largest);
+  const bool finite = _mm512_cmp_ps_mask(spoilt, spoilt, _CMP_UNORD_Q) == 0;
+  const float step = magnitude / 127;
+  // A magnitude whose 127th part is nothing, or whose inverse is infinite, is nothing beside any other.
+  const float inverse = finite && step > 0x1p-120f ? 1 / step : 0;
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t j = 0; j < block; j += kLanes) {
+    __m512i rounded = _mm512_setzero_si512();
+    if (j < count && inverse != 0) {
+      rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(type, x, at + j, count - j), _mm512_set1_ps(inverse)));
+      sum = _mm512_add_epi32(sum, rounded);
+    }
+    const auto there = static_cast<__mmask16>(block - j >= kLanes ? 0xFFFF : (1u << (block - j)) - 1);
+    _mm512_mask_cvtsepi32_storeu_epi8(codes + j, there, rounded);
+  }
+  *scale = finite ? (inverse != 0 ? step : 0) : __builtin_nanf("");
+  *correct = -offset * _mm512_reduce_add_epi32(sum);
+}
+
+// ---- Panels
+
+template <bool kHalfScales>
+VNNI __m512 load_scales(const uint8_t* from) {
+  if constexpr (kHalfScales) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return _mm512_loadu_ps(from);
+}
+
+VNNI __m512i four(const int8_t* codes) {
+  int32_t bytes;
+  std::memcpy(&bytes, codes, sizeof bytes);
+  return _mm512_set1_epi32(bytes);
+}
+
+struct Shape {
+  int64_t blocks, block;
+};
+
+// The sums of one panel for some rows of x. `kVectors`: of a block; 0: as many as the shape says.
+template <int kBits, bool kHalfScales, int kRows, int kVectors>
+VNNI void sum_panel(const uint8_t* panel, const Shape& shape, const Bytes& x, int64_t row, __m512* sums) {
+  const int64_t vectors = kVectors ? kVectors : shape.block * kBits / 32;
+  const int64_t half = shape.block / 2;
+  const __m512i lower = _mm512_set1_epi8(15);
+  __m512 result[kRows];
+  for (auto& sum : result) sum = _mm512_setzero_ps();
+  for (int64_t b = 0; b < shape.blocks; ++b) {
+    __m512i first[kRows], second[kRows];  // two chains of additions, for what each takes
+    for (int r = 0; r < kRows; ++r) {
+      first[r] = _mm512_set1_epi32(x.correct[(row + r) * shape.blocks + b]);
+      second[r] = _mm512_setzero_si512();
+    }
+    const int8_t* const codes = x.codes + (row * shape.blocks + b) * shape.block;
+    const int64_t stride = shape.blocks * shape.block;
+    // A vector of four-bit codes is of two quads, and of eight-bit codes there is an even number of vectors.
+    constexpr int64_t kStep = kBits == 4 ? 1 : 2;
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < vectors; j += kStep, panel += kStep * kVector) {
+      __m512i low = _mm512_loadu_si512(panel), high;
+      _mm_prefetch(reinterpret_cast<const char*>(panel) + kAhead, _MM_HINT_T0);
+      if constexpr (kBits == 4) {
+        high = _mm512_and_si512(_mm512_srli_epi16(low, 4), lower);
+        low = _mm512_and_si512(low, lower);
+      } else {
+        high = _mm512_loadu_si512(panel + kVector);
+        _mm_prefetch(reinterpret_cast<const char*>(panel) + kVector + kAhead, _MM_HINT_T0);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const int8_t* const quad = codes + r * stride + kQuad * j;
+        first[r] = _mm512_dpbusd_epi32(first[r], low, four(quad));
+        second[r] = _mm512_dpbusd_epi32(second[r], high, four(quad + (kBits == 4 ? half : kQuad)));
+      }
+    }
+    const __m512 scales = load_scales<kHalfScales>(panel);
+    panel += kLanes * (kHalfScales ? 2 : 4);
+    for (int r = 0; r < kRows; ++r) {
+      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(x.scales[(row + r) * shape.blocks + b]));
+      result[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(first[r], second[r])), scale, result[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) sums[r] = result[r];
+}
+
+VNNI void store(DataType type, void* y, int64_t at, int64_t count, __m512 value) {
+  const auto there = static_cast<__mmask16>(count >= kLanes ? 0xFFFF : (1u << count) - 1);
+  if (type == DataType::kFloat32) return _mm512_mask_storeu_ps(static_cast<float*>(y) + at, there, value);
+  __m256i halves;
+  if (type == DataType::kFloat16) {
+    halves = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  } else {  // to nearest, ties to even; a NaN stays one
+    const __m512i bits = _mm512_castps_si512(value);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(_mm512_set1_epi32(0x7FFF), odd));
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, is_nan, quiet), 16));
+  }
+  _mm256_mask_storeu_epi16(static_cast<uint16_t*>(y) + at, there, halves);
+}
+
+struct Result {
+  DataType type;
+  void* y;  // (rows, outputs)
+  int64_t outputs;
+};
+
+template <int kBits, bool kHalfScales, int kRows, int kVectors>
+VNNI void multiply_rows(const uint8_t* panel, int64_t first, const Shape& shape, const Bytes& x, int64_t row,
+                        const Result& result) {
+  __m512 sums[kRows];
+  sum_panel<kBits, kHalfScales, kRows, kVectors>(panel, shape, x, row, sums);
+  for (int r = 0; r < kRows; ++r) {
+    store(result.type, result.y, (row + r) * result.outputs + first, result.outputs - first, sums[r]);
+  }
+}
+
+// All rows by the outputs from `first` on: eight rows at a time, which is as many as there are registers for.
+template <int kBits, bool kHalfScales, int kVectors>
+void multiply_panel(const uint8_t* panel, int64_t first, const Shape& shape, const Bytes& x, int64_t rows,
+                    const Result& result) {
+  int64_t row = 0;
+  for (; row + 8 <= rows; row += 8) {
+    multiply_rows<kBits, kHalfScales, 8, kVectors>(panel, first, shape, x, row, result);
+  }
+  if (rows - row >= 4) {
+    multiply_rows<kBits, kHalfScales, 4, kVectors>(panel, first, shape, x, row, result);
+    row += 4;
+  }
+  if (rows - row >= 2) {
+    multiply_rows<kBits, kHalfScales, 2, kVectors>(panel, first, shape, x, row, result);
+    row += 2;
+  }
+  if (rows - row >= 1) multiply_rows<kBits, kHalfScales, 1, kVectors>(panel, first, shape, x, row, result);
+}
+
+using MultiplyPanel = void (*)(const uint8_t*, int64_t, const Shape&, const Bytes&, int64_t, const Result&);
+
+MultiplyPanel choose_panel(int bits, bool half_scales, int64_t block) {
+  if (bits == 4) {
+    if (block == 32) return half_scales ? multiply_panel<4, true, 4> : multiply_panel<4, false, 4>;
+    return half_scales ? multiply_panel<4, true, 0> : multiply_panel<4, false, 0>;
+  }
+  if (block == 32) return half_scales ? multiply_panel<8, true, 8> : multiply_panel<8, false, 8>;
+  return half_scales ? multiply_panel<8, true, 0> : multiply_panel<8, false, 0>;
+}
+
+// ---- Packing
+
+// The codes of input k and of outputs from `first` on, as unsigned numbers.
+void read_codes(const QuantizedMatrix& matrix, int64_t k, int64_t first, int64_t lanes, uint8_t* out) {
+  const int64_t at = k * matrix.outputs + first;
+  const auto* const bytes = static_cast<const uint8_t*>(matrix.codes);
+  // Two's complement and an excess of half the range differ in the sign's bit.
+  if (matrix.bits == 8) {
+    for (int64_t lane = 0; lane < lanes; ++lane) out[lane] = bytes[at + lane] ^ 128;
+  } else if (lanes == kLanes && at % 2 == 0) {
+    for (int64_t pair = 0; pair < kLanes / 2; ++pair) {
+      const uint8_t byte = bytes[at / 2 + pair];
+      out[2 * pair] = (byte & 15) ^ 8;
+      out[2 * pair + 1] = (byte >> 4) ^ 8;
+    }
+  } else {
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      out[lane] = (bytes[(at + lane) / 2] >> ((at + lane) % 2 * 4) & 15) ^ 8;
+    }
+  }
+}
+
+float scale_at(const QuantizedMatrix& matrix, int64_t at) {
+  if (matrix.scale_type == DataType::kFloat32) return static_cast<const float*>(matrix.scales)[at];
+  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(matrix.scales)[at]) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// One block of one panel. `lanes`: outputs that are there. Inputs that are not stay zero, as x is there.
+void pack_block(const QuantizedMatrix& matrix, int64_t b, int64_t first, int64_t lanes, uint8_t* out) {
+  const int64_t begin = b * matrix.block, count = std::min(matrix.block, matrix.inputs - begin);
+  const int64_t split = matrix.bits == 4 ? matrix.block / 2 : matrix.block;
+  for (int64_t k = 0; k < split; k += kQuad, out += kVector) {
+    uint8_t lower[kQuad][kLanes] = {}, upper[kQuad][kLanes] = {};
+    for (int64_t t = 0; t < kQuad; ++t) {
+      if (k + t < count) read_codes(matrix, begin + k + t, first, lanes, lower[t]);
+      if (split + k + t < count) read_codes(matrix, begin + split + k + t, first, lanes, upper[t]);
+    }
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      for (int64_t t = 0; t < kQuad; ++t) {
+        out[kQuad * lane + t] = static_cast<uint8_t>(lower[t][lane] | upper[t][lane] << 4);
+      }
+    }
+  }
+}
+
+void pack_scales(const QuantizedMatrix& matrix, int64_t b, int64_t first, int64_t lanes, uint8_t* out) {
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const int64_t at = b * matrix.outputs + first + lane;
+    if (matrix.scale_type == DataType::kFloat16) {
+      std::memcpy(out + 2 * lane, static_cast<const uint16_t*>(matrix.scales) + at, 2);
+    } else {
+      const float scale = scale_at(matrix, at);
+      std::memcpy(out + 4 * lane, &scale, 4);
+    }
+  }
+}
+
+}  // namespace
+
+bool has_quantized_product() {
+  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx2") &&
+                          __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return has;
+}
+
+PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix)
+    : inputs_(matrix.inputs),
+      outputs_(matrix.outputs),
+      block_(matrix.block),
+      blocks_((matrix.inputs + matrix.block - 1) / matrix.block),
+      bits_(matrix.bits),
+      half_scales_(matrix.scale_type == DataType::kFloat16),
+      block_bytes_(kLanes * (block_ * bits_ / 8 + (half_scales_ ? 2 : 4))) {
+  const int64_t panels = (outputs_ + kLanes - 1) / kLanes, code_bytes = kLanes * block_ * bits_ / 8;
+  panels_ = allocate_zeros(static_cast<size_t>(panels * blocks_ * block_bytes_));
+  uint8_t* out = panels_.get();
+  for (int64_t first = 0; first < outputs_; first += kLanes) {
+    const int64_t lanes = std::min(kLanes, outputs_ - first);
+    for (int64_t b = 0; b < blocks_; ++b, out += block_bytes_) {
+      pack_block(matrix, b, first, lanes, out);
+      pack_scales(matrix, b, first, lanes, out + code_bytes);
+    }
+  }
+}
+
+void PackedMatrix::multiply(DataType type, int64_t rows, const void* x, void* y,
+                            const ParallelFor& parallel_for) const {
+  const int64_t padded = blocks_ * block_;
+  thread_local std::vector<int8_t> codes;
+  thread_local std::vector<float> scales;
+  thread_local std::vector<int32_t> corrections;
+  if (const auto size = static_cast<size_t>(rows * padded); codes.size() < size) codes.resize(size);
+  if (const auto size = static_cast<size_t>(rows * blocks_); scales.size() < size) {
+    scales.resize(size);
+    corrections.resize(size);
+  }
+  const Bytes bytes{codes.data(), scales.data(), corrections.data()};
+  parallel_for(rows, 8 * inputs_, [&](int64_t row) {
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const int64_t at = row * blocks_ + b, count = std::min(block_, inputs_ - b * block_);
+      quantize_block(type, x, row * inputs_ + b * block_, count, block_, offset_of(bits_), bytes.codes + at * block_,
+                     bytes.scales + at, bytes.correct + at);
+    }
+  });
+  const int64_t panels = (outputs_ + kLanes - 1) / kLanes, panel_bytes = blocks_ * block_bytes_;
+  const MultiplyPanel multiply_panel = choose_panel(bits_, half_scales_, block_);
+  const Shape shape{blocks_, block_};
+  const Result result{type, y, outputs_};
+  constexpr int64_t kRowsPerRead = 4;  // so many take as long as reading the panel from memory
+  parallel_for(panels, panel_bytes * (1 + rows / kRowsPerRead), [&](int64_t panel) {
+    multiply_panel(panels_.get() + panel * panel_bytes, panel * kLanes, shape, bytes, rows, result);
+  });
+}
+
+}  // namespace xlstm::cpu
+
+#else  // other processors
+
+#include <stdexcept>
+
+namespace xlstm::cpu {
+
+bool has_quantized_product() { return false; }
+
+PackedMatrix::PackedMatrix(const QuantizedMatrix&) {
+  throw std::logic_error("this processor has no quantised product");
+}
+
+void PackedMatrix::multiply(DataType, int64_t, const void*, void*, const ParallelFor&) const {}
+
+}  // namespace xlstm::cpu
+
+#endif

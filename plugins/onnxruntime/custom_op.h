@@ -1,0 +1,82 @@
+// What our custom operators share.
+#pragma once
+
+#include <onnxruntime_cxx_api.h>
+
+#include <memory>
+#include <vector>
+
+#include "cells/cells.h"
+#include "cells/contract.h"
+
+namespace xlstm::ort {
+
+constexpr uint32_t kOldestApi = 18;  // the first with outputs that may reuse an input's buffer
+constexpr uint32_t kCustomOpApi = ORT_API_VERSION < kOldestApi ? kOldestApi : ORT_API_VERSION;  // of CustomOp
+
+#if ORT_API_VERSION < 18
+// The headers may be a version older than that: it appended these members, which ONNX Runtime reads where `version`
+// says that they are there.
+struct CustomOp : OrtCustomOp {
+  size_t(ORT_API_CALL* GetMayInplace)(int** inputs, int** outputs);
+  void(ORT_API_CALL* ReleaseMayInplace)(int* inputs, int* outputs);
+  size_t(ORT_API_CALL* GetAliasMap)(int** inputs, int** outputs);
+  void(ORT_API_CALL* ReleaseAliasMap)(int* inputs, int* outputs);
+};
+#else
+using CustomOp = OrtCustomOp;
+#endif
+
+// An operator of this domain and version, with what all answer alike: required inputs and outputs, none of them
+// variadic, in the device's own memory.
+class Operation : public CustomOp {
+ protected:
+  // api_version: of the ONNX Runtime that loads the library.
+  explicit Operation(uint32_t api_version) : CustomOp{} {
+    OrtCustomOp::version = api_version;
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+    GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+    GetStartVersion = [](const OrtCustomOp*) { return kVersion; };
+    GetEndVersion = [](const OrtCustomOp*) { return kVersion; };
+  }
+};
+
+inline DataType data_type(ONNXTensorElementDataType type) {
+  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return DataType::kFloat16;
+  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16) return DataType::kBFloat16;
+  return DataType::kFloat32;
+}
+
+// Nothing may be thrown into ONNX Runtime.
+template <class Function>
+OrtStatusPtr guarded(const Function& function) noexcept {
+  try {
+    function();
+    return nullptr;
+  } catch (const Ort::Exception& error) {
+    return Ort::GetApi().CreateStatus(error.GetOrtErrorCode(), error.what());
+  } catch (const std::exception& error) {
+    return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());
+  }
+}
+
+// In shape inference. Extents may be unknown (-1); names say which are the same.
+inline void set_output_shape(OrtShapeInferContext* context, size_t index, ONNXTensorElementDataType type,
+                             const std::vector<int64_t>& extents, std::vector<const char*> names) {
+  const OrtApi& api = Ort::GetApi();
+  OrtTensorTypeAndShapeInfo* raw_info = nullptr;
+  Ort::ThrowOnError(api.CreateTensorTypeAndShapeInfo(&raw_info));
+  const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api.ReleaseTensorTypeAndShapeInfo)> info(
+      raw_info, api.ReleaseTensorTypeAndShapeInfo);
+  Ort::ThrowOnError(api.SetTensorElementType(info.get(), type));
+  Ort::ThrowOnError(api.SetDimensions(info.get(), extents.data(), extents.size()));
+  Ort::ThrowOnError(api.SetSymbolicDimensions(info.get(), names.data(), names.size()));
+  Ort::ThrowOnError(api.ShapeInferContext_SetOutputTypeShape(context, index, info.get()));
+}
+
+}  // namespace xlstm::ort

@@ -1,0 +1,138 @@
+#include "onnxruntime/product_operator.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cells/cpu/quantized_product.h"
+#include "onnxruntime/device.h"
+
+namespace xlstm::ort {
+namespace {
+
+using Type = ONNXTensorElementDataType;
+using Shape = std::vector<int64_t>;
+
+constexpr auto kInt4 = static_cast<Type>(22);  // ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4, which older headers lack
+constexpr auto kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+enum Input : size_t { kX, kCodes, kScales, kInputs };
+
+const ProductOperator& as_operator(const OrtCustomOp* op) { return *static_cast<const ProductOperator*>(op); }
+
+class ProductKernel {
+ public:
+  ProductKernel(const ProductOperator& op, const OrtKernelInfo* raw_info) : type_(data_type(op.types.activation)) {
+    const Ort::ConstKernelInfo info(raw_info);
+    node_ = "QuantizedMatMul '" + info.GetNodeName() + "'";
+    const Ort::ConstValue codes = constant(info, kCodes, "codes"), scales = constant(info, kScales, "scales");
+    const Shape codes_shape = codes.GetTensorTypeAndShapeInfo().GetShape();
+    const Shape scales_shape = scales.GetTensorTypeAndShapeInfo().GetShape();
+    cpu::QuantizedMatrix matrix{};
+    matrix.block = info.GetAttribute<int64_t>("block_size");
+    if (codes_shape.size() != 2 || matrix.block < 8 || matrix.block % 8 != 0) {
+      refuse("codes must be (inputs, outputs), and block_size a multiple of 8");
+    }
+    matrix.inputs = codes_shape[0];
+    matrix.outputs = codes_shape[1];
+    const int64_t blocks = (matrix.inputs + matrix.block - 1) / matrix.block;
+    if (scales_shape != Shape{blocks, matrix.outputs}) refuse("scales must have one row for each block of codes");
+    matrix.bits = op.types.codes == kInt4 ? 4 : 8;
+    matrix.scale_type = data_type(op.types.scales);
+    matrix.codes = codes.GetTensorRawData();
+    matrix.scales = scales.GetTensorRawData();
+    matrix_ = std::make_unique<cpu::PackedMatrix>(matrix);
+  }
+
+  void compute(OrtKernelContext* raw_context) const {
+    Ort::KernelContext context(raw_context);
+    const Ort::ConstValue x = context.GetInput(kX);
+    Shape shape = x.GetTensorTypeAndShapeInfo().GetShape();
+    if (shape.empty() || shape.back() != matrix_->inputs()) {
+      refuse("x must have " + std::to_string(matrix_->inputs()) + " inputs");
+    }
+    shape.pop_back();
+    int64_t rows = 1;
+    for (const int64_t extent : shape) rows *= extent;
+    shape.push_back(matrix_->outputs());
+    void* const y = context.GetOutput(0, shape).GetTensorMutableRawData();
+    if (rows) matrix_->multiply(type_, rows, x.GetTensorRawData(), y, thread_pool(raw_context));
+  }
+
+ private:
+  Ort::ConstValue constant(const Ort::ConstKernelInfo& info, Input index, const char* name) const {
+    int is_constant = 0;
+    Ort::ConstValue value = info.GetTensorConstantInput(index, &is_constant);
+    if (!is_constant) refuse(std::string(name) + " must be constants");
+    return value;
+  }
+
+  [[noreturn]] void refuse(const std::string& reason) const {
+    throw Ort::Exception(node_ + ": " + reason, ORT_INVALID_ARGUMENT);
+  }
+
+  std::string node_;  // for messages
+  DataType type_;
+  std::unique_ptr<const cpu::PackedMatrix> matrix_;
+};
+
+// The shape of x with the matrix' outputs at its end.
+void infer_shape(OrtShapeInferContext* context) {
+  const OrtApi& api = Ort::GetApi();
+  OrtTensorTypeAndShapeInfo *x = nullptr, *codes = nullptr;  // stay the context's
+  Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, kX, &x));
+  Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, kCodes, &codes));
+  size_t rank = 0, matrix_rank = 0;
+  Type type{};
+  Ort::ThrowOnError(api.GetDimensionsCount(x, &rank));
+  Ort::ThrowOnError(api.GetDimensionsCount(codes, &matrix_rank));
+  Ort::ThrowOnError(api.GetTensorElementType(x, &type));
+  if (!rank || matrix_rank != 2) return;
+  Shape extents(rank), matrix(matrix_rank);
+  std::vector<const char*> names(rank), matrix_names(matrix_rank);
+  Ort::ThrowOnError(api.GetDimensions(x, extents.data(), rank));
+  Ort::ThrowOnError(api.GetDimensions(codes, matrix.data(), matrix_rank));
+  Ort::ThrowOnError(api.GetSymbolicDimensions(x, names.data(), rank));
+  Ort::ThrowOnError(api.GetSymbolicDimensions(codes, matrix_names.data(), matrix_rank));
+  extents.back() = matrix.back();
+  names.back() = matrix_names.back();
+  set_output_shape(context, 0, type, extents, names);
+}
+
+}  // namespace
+
+ProductOperator::ProductOperator(Types types, uint32_t api_version) : Operation(api_version), types(types) {
+  GetName = [](const OrtCustomOp*) { return "QuantizedMatMul"; };
+  GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
+  GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kInputs; };
+  GetInputType = [](const OrtCustomOp* op, size_t index) {
+    const Types& types = as_operator(op).types;
+    return index == kX ? types.activation : index == kCodes ? types.codes : types.scales;
+  };
+  GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+  GetOutputType = [](const OrtCustomOp* op, size_t) { return as_operator(op).types.activation; };
+  CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
+    return guarded([&] { *kernel = new ProductKernel(as_operator(op), info); });
+  };
+  KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+    return guarded([&] { static_cast<const ProductKernel*>(kernel)->compute(context); });
+  };
+  KernelDestroy = [](void* kernel) { delete static_cast<ProductKernel*>(kernel); };
+  InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
+    return guarded([&] { infer_shape(context); });
+  };
+}
+
+std::vector<ProductOperator::Types> product_types() {
+  const auto floats = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+                       ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16};
+  std::vector<ProductOperator::Types> all;
+  for (const auto activation : floats) {
+    for (const auto codes : {kInt4, kInt8}) {
+      for (const auto scales : floats) all.push_back({activation, codes, scales});
+    }
+  }
+  return all;
+}
+
+}  // namespace xlstm::ort
