@@ -20,7 +20,8 @@ class Arena {
   explicit Arena(size_t size) : mapped_(size + kPage) {
     base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base_ == MAP_FAILED) throw std::bad_alloc();
-    next_ = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<uintptr_t>(base_), kPage));
+    const auto address = reinterpret_cast<uintptr_t>(base_);
+    next_ = static_cast<uint8_t*>(base_) + (round_up(address, kPage) - address);
     end_ = next_ + size;
     madvise(next_, size, MADV_HUGEPAGE);  // a system without them gives small ones
   }
