@@ -29,7 +29,12 @@ constexpr int64_t kLanes = 16, kQuad = 4, kVector = kLanes * kQuad;
 constexpr int64_t kAhead = 8192;  // bytes; the hardware's prefetcher stops at every page
 
 // Compiles a function for this instruction set alone, wherever the rest is to run.
-#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")))
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c" EVEX512)))
+#if defined(__clang__) && __clang_major__ >= 18 && __clang_major__ < 22
+#define EVEX512 ",evex512"  // which these versions of clang want named where the command line rules it out
+#else
+#define EVEX512
+#endif
 
 constexpr int offset_of(int bits) { return 1 << (bits - 1); }
 
