@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -89,12 +88,12 @@ OrtCustomOpDomain* make_domain(uint32_t api_version, Operators operators) {
   return domain;
 }
 
-// Each is made once, and never freed.
+// Each is made once, and never freed. Nothing in this library has a destructor to run at exit: it may be unmapped then.
 OrtCustomOpDomain* domain(Operators operators, uint32_t api_version) {
   static std::mutex mutex;
-  static std::map<Operators, OrtCustomOpDomain*> domains;
+  static OrtCustomOpDomain* domains[3];
   const std::lock_guard<std::mutex> lock(mutex);
-  OrtCustomOpDomain*& made = domains[operators];
+  OrtCustomOpDomain*& made = domains[static_cast<size_t>(operators)];
   if (!made) made = make_domain(api_version, operators);
   return made;
 }

@@ -47,15 +47,15 @@ class Arena {
 
 std::shared_ptr<uint8_t> allocate_zeros(size_t size) {
   static std::mutex mutex;
-  static std::weak_ptr<Arena> current;
+  static auto* const current = new std::weak_ptr<Arena>;  // no destructor at exit: who calls may be unmapped then
   size = round_up(std::max<size_t>(size, 1), kLine);
   const std::lock_guard<std::mutex> lock(mutex);
-  std::shared_ptr<Arena> arena = current.lock();
+  std::shared_ptr<Arena> arena = current->lock();
   uint8_t* taken = arena ? arena->take(size) : nullptr;
   if (!taken) {
     arena = std::make_shared<Arena>(std::max(kArena, round_up(size, kPage)));
     taken = arena->take(size);
-    current = arena;
+    *current = arena;
   }
   return {arena, taken};  // keeps the arena
 }

@@ -11,7 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include "cells/cpu/huge_pages.h"
 
@@ -81,6 +81,27 @@ VNNI void quantize_block(DataType type, const void* x, int64_t at, int64_t count
   *scale = finite ? (inverse != 0 ? step : 0) : __builtin_nanf("");
   *correct = -offset * _mm512_reduce_add_epi32(sum);
 }
+
+// Room for what rows of x become: on the stack for a row of the usual width.
+struct Scratch {
+  Scratch(int64_t rows, int64_t blocks, int64_t block) {
+    const auto size = static_cast<size_t>(rows * blocks);
+    const size_t code_bytes = size * static_cast<size_t>(block), all = code_bytes + size * 8;
+    uint8_t* memory = here;
+    if (all > sizeof here) {
+      heap.reset(new uint8_t[all]);
+      memory = heap.get();
+    }
+    // A block is a multiple of 8 bytes.
+    bytes.codes = reinterpret_cast<int8_t*>(memory);
+    bytes.scales = reinterpret_cast<float*>(memory + code_bytes);
+    bytes.correct = reinterpret_cast<int32_t*>(memory + code_bytes + size * 4);
+  }
+
+  Bytes bytes{};
+  std::unique_ptr<uint8_t[]> heap;
+  alignas(64) uint8_t here[16 << 10];
+};
 
 // ---- Panels
 
@@ -300,16 +321,8 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix)
 
 void PackedMatrix::multiply(DataType type, int64_t rows, const void* x, void* y,
                             const ParallelFor& parallel_for) const {
-  const int64_t padded = blocks_ * block_;
-  thread_local std::vector<int8_t> codes;
-  thread_local std::vector<float> scales;
-  thread_local std::vector<int32_t> corrections;
-  if (const auto size = static_cast<size_t>(rows * padded); codes.size() < size) codes.resize(size);
-  if (const auto size = static_cast<size_t>(rows * blocks_); scales.size() < size) {
-    scales.resize(size);
-    corrections.resize(size);
-  }
-  const Bytes bytes{codes.data(), scales.data(), corrections.data()};
+  Scratch scratch(rows, blocks_, block_);
+  const Bytes& bytes = scratch.bytes;
   parallel_for(rows, 8 * inputs_, [&](int64_t row) {
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t at = row * blocks_ + b, count = std::min(block_, inputs_ - b * block_);

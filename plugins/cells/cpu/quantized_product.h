@@ -36,7 +36,7 @@ class PackedMatrix {
 
   // Rows of x (rows, inputs), of y (rows, outputs), both of `type`. Repeated calls give the same bits, whatever
   // `parallel_for` does, and each row what it gets alone. A row with an infinity or a NaN gives NaN. Throws
-  // std::bad_alloc, for a scratch buffer that the calling thread keeps.
+  // std::bad_alloc, for a scratch buffer where x is larger than some rows.
   void multiply(DataType type, int64_t rows, const void* x, void* y, const ParallelFor& parallel_for) const;
 
   int64_t inputs() const { return inputs_; }
