@@ -1,9 +1,10 @@
 """Steps of quantised bundles against the float32 bundle that they were made from, and what of them the products take.
 
-    python scripts/bench_quantized.py BUNDLE QUANTISED... [--custom-ops LIB] [--threads 1] [--steps 60] [--batch 1]
+    python scripts/bench_quantized.py BUNDLE QUANTISED... [--custom-ops LIB] [--threads 1] [--turns 12] [--batch 1]
 
-Steps are interleaved, so that what else the machine does falls on all alike. Products are timed by ONNX Runtime's
-profiler in a run of their own. The limit is reading the bundle's weights once, at the bandwidth that is measured here.
+Bundles take turns of some steps, so that what else the machine does falls on all alike; the first step of a turn, which
+finds the caches full of another's weights, does not count. Products are timed by ONNX Runtime's profiler in a run of
+their own. The limit is reading the bundle's weights once, at the bandwidth that is measured here.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from xlstm_export.bundle import Bundle
 from xlstm_export.bundle.engine_record import Activations
 from xlstm_export.runtime import open_session
 
+STEPS = 6
+"""Of one turn."""
 PRODUCTS = ("QuantizedMatMul", "MatMulNBits", "MatMul", "Gemm", "FusedMatMul")
 
 
@@ -69,7 +72,7 @@ def main() -> None:
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--custom-ops", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--batch", type=int, default=1)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
@@ -78,14 +81,16 @@ def main() -> None:
     variants: list[tuple[Bundle, Activations]] = [(b, "int8") for b in bundles]
     variants += [(b, "float32") for b in bundles if (b.manifest.quantization or {}).get("weights") == "int4"]
     sessions = [open_session(b, "onnxruntime", args.batch, args.custom_ops, activations=a) for b, a in variants]
-    tokens, seconds = np.zeros((args.batch, 1), np.int64), np.zeros((args.steps, len(sessions)))
-    for step in range(args.steps):
+    tokens, seconds = np.zeros((args.batch, 1), np.int64), np.zeros((args.turns, STEPS, len(sessions)))
+    for turn in range(args.turns):
         for column, session in enumerate(sessions):
-            start = time.perf_counter()
-            session.step(tokens)
-            seconds[step, column] = time.perf_counter() - start
+            for step in range(STEPS):
+                start = time.perf_counter()
+                session.step(tokens)
+                seconds[turn, step, column] = time.perf_counter() - start
+    seconds = seconds[1:, 1:].reshape(-1, len(sessions))
     read = read_bandwidth()
-    best, median = seconds[5:].min(0), np.median(seconds[5:], 0)
+    best, median = seconds.min(0), np.median(seconds, 0)
     title = f"a step, batch {args.batch}, {args.threads} threads, load {os.getloadavg()[0]:.1f}"
     table = Table(
         "bundle", "activations", "least", "median", "times as fast", "times its limit", "products", title=title
