@@ -51,7 +51,7 @@ class Environment:
         pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--disable-pip-version-check"]
         done = subprocess.run([str(part) for part in (*pip, *requirements)], capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f"error: pip could not install {' '.join(map(str, requirements))}:\n{done.stderr}")
+            sys.exit(f"error: pip could not install {' '.join(map(str, requirements))}:\n{done.stdout}{done.stderr}")
 
     def installed_bytes(self) -> int:
         """On the disk, with what Python compiles of it."""
@@ -144,14 +144,17 @@ def emulate(wheels: Path, bundle: Path) -> str:
                 file.extractall(folder)
         prebuilt = folder / "xlstm_export" / "native" / "prebuilt"
         (runtime,) = (folder / "onnxruntime" / "capi").glob("libonnxruntime.so.*")
-        command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", f"{prebuilt}/bin/xlstm-generate", str(bundle)]
+        program = prebuilt / "bin" / "xlstm-generate"
+        program.chmod(0o755)  # which pip does, and the archive's reader does not
+        command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(program), str(bundle)]
         command += ["--prompt", "In the beginning ", "--max-new-tokens", "20", "--temperature", "0"]
         kernels = ["--custom-ops", f"{prebuilt}/lib/libxlstm_onnxruntime.so"]
         surroundings = os.environ | {"XLSTM_ONNXRUNTIME": str(runtime)}
-        texts = [
-            subprocess.run([*command, *more], env=surroundings, capture_output=True, text=True, check=True).stdout
-            for more in (kernels, [])
-        ]
+        texts = []
+        for more in (kernels, []):
+            done = subprocess.run([*command, *more], env=surroundings, capture_output=True, text=True)
+            _require(done.returncode == 0, f"{' '.join([*command, *more])}:\n{done.stdout}{done.stderr}")
+            texts.append(done.stdout)
     _require(texts[0] == texts[1] and texts[0].strip(), texts)
     return f"kernels and definitions write the same text on ONNX Runtime {_UNDER_QEMU} for aarch64"
 
