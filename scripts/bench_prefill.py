@@ -27,6 +27,7 @@ import torch
 from bench_cells import build, take_turns
 from onnx import TensorProto, helper, numpy_helper
 
+from xlstm_export.bundle import Bundle
 from xlstm_export.bundle.manifest import MODEL_FILE
 from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.checkpoints.random_weights import random_checkpoint
@@ -62,13 +63,13 @@ def bench(model: Path, folder: Path, library: Path, arguments: argparse.Namespac
     source = random_checkpoint(model, 0) if model.suffix in (".yaml", ".json") else open_checkpoint(model)
     for mode in ("step", "both"):
         export_bundle(source, folder / mode, ExportOptions(mode=mode))
-    architecture = source.architecture
+    architecture, both = source.architecture, Bundle.open(folder / "both")
     tokens = np.random.default_rng(0).integers(0, architecture.vocab_size, (1, arguments.tokens))
     sessions = {
-        "prefill, our kernels": open_session(folder / "both", custom_ops=library),
-        "prefill, definitions": open_session(folder / "both"),
+        "prefill, our kernels": open_session(both, custom_ops=library),
+        "prefill, definitions": open_session(both),
     }
-    steps = open_session(folder / "step", custom_ops=library)
+    steps = open_session(Bundle.open(folder / "step"), custom_ops=library)
     variants: dict[str, Callable[[], object]] = {
         name: lambda session=session: session.prefill(tokens, arguments.chunk) for name, session in sessions.items()
     }
