@@ -30,6 +30,22 @@ _THREADS = """.data
 __libc_single_threaded: .byte 0
 """
 
+# CMake has the compiler preprocess a file with "-o -", for which zig writes a file of that name where it is called.
+_SCRIPT = """#!/bin/sh
+count=$#
+while [ $count -gt 0 ]; do
+  if [ "$1" = -o ] && [ "$2" = - ]; then
+    shift 2
+    count=$((count - 2))
+  else
+    set -- "$@" "$1"
+    shift
+    count=$((count - 1))
+  fi
+done
+exec {call} "$@"
+"""
+
 
 @dataclass(frozen=True)
 class Compiler:
@@ -75,7 +91,7 @@ def make_compiler(machine: str, folder: Path) -> Compiler:
     target = ["-target", f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"]
     call = [sys.executable, "-m", "ziglang", "c++", *target, "-nostdinc++", *(f"-I{path}" for path in headers)]
     program = folder / f"clang++-{machine}"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(call)} "$@"\n')
+    program.write_text(_SCRIPT.format(call=shlex.join(call)))
     program.chmod(0o755)
     newest, *others = (
         Path(run(gcc(machine), f"-print-file-name={name}").strip()).resolve()
