@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx
+import onnx.inliner
 from onnx import helper
 
 from ..operators.names import CELLS, DOMAIN, INT4_ROWS, INT8_ROWS, LOOKUPS, QUANTIZED_MATMUL
@@ -38,34 +39,18 @@ def with_plain_codes(model: onnx.ModelProto) -> onnx.ModelProto:
 
     TensorRT allows quantised constants nowhere else, and knows no bytes; it reads the same bytes as four-bit integers.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = onnx.inliner.inline_selected_functions(model, [(DOMAIN, QUANTIZED_MATMUL)])
     weights = {tensor.name: tensor for tensor in copy.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
-        operator = node.op_type if node.domain == DOMAIN else ""
-        if operator in LOOKUPS:
-            nodes += _plain_lookup(node, weights[node.input[0]])
-        else:
-            nodes += _plain_product(node) if operator == QUANTIZED_MATMUL else [node]
+        lookup = node.domain == DOMAIN and node.op_type in LOOKUPS
+        nodes += _plain_lookup(node, weights[node.input[0]]) if lookup else [node]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
-    kept = [f for f in copy.functions if f.domain != DOMAIN or f.name not in (*LOOKUPS, QUANTIZED_MATMUL)]
+    kept = [f for f in copy.functions if f.domain != DOMAIN or f.name not in LOOKUPS]
     del copy.functions[:]
     copy.functions.extend(kept)
     return copy
-
-
-def _plain_product(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    (x, codes, scales), out = node.input, node.output[0]
-    scale, weights = f"{out}__scale", f"{out}__weights"
-    attributes = {attribute.name: attribute.i for attribute in node.attribute}
-    axes = {"axis": 0, "block_size": attributes["block_size"]}
-    return [
-        helper.make_node("Cast", [scales], [scale], to=attributes["to"]),
-        helper.make_node("DequantizeLinear", [codes, scale], [weights], **axes),
-        helper.make_node("MatMul", [x, weights], [out], name=node.name),
-    ]
 
 
 def _plain_lookup(node: onnx.NodeProto, codes: onnx.TensorProto) -> list[onnx.NodeProto]:
