@@ -11,6 +11,8 @@ namespace xlstm {
 
 enum class DataType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
+constexpr int64_t element_size(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
+
 // mLSTM (Beck et al. 2024, equations 19 to 27, stabilised). T is `type`; states are float, but for C, which is stored
 // as `memory_type` (TC). Kernels widen it where they read it, compute in float, h included, and round it where they
 // write it. A state output may be the very same buffer as its input; otherwise they must not overlap.

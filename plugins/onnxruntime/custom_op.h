@@ -27,7 +27,7 @@ struct CustomOp : OrtCustomOp {
 using CustomOp = OrtCustomOp;
 #endif
 
-// An operator of this domain and version, with what all answer alike: required inputs and outputs, none of them
+// An operator of this domain and version, with what most answer alike: required inputs and outputs, none of them
 // variadic, in the device's own memory.
 class Operation : public CustomOp {
  protected:
@@ -77,6 +77,29 @@ inline void set_output_shape(OrtShapeInferContext* context, size_t index, ONNXTe
   Ort::ThrowOnError(api.SetDimensions(info.get(), extents.data(), extents.size()));
   Ort::ThrowOnError(api.SetSymbolicDimensions(info.get(), names.data(), names.size()));
   Ort::ThrowOnError(api.ShapeInferContext_SetOutputTypeShape(context, index, info.get()));
+}
+
+// In shape inference of a product: the shape of input 0, x, with an extent of input 1, a matrix, at its end.
+inline void set_product_shape(OrtShapeInferContext* context, size_t matrix_axis) {
+  const OrtApi& api = Ort::GetApi();
+  OrtTensorTypeAndShapeInfo *x = nullptr, *matrix = nullptr;  // stay the context's
+  Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, 0, &x));
+  Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, 1, &matrix));
+  size_t rank = 0, matrix_rank = 0;
+  ONNXTensorElementDataType type{};
+  Ort::ThrowOnError(api.GetDimensionsCount(x, &rank));
+  Ort::ThrowOnError(api.GetDimensionsCount(matrix, &matrix_rank));
+  Ort::ThrowOnError(api.GetTensorElementType(x, &type));
+  if (!rank || matrix_rank != 2) return;
+  std::vector<int64_t> extents(rank), matrix_extents(matrix_rank);
+  std::vector<const char*> names(rank), matrix_names(matrix_rank);
+  Ort::ThrowOnError(api.GetDimensions(x, extents.data(), rank));
+  Ort::ThrowOnError(api.GetDimensions(matrix, matrix_extents.data(), matrix_rank));
+  Ort::ThrowOnError(api.GetSymbolicDimensions(x, names.data(), rank));
+  Ort::ThrowOnError(api.GetSymbolicDimensions(matrix, matrix_names.data(), matrix_rank));
+  extents.back() = matrix_extents[matrix_axis];
+  names.back() = matrix_names[matrix_axis];
+  set_output_shape(context, 0, type, extents, names);
 }
 
 }  // namespace xlstm::ort

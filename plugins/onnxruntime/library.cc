@@ -9,6 +9,7 @@
 
 #include "cells/cpu/quantized_product.h"
 #include "onnxruntime/cell_operator.h"
+#include "onnxruntime/linear_operator.h"
 #include "onnxruntime/product_operator.h"
 
 namespace xlstm::ort {
@@ -77,6 +78,7 @@ OrtCustomOpDomain* make_domain(uint32_t api_version, Operators operators) {
   if (operators == Operators::kCells) return domain;
   add(kCausalConvLayer, {kFloat, kFloat, kFloat}, kCpu);
   for (const auto type : kinds) {
+    Ort::ThrowOnError(Ort::GetApi().CustomOpDomain_Add(domain, new LinearOperator(type, api_version)));
     add(kMlstmProjectionsLayer, {type, type, kFloat}, kCpu);
     add(kGatedHeadNormLayer, {type, type, kFloat}, kCpu);
     add(kSkipGatedHeadNormLayer, {type, type, kFloat}, kCpu);

@@ -7,6 +7,7 @@
 
 #include "cells/cpu/quantized_product.h"
 #include "onnxruntime/device.h"
+#include "onnxruntime/mapped_weights.h"
 
 namespace xlstm::ort {
 namespace {
@@ -42,6 +43,7 @@ class ProductKernel {
     matrix.codes = codes.GetTensorRawData();
     matrix.scales = scales.GetTensorRawData();
     matrix_ = std::make_unique<cpu::PackedMatrix>(matrix);
+    release_mapped(matrix.codes, static_cast<size_t>(matrix.inputs * matrix.outputs * matrix.bits / 8));
   }
 
   void compute(OrtKernelContext* raw_context) const {
@@ -76,29 +78,6 @@ class ProductKernel {
   std::unique_ptr<const cpu::PackedMatrix> matrix_;
 };
 
-// The shape of x with the matrix' outputs at its end.
-void infer_shape(OrtShapeInferContext* context) {
-  const OrtApi& api = Ort::GetApi();
-  OrtTensorTypeAndShapeInfo *x = nullptr, *codes = nullptr;  // stay the context's
-  Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, kX, &x));
-  Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, kCodes, &codes));
-  size_t rank = 0, matrix_rank = 0;
-  Type type{};
-  Ort::ThrowOnError(api.GetDimensionsCount(x, &rank));
-  Ort::ThrowOnError(api.GetDimensionsCount(codes, &matrix_rank));
-  Ort::ThrowOnError(api.GetTensorElementType(x, &type));
-  if (!rank || matrix_rank != 2) return;
-  Shape extents(rank), matrix(matrix_rank);
-  std::vector<const char*> names(rank), matrix_names(matrix_rank);
-  Ort::ThrowOnError(api.GetDimensions(x, extents.data(), rank));
-  Ort::ThrowOnError(api.GetDimensions(codes, matrix.data(), matrix_rank));
-  Ort::ThrowOnError(api.GetSymbolicDimensions(x, names.data(), rank));
-  Ort::ThrowOnError(api.GetSymbolicDimensions(codes, matrix_names.data(), matrix_rank));
-  extents.back() = matrix.back();
-  names.back() = matrix_names.back();
-  set_output_shape(context, 0, type, extents, names);
-}
-
 }  // namespace
 
 ProductOperator::ProductOperator(Types types, uint32_t api_version) : Operation(api_version), types(types) {
@@ -119,7 +98,7 @@ ProductOperator::ProductOperator(Types types, uint32_t api_version) : Operation(
   };
   KernelDestroy = [](void* kernel) { delete static_cast<ProductKernel*>(kernel); };
   InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
-    return guarded([&] { infer_shape(context); });
+    return guarded([&] { set_product_shape(context, 1); });
   };
 }
 

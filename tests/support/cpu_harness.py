@@ -38,6 +38,12 @@ class SlstmArgs(ctypes.Structure):
     ]
 
 
+class LinearArgs(ctypes.Structure):
+    """xlstm::cpu::LinearArgs."""
+
+    _fields_ = [("type", _INT32), *_fields("inputs outputs", _INT64), *_fields("weight bias", _POINTER)]
+
+
 STATES = {"mlstm": "Cnm", "slstm": "ycnm"}
 
 
@@ -51,7 +57,7 @@ class CpuKernels:
         self._library.xlstm_instruction_sets.restype = ctypes.c_char_p
         self._library.xlstm_force_instruction_set.restype = ctypes.c_bool
         self._library.xlstm_has_quantized_product.restype = ctypes.c_bool
-        self._library.xlstm_pack.restype = _POINTER
+        self._library.xlstm_pack.restype = self._library.xlstm_linear_pack.restype = _POINTER
         self._pools: dict[int, ctypes.c_void_p] = {}
 
     def instruction_sets(self) -> list[str]:
@@ -77,6 +83,21 @@ class CpuKernels:
         pointers = (_POINTER(x.ctypes.data), _POINTER(y.ctypes.data))
         self._library.xlstm_multiply(packed, _INT32(dtype), _INT64(len(x)), *pointers, self._pool(threads))
         self._library.xlstm_unpack(packed)
+
+    def linear(
+        self, weight: np.ndarray, bias: np.ndarray | None, x: np.ndarray, dtype: int, instruction_set: str, threads: int
+    ) -> np.ndarray:
+        """x Wᵀ + b, all of the type with that index in `TYPES`."""
+        assert self._library.xlstm_force_instruction_set(instruction_set.encode())
+        outputs, inputs = weight.shape
+        layer = LinearArgs(dtype, inputs, outputs, weight.ctypes.data, None if bias is None else bias.ctypes.data)
+        packed = _POINTER(self._library.xlstm_linear_pack(ctypes.byref(layer)))
+        y = np.full((len(x) + 1, outputs), np.nan, x.dtype)
+        pointers = (_POINTER(x.ctypes.data), _POINTER(y.ctypes.data))
+        self._library.xlstm_linear(packed, _INT64(len(x)), *pointers, self._pool(threads))
+        self._library.xlstm_linear_unpack(packed)
+        assert np.isnan(y[-1].astype(np.float32)).all(), "written beyond the last row"
+        return y[:-1]
 
     def run(self, case: Case, instruction_set: str = "", threads: int = 1) -> list[np.ndarray]:
         """Outputs in the order of `case.expected()`, as float32. Bit k of `case.in_place`: the k-th state in place."""

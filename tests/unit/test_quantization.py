@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from support.paths import DEMO
 
 from xlstm_export.bundle import Bundle
-from xlstm_export.engines.rewrite import with_plain_codes
+from xlstm_export.engines.rewrite import with_plain_products
 from xlstm_export.errors import UserError
 from xlstm_export.inspection import inspect_bundle
 from xlstm_export.operators.lookups import lookup_function, lookup_name
@@ -109,17 +109,17 @@ def test_lookups_give_the_rows_of_codes_times_scales_as_written_and_for_engines(
     model = helper.make_model(graph, opset_imports=opsets, functions=[lookup_function(name)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     indices = rng.integers(0, 50, 7)
-    for variant in (model, with_plain_codes(model)):
+    for variant in (model, with_plain_products(model)):
         session = ort.InferenceSession(variant.SerializeToString(), providers=["CPUExecutionProvider"])
         assert (session.run(None, {"indices": indices})[0] == weights[indices]).all()
-    assert name in LOOKUPS and not with_plain_codes(model).functions
+    assert name in LOOKUPS and not with_plain_products(model).functions
 
 
 @pytest.mark.parametrize("weights", ["int4", "int8"])
 def test_engines_get_products_behind_a_dequantize_node_of_the_graph_itself(weights, quantised):
     bundle = quantised[weights]
     model = onnx.load(bundle.model_file)
-    plain = with_plain_codes(model)
+    plain = with_plain_products(model)
     before, after = (Counter(node.op_type for node in m.graph.node) for m in (model, plain))
     assert before[QUANTIZED_MATMUL] == 13 and not after[QUANTIZED_MATMUL]
     assert after["DequantizeLinear"] == 14  # with the embedding

@@ -11,7 +11,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from ..operators.names import CELLS, DOMAIN, INT4_ROWS, INT8_ROWS, LOOKUPS, QUANTIZED_MATMUL
+from ..operators.names import CELLS, DOMAIN, INT4_ROWS, INT8_ROWS, LINEAR, LOOKUPS, QUANTIZED_MATMUL
 from .targets import parse_version
 
 PLUGIN_FIRST = (10, 15)
@@ -33,13 +33,13 @@ def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def with_plain_codes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every quantised weight is behind a `DequantizeLinear` of the graph itself, those whose rows are
-    gathered too.
+def with_plain_products(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose linear layers are `Gemm` nodes, and whose quantised weights are each behind a `DequantizeLinear` of
+    the graph itself, those whose rows are gathered too.
 
     TensorRT allows quantised constants nowhere else, and knows no bytes; it reads the same bytes as four-bit integers.
     """
-    copy = onnx.inliner.inline_selected_functions(model, [(DOMAIN, QUANTIZED_MATMUL)])
+    copy = onnx.inliner.inline_selected_functions(model, [(DOMAIN, LINEAR), (DOMAIN, QUANTIZED_MATMUL)])
     weights = {tensor.name: tensor for tensor in copy.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:

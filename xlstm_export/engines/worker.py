@@ -28,7 +28,7 @@ from ..nvidia.flavours import import_flavour, load_plugins, make_logger, start
 from ..operators.names import CELLS, DOMAIN
 from ..own_process import take_stdout
 from .progress import PhaseTree
-from .rewrite import plugin_needs_stripping, with_plain_codes, with_products_as_sums, without_functions
+from .rewrite import plugin_needs_stripping, with_plain_products, with_products_as_sums, without_functions
 from .targets import CURRENT, Profile, TensorProfile
 
 Emit = Callable[..., None]
@@ -83,7 +83,7 @@ def build(job: BuildJob, emit: Emit) -> None:
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, logger)
-    model = with_plain_codes(read_graph(Path(job.model)))
+    model = with_plain_products(read_graph(Path(job.model)))
     if stripped:
         model = without_functions(model)
     if job.products_as_sums:

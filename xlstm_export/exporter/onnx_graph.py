@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ..operators.names import CELLS, DOMAIN, OPSET, PLUGIN_ATTRIBUTES, VERSION
 from ..operators.schemas import register_schemas, sequence_functions, step_functions
+from .linear_layers import mark_linear_layers
 
 _OURS = Opset(DOMAIN, VERSION)
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
@@ -172,6 +173,7 @@ def make_graph(
         if name in used:
             graph.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
     graph.opset_imports[DOMAIN] = VERSION
+    mark_linear_layers(graph)
     _name_after_modules(graph.graph, parameters)
     graph.producer_name, graph.producer_version = "xlstm-export", None
     return graph

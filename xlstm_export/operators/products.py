@@ -1,7 +1,12 @@
-"""Products with a quantised matrix: x (.., K), codes (K, N) and scales (blocks, N) give y (.., N).
+"""Products with weights, as operators whose definitions are what other runtimes know best.
 
-The definition is what ONNX Runtime fuses into its own product with codes (`MatMulNBits`), and TensorRT into its. Where
-the inputs of products may be rounded to 8 bits, our CPU kernel (`plugins/cells/cpu/quantized_product.h`) runs the node.
+`Linear`: x (rows, K), weight (N, K) and bias (N), which may be absent, give y (rows, N), all of one type. Its
+definition is a `Gemm`. Our CPU kernel (`plugins/cells/cpu/linear.h`) reads float16 and bfloat16 weights as they are,
+where ONNX Runtime widens them to float32 and then reads twice the bytes.
+
+`QuantizedMatMul`: x (.., K), codes (K, N) and scales (blocks, N) give y (.., N). Its definition is what ONNX Runtime
+fuses into its own product with codes (`MatMulNBits`), and TensorRT into its. Where the inputs of products may be
+rounded to 8 bits, our CPU kernel runs the node (`plugins/cells/cpu/quantized_product.h`).
 """
 
 from __future__ import annotations
@@ -9,9 +14,17 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from .names import DOMAIN, OPSET, QUANTIZED_MATMUL
+from .names import DOMAIN, LINEAR, OPSET, QUANTIZED_MATMUL
 
-_DEFINITION = f"""
+_LINEAR = f"""
+<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
+{LINEAR} (x, weight, bias) => (y)
+{{
+    y = Gemm <transB: int = 1> (x, weight, bias)
+}}
+"""
+
+_QUANTIZED_MATMUL = f"""
 <domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
 {QUANTIZED_MATMUL} <block_size, to> (x, codes, scales) => (y)
 {{
@@ -22,11 +35,16 @@ _DEFINITION = f"""
 """
 
 
+def linear_function() -> onnx.FunctionProto:
+    """The definition of `Linear`."""
+    return onnx.parser.parse_function(_LINEAR)
+
+
 def product_function() -> onnx.FunctionProto:
-    """The definition. `to` is the type of x and y, as ONNX numbers it."""
-    return onnx.parser.parse_function(_DEFINITION)
+    """The definition of `QuantizedMatMul`. `to` is the type of x and y, as ONNX numbers it."""
+    return onnx.parser.parse_function(_QUANTIZED_MATMUL)
 
 
 def has_product(codes: ir.DataType | None, block_size: int) -> bool:
-    """Whether the operator is for such codes: signed integers, in blocks that a kernel cuts into eights."""
+    """Whether `QuantizedMatMul` is for such codes: signed integers, in blocks that a kernel cuts into eights."""
     return codes in (ir.DataType.INT4, ir.DataType.INT8) and block_size % 8 == 0

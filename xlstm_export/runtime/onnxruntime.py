@@ -182,7 +182,7 @@ def _load(bundle: Bundle, custom_ops: Path | None, device: str, activations: Act
     )
     model: str | bytes = str(bundle.model_file)
     if bundle.manifest.dtype == "bfloat16" and device == "cpu":
-        model = widen_bfloat16(bundle.model_file)
+        model = widen_bfloat16(bundle.model_file, kernels=custom_ops is not None)
         folder = str(bundle.path.resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:

@@ -2,7 +2,8 @@
 
 A bundle in bfloat16 keeps its matrix products in bfloat16, because TensorRT would fold a cast of the weights into
 float32 weights twice the size. On the CPU those products run in float32 between casts: inputs and outputs are
-rounded to bfloat16 exactly where the graph says, so only the accumulation is wider.
+rounded to bfloat16 exactly where the graph says, so only the accumulation is wider. Our CPU kernels do the same with
+linear layers as they are.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.graph_file import BFLOAT16, FLOAT, INT_ATTRIBUTE, NodeProto, read_graph
-from ..operators.names import QUANTIZED_MATMUL
+from ..operators.names import LINEAR, QUANTIZED_MATMUL
 
 _ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul", "DequantizeLinear", QUANTIZED_MATMUL}
+_WITHOUT_KERNELS = {LINEAR}
 
 
-def widen_bfloat16(path: Path) -> bytes:
-    """The model at `path`, serialised, with float32 arithmetic between casts wherever it was bfloat16."""
+def widen_bfloat16(path: Path, kernels: bool) -> bytes:
+    """The model at `path`, serialised, with float32 arithmetic between casts wherever it was bfloat16.
+
+    `kernels`: whether our library runs what it has a kernel for.
+    """
+    arithmetic = _ARITHMETIC if kernels else _ARITHMETIC | _WITHOUT_KERNELS
     model = read_graph(path)
     graph = model.graph
     types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output, *graph.value_info)}
@@ -27,7 +33,7 @@ def widen_bfloat16(path: Path) -> bytes:
     nodes: list[Any] = []
     for node in graph.node:
         result = node.output[0]
-        if node.op_type not in _ARITHMETIC or dtypes.get(result) != BFLOAT16:
+        if node.op_type not in arithmetic or dtypes.get(result) != BFLOAT16:
             nodes.append(node)
             continue
         nodes += _widen_inputs(node, dtypes, 1 if node.op_type == QUANTIZED_MATMUL else len(node.input))

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cells/cpu/cpu_layers.h"
+#include "cells/cpu/linear.h"
 #include "cells/cpu/memory_stream.h"
 #include "cells/cpu/quantized_product.h"
 
@@ -103,6 +104,13 @@ EXPORT void xlstm_mlstm_projections(const xlstm::MlstmProjectionsArgs* args, voi
 }
 EXPORT void xlstm_gated_head_norm(const xlstm::GatedHeadNormArgs* args, void* pool) {
   xlstm::cpu::gated_head_norm(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+
+EXPORT void* xlstm_linear_pack(const xlstm::cpu::LinearArgs* layer) { return new xlstm::cpu::PackedLinear(*layer); }
+EXPORT void xlstm_linear_unpack(void* packed) { delete static_cast<xlstm::cpu::PackedLinear*>(packed); }
+EXPORT void xlstm_linear(void* packed, int64_t rows, const void* x, void* y, void* pool) {
+  const auto* layer = static_cast<xlstm::cpu::PackedLinear*>(packed);
+  layer->multiply(rows, x, y, static_cast<Pool*>(pool)->parallel_for());
 }
 
 EXPORT bool xlstm_has_quantized_product() { return xlstm::cpu::has_quantized_product(); }

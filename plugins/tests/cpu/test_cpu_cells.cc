@@ -1,6 +1,6 @@
-// Both cells against their plain definition in double precision, on one instruction set: every type, extents that fill
-// no vector, states in place and out of place, lengths, and tasks split in every way. Every buffer has exactly its size
-// and lies on the heap, so that the address sanitizer sees an access beyond it.
+// Both cells and linear layers against their plain definitions in double precision, on one instruction set: every type,
+// extents that fill no vector, states in place and out of place, lengths, and tasks split in every way. Every buffer
+// has exactly its size and lies on the heap, so that the address sanitizer sees an access beyond it.
 //
 //   test_cpu_cells INSTRUCTION_SET      exit code 77: this processor has no such instruction set
 #include <algorithm>
@@ -14,6 +14,7 @@
 
 #include "cells/cell_math.h"
 #include "cells/cpu/cpu_cells.h"
+#include "cells/cpu/linear.h"
 
 namespace {
 
@@ -353,6 +354,32 @@ void test_slstm(const Case& c, bool float_recurrent, Random& random) {
   for (int64_t j = 0; j < size; ++j) expect_near(c, "y", j, old[0].values[j], updated[0].floats[j], errors[j]);
 }
 
+// ---- Linear layers
+
+void test_linear(int64_t rows, int64_t inputs, int64_t outputs, DataType type, bool bias, int64_t threads,
+                 Random& random) {
+  Tensor x = random.normal(type, rows * inputs, 1), weight = random.normal(type, outputs * inputs, 1);
+  Tensor b = random.normal(type, outputs, 1), y(type, static_cast<size_t>(rows * outputs));
+  const xlstm::cpu::PackedLinear layer({type, inputs, outputs, weight.data(), bias ? b.data() : nullptr});
+  layer.multiply(rows, x.data(), y.data(), reversed(threads));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t n = 0; n < outputs; ++n) {
+      double sum = bias ? b.values[n] : 0, size = std::fabs(sum);
+      for (int64_t k = 0; k < inputs; ++k) {
+        const double term = x.values[row * inputs + k] * weight.values[n * inputs + k];
+        sum += term;
+        size += std::fabs(term);
+      }
+      // Each addition rounds, and without a fused one each product; then the result does.
+      const double bound = size * static_cast<double>(inputs + 1) * kEpsilon + output_rounding(type, sum);
+      const double found = y.get(static_cast<size_t>(row * outputs + n));
+      if (std::fabs(found - sum) <= bound + kUnderflow || ++failures > 20) continue;
+      std::printf("linear %d x %d, %d rows, type %d: y[%d, %d] is %.9g, expected %.9g within %.3g\n", int(inputs),
+                  int(outputs), int(rows), int(type), int(row), int(n), found, sum, bound);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -396,6 +423,16 @@ int main(int argc, char** argv) {
   test_mlstm({2, 0, 2, 3, 4, DataType::kFloat32, false, false, false, 2}, random);
   test_slstm({0, 1, 2, 3, 0, DataType::kFloat32, false, false, false, 2}, true, random);
   test_slstm({2, 0, 2, 3, 0, DataType::kFloat32, false, false, false, 2}, true, random);
+  // Panels, tiles, groups of rows and blocks of inputs, none of them full.
+  int64_t rows = 0;
+  for (const DataType type : types) {
+    for (const int64_t inputs : {1, 3, 67, 200, 401}) {
+      for (const int64_t outputs : {1, 5, 16, 47, 49, 100}) {
+        test_linear(++rows % 22, inputs, outputs, type, rows % 2, 1 + rows % 4, random);
+      }
+    }
+    test_linear(133, 60, 50, type, true, 2, random);
+  }
   std::printf("%s: %d cases of each cell, %d values out of bounds\n", argv[1], cases, failures);
   return failures ? 1 : 0;
 }

@@ -1,0 +1,245 @@
+// A linear layer on a CPU. One task is one panel of outputs for some rows.
+//
+// A panel is as wide as a tile of sums and holds its outputs' weights input by input: so each panel is one stream
+// through memory, and every element of it meets the rows of x while it is in the nearest cache. What the next rows need
+// is fetched ahead, since the processor's own prefetcher does not look beyond a page.
+#include "cells/cpu/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cells/cpu/linear.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "cells/cpu/huge_pages.h"
+#include "cells/cpu/linear.h"
+#include "cells/cpu/matrix-inl.h"
+#include "hwy/cache_control.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xlstm::cpu::HWY_NAMESPACE {
+namespace {
+
+constexpr int64_t kCacheLine = 64, kAhead = 8192;  // bytes
+// Inputs whose weights stay in the nearest cache while they meet all tiles of a group of rows.
+constexpr int64_t kInputsTogether = 192;
+constexpr int64_t kRowsTogether = 64;
+constexpr int64_t kStep = 4;  // inputs between which it fetches ahead
+
+// What a tile fetches while it computes: from `from` on, so many lines with every step.
+struct Fetch {
+  const uint8_t* from;
+  int64_t lines;
+};
+
+// sums[r][..] += sum over j < depth of x[j][r] panel[j][..], for `rows` rows of `vectors` vectors.
+template <int64_t rows, int64_t vectors, class T>
+HWY_INLINE void add_tile(int64_t depth, const T* panel, const float* x, Fetch fetch, float* sums) {
+  const hn::ScalableTag<float> d;
+  constexpr int64_t kWidth = vectors * kLanes;
+  hn::Vec<decltype(d)> tile[rows][vectors];
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t v = 0; v < vectors; ++v) tile[r][v] = hn::LoadU(d, sums + r * kPanel + v * kLanes);
+  }
+  const auto add_input = [&](int64_t j) HWY_ATTR {
+    hn::Vec<decltype(d)> weights[vectors];
+    for (int64_t v = 0; v < vectors; ++v) weights[v] = load(d, panel + j * kWidth + v * kLanes);
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto element = hn::Set(d, x[j * rows + r]);
+      for (int64_t v = 0; v < vectors; ++v) tile[r][v] = hn::MulAdd(element, weights[v], tile[r][v]);
+    }
+  };
+  int64_t j = 0;
+  for (; j + kStep <= depth; j += kStep) {
+    for (int64_t line = 0; line < fetch.lines; ++line, fetch.from += kCacheLine) hwy::Prefetch(fetch.from);
+    for (int64_t next = 0; next < kStep; ++next) add_input(j + next);
+  }
+  for (; j < depth; ++j) add_input(j);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t v = 0; v < vectors; ++v) hn::StoreU(tile[r][v], d, sums + r * kPanel + v * kLanes);
+  }
+}
+
+template <int64_t vectors, class T>
+HWY_INLINE void add_rows(int64_t rows, int64_t depth, const T* panel, const float* x, Fetch fetch, float* sums) {
+  switch (rows) {
+    case 1:
+      return add_tile<1, vectors>(depth, panel, x, fetch, sums);
+    case 2:
+      return add_tile<2, vectors>(depth, panel, x, fetch, sums);
+    case 4:
+      return add_tile<4, vectors>(depth, panel, x, fetch, sums);
+    default:
+      return add_tile<kTileRows, vectors>(depth, panel, x, fetch, sums);
+  }
+}
+
+// Rows of the tile that begins where so many are left: all tiles there are, the largest first.
+HWY_INLINE int64_t tile_rows(int64_t left) {
+  if (left >= kTileRows) return kTileRows;
+  return left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+HWY_INLINE int64_t count_tiles(int64_t rows) {
+  int64_t count = 0;
+  for (int64_t r = 0; r < rows; r += tile_rows(rows - r)) ++count;
+  return count;
+}
+
+// x as tiles read it: one after another, each with the elements of its rows side by side.
+template <class T>
+void interleave(int64_t rows, int64_t inputs, const T* x, float* to) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for_lanes(inputs, [&](auto d, int64_t j) HWY_ATTR {
+      const auto values = load(d, x + r * inputs + j);
+      HWY_ALIGN_MAX float lanes[kLanes];
+      hn::StoreU(values, d, lanes);
+      const int64_t count = static_cast<int64_t>(hn::Lanes(d));
+      for (int64_t lane = 0; lane < count; ++lane) to[(j + lane) * rows + r] = lanes[lane];
+    });
+  }
+}
+
+// One panel by at most kRowsTogether rows. x: their tiles. y: the first output of the first row.
+template <int64_t vectors, class T>
+void multiply_panel(int64_t rows, int64_t inputs, int64_t outputs, const T* panel, const float* bias, const float* x,
+                    T* y, int64_t y_stride) {
+  constexpr int64_t kWidth = vectors * kLanes;
+  constexpr int64_t kStepLines = (kStep * kWidth * static_cast<int64_t>(sizeof(T)) + kCacheLine - 1) / kCacheLine;
+  HWY_ALIGN_MAX float sums[kRowsTogether * kPanel];
+  for (int64_t r = 0; r < rows; ++r) std::memcpy(sums + r * kPanel, bias, kWidth * sizeof(float));
+  const int64_t tiles = count_tiles(rows);
+  // One tile runs through the panel at once, and several block by block: each fetches its share of the next block.
+  const int64_t block = tiles == 1 ? inputs : kInputsTogether, lines = (kStepLines + tiles - 1) / tiles;
+  const int64_t ahead = tiles == 1 ? kAhead : kInputsTogether * kWidth * static_cast<int64_t>(sizeof(T));
+  for (int64_t j = 0; j < inputs; j += block) {
+    const int64_t depth = std::min(block, inputs - j);
+    const T* const weights = panel + j * kWidth;
+    Fetch fetch{reinterpret_cast<const uint8_t*>(weights) + ahead, lines};
+    for (int64_t r = 0; r < rows; fetch.from += depth / kStep * lines * kCacheLine) {
+      const int64_t tile = tile_rows(rows - r);
+      add_rows<vectors>(tile, depth, weights, x + r * inputs + j * tile, fetch, sums + r * kPanel);
+      r += tile;
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for_lanes(outputs,
+              [&](auto d, int64_t n) HWY_ATTR { store(d, hn::LoadU(d, sums + r * kPanel + n), y + r * y_stride + n); });
+  }
+}
+
+// Room for the tiles of x: on the stack for rows of the usual width.
+class Tiles {
+ public:
+  explicit Tiles(int64_t size) : heap_(size > kHere ? new float[static_cast<size_t>(size)] : nullptr) {}
+  float* data() { return heap_ ? heap_.get() : here_; }
+
+ private:
+  static constexpr int64_t kHere = 8 << 10;
+  std::unique_ptr<float[]> heap_;
+  HWY_ALIGN_MAX float here_[kHere];
+};
+
+void multiply_by_panels(const LinearArgs& layer, const uint8_t* panels, const float* bias, int64_t rows, const void* x,
+                        void* y, const ParallelFor& parallel_for) {
+  const int64_t inputs = layer.inputs, outputs = layer.outputs;
+  dispatch_type(layer.type, [&](auto zero) HWY_ATTR {
+    using T = decltype(zero);
+    const T* const given = static_cast<const T*>(x);
+    Tiles tiles(rows * inputs);
+    const int64_t tile_count = rows / kTileRows + (rows % kTileRows != 0);
+    parallel_for(tile_count, 8 * kTileRows * inputs, [&](int64_t tile) HWY_ATTR {
+      for (int64_t r = tile * kTileRows, end = std::min(rows, r + kTileRows); r < end;) {
+        const int64_t here = tile_rows(end - r);
+        interleave(here, inputs, given + r * inputs, tiles.data() + r * inputs);
+        r += here;
+      }
+    });
+    const int64_t panel_count = (outputs + kPanel - 1) / kPanel, groups = (rows + kRowsTogether - 1) / kRowsTogether;
+    const int64_t panel_bytes = inputs * kPanel * static_cast<int64_t>(sizeof(T));
+    constexpr int64_t kRowsPerRead = 16;  // so many take as long as reading the panel from memory
+    const int64_t cost = panel_bytes * (1 + std::min(rows, kRowsTogether) / kRowsPerRead);
+    parallel_for(panel_count * groups, cost, [&](int64_t task) HWY_ATTR {
+      const int64_t first = task / groups * kPanel, row = task % groups * kRowsTogether;
+      const int64_t here = std::min(kRowsTogether, rows - row), width = std::min(kPanel, outputs - first);
+      const T* const panel = reinterpret_cast<const T*>(panels) + first * inputs;
+      const float* const x_tiles = tiles.data() + row * inputs;
+      T* const to = static_cast<T*>(y) + row * outputs + first;
+      const int64_t vectors = (width + kLanes - 1) / kLanes;
+      if (vectors == 1) {
+        multiply_panel<1>(here, inputs, width, panel, bias + first, x_tiles, to, outputs);
+      } else if (vectors == 2) {
+        multiply_panel<2>(here, inputs, width, panel, bias + first, x_tiles, to, outputs);
+      } else {
+        multiply_panel<kTileVectors>(here, inputs, width, panel, bias + first, x_tiles, to, outputs);
+      }
+    });
+  });
+}
+
+// `Bits`: an unsigned integer of the element's size.
+template <class Bits>
+void pack_elements(int64_t inputs, int64_t outputs, const Bits* weight, Bits* to) {
+  constexpr int64_t kTogether = kCacheLine / sizeof(Bits);  // of a row: one line
+  for (int64_t first = 0; first < outputs; first += kPanel) {
+    const int64_t here = std::min(kPanel, outputs - first), width = round_up(here, kLanes);
+    for (int64_t j = 0; j < inputs; j += kTogether) {
+      const int64_t end = std::min(inputs, j + kTogether);
+      for (int64_t n = 0; n < here; ++n) {
+        const Bits* const row = weight + (first + n) * inputs;
+        for (int64_t k = j; k < end; ++k) to[k * width + n] = row[k];
+      }
+    }
+    to += inputs * width;
+  }
+}
+
+void pack(const LinearArgs& layer, uint8_t* panels) {
+  const auto pack_as = [&](auto bits) {
+    using Bits = decltype(bits);
+    pack_elements(layer.inputs, layer.outputs, static_cast<const Bits*>(layer.weight), reinterpret_cast<Bits*>(panels));
+  };
+  layer.type == DataType::kFloat32 ? pack_as(uint32_t{}) : pack_as(uint16_t{});
+}
+
+}  // namespace
+
+LinearKernel linear_kernel() { return {kPanel, pack, multiply_by_panels}; }
+
+}  // namespace xlstm::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace xlstm::cpu {
+namespace {
+
+float as_float(DataType type, const void* from, int64_t at) {
+  float value = 0;
+  HWY_NAMESPACE::dispatch_type(
+      type, [&](auto zero) { value = HWY_NAMESPACE::load_one(static_cast<const decltype(zero)*>(from) + at); });
+  return value;
+}
+
+}  // namespace
+
+PackedLinear::PackedLinear(const LinearArgs& layer) : layer_(layer) {
+  static constexpr Variant<LinearKernel()> variants[] = XLSTM_VARIANTS(linear_kernel);
+  kernel_ = choose(variants)();
+  const int64_t outputs = (layer.outputs + kernel_.panel - 1) / kernel_.panel * kernel_.panel;
+  panels_ = allocate_zeros(static_cast<size_t>(outputs * layer.inputs * element_size(layer.type)));
+  kernel_.pack(layer, panels_.get());
+  bias_.reset(new float[static_cast<size_t>(outputs)]());
+  if (layer.bias) {
+    for (int64_t n = 0; n < layer.outputs; ++n) bias_[static_cast<size_t>(n)] = as_float(layer.type, layer.bias, n);
+  }
+  layer_.weight = layer_.bias = nullptr;
+}
+
+void PackedLinear::multiply(int64_t rows, const void* x, void* y, const ParallelFor& parallel_for) const {
+  kernel_.multiply(layer_, panels_.get(), bias_.get(), rows, x, y, parallel_for);
+}
+
+}  // namespace xlstm::cpu
+#endif

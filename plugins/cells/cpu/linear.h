@@ -1,0 +1,49 @@
+// A linear layer on a CPU: y = x W^T + b. Sums are in float32, whatever x, W and y are stored in.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "cells/cells.h"
+#include "cells/cpu/cpu_cells.h"
+
+namespace xlstm::cpu {
+
+// The layer as PyTorch and ONNX's Gemm (transB) store it. `type` is of all that it reads and writes.
+struct LinearArgs {
+  DataType type;
+  int64_t inputs, outputs;
+  const void* weight;  // (outputs, inputs)
+  const void* bias;    // (outputs), or null
+};
+
+// What one instruction set does. Internal to linear.cc.
+struct LinearKernel {
+  int64_t panel;  // outputs of a panel
+  void (*pack)(const LinearArgs& layer, uint8_t* panels);
+  void (*multiply)(const LinearArgs& layer, const uint8_t* panels, const float* bias, int64_t rows, const void* x,
+                   void* y, const ParallelFor& parallel_for);
+};
+
+// A copy of the layer's weights in the order in which its product reads them, whatever became of the originals. Any
+// number of threads may share it.
+class PackedLinear {
+ public:
+  explicit PackedLinear(const LinearArgs& layer);  // throws std::bad_alloc
+
+  // Rows of x (rows, inputs), of y (rows, outputs). Every element is a sum in the order of its inputs, so repeated
+  // calls give the same bits, whatever `parallel_for` does, and each row what it gets alone. Throws std::bad_alloc, for
+  // a scratch buffer where x is larger than some rows.
+  void multiply(int64_t rows, const void* x, void* y, const ParallelFor& parallel_for) const;
+
+  int64_t inputs() const { return layer_.inputs; }
+  int64_t outputs() const { return layer_.outputs; }
+
+ private:
+  LinearArgs layer_;  // without its pointers
+  LinearKernel kernel_;
+  std::shared_ptr<uint8_t> panels_;
+  std::unique_ptr<float[]> bias_;  // filled up to whole panels
+};
+
+}  // namespace xlstm::cpu

@@ -1,0 +1,96 @@
+#include "onnxruntime/linear_operator.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cells/cpu/linear.h"
+#include "onnxruntime/device.h"
+#include "onnxruntime/mapped_weights.h"
+
+namespace xlstm::ort {
+namespace {
+
+using Shape = std::vector<int64_t>;
+
+enum Input : size_t { kX, kWeight, kBias, kInputs };
+
+const LinearOperator& as_operator(const OrtCustomOp* op) { return *static_cast<const LinearOperator*>(op); }
+
+class LinearKernel {
+ public:
+  LinearKernel(const LinearOperator& op, const OrtKernelInfo* raw_info)
+      : node_("Linear '" + Ort::ConstKernelInfo(raw_info).GetNodeName() + "'") {
+    const cpu::LinearArgs layer = read_layer(op, raw_info);
+    packed_ = std::make_unique<cpu::PackedLinear>(layer);
+    release_mapped(layer.weight, static_cast<size_t>(layer.outputs * layer.inputs * element_size(layer.type)));
+  }
+
+  void compute(OrtKernelContext* raw_context) const {
+    Ort::KernelContext context(raw_context);
+    const Ort::ConstValue x = context.GetInput(kX);
+    const Shape shape = x.GetTensorTypeAndShapeInfo().GetShape();
+    if (shape.size() != 2 || shape[1] != packed_->inputs()) {
+      refuse("x must have rows of " + std::to_string(packed_->inputs()) + " inputs");
+    }
+    void* const y = context.GetOutput(0, {shape[0], packed_->outputs()}).GetTensorMutableRawData();
+    if (shape[0]) packed_->multiply(shape[0], x.GetTensorRawData(), y, thread_pool(raw_context));
+  }
+
+ private:
+  cpu::LinearArgs read_layer(const LinearOperator& op, const OrtKernelInfo* raw_info) const {
+    const Ort::ConstKernelInfo info(raw_info);
+    const Ort::ConstValue weight = constant(info, kWeight, "weight");
+    const Shape shape = weight.GetTensorTypeAndShapeInfo().GetShape();
+    if (shape.size() != 2) refuse("weight must be (outputs, inputs)");
+    cpu::LinearArgs layer{data_type(op.type), shape[1], shape[0], weight.GetTensorRawData(), nullptr};
+    if (info.GetInputCount() > kBias) {
+      const Ort::ConstValue bias = constant(info, kBias, "bias");
+      if (bias.GetTensorTypeAndShapeInfo().GetShape() != Shape{shape[0]}) refuse("bias must have one value an output");
+      layer.bias = bias.GetTensorRawData();
+    }
+    return layer;
+  }
+
+  Ort::ConstValue constant(const Ort::ConstKernelInfo& info, Input index, const char* name) const {
+    int is_constant = 0;
+    Ort::ConstValue value = info.GetTensorConstantInput(index, &is_constant);
+    if (!is_constant) refuse(std::string(name) + " must be a constant");
+    return value;
+  }
+
+  [[noreturn]] void refuse(const std::string& reason) const {
+    throw Ort::Exception(node_ + ": " + reason, ORT_INVALID_ARGUMENT);
+  }
+
+  const std::string node_;  // for messages
+  std::unique_ptr<const cpu::PackedLinear> packed_;
+};
+
+}  // namespace
+
+LinearOperator::LinearOperator(ONNXTensorElementDataType type, uint32_t api_version)
+    : Operation(api_version), type(type) {
+  GetName = [](const OrtCustomOp*) { return "Linear"; };
+  GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
+  GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kInputs; };
+  GetInputType = [](const OrtCustomOp* op, size_t) { return as_operator(op).type; };
+  GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+    return index == kBias ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+  };
+  GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+  GetOutputType = [](const OrtCustomOp* op, size_t) { return as_operator(op).type; };
+  CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
+    return guarded([&] { *kernel = new LinearKernel(as_operator(op), info); });
+  };
+  KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+    return guarded([&] { static_cast<const LinearKernel*>(kernel)->compute(context); });
+  };
+  KernelDestroy = [](void* kernel) { delete static_cast<LinearKernel*>(kernel); };
+  InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
+    return guarded([&] { set_product_shape(context, 0); });
+  };
+}
+
+}  // namespace xlstm::ort
