@@ -43,6 +43,8 @@ def with_plain_products(model: onnx.ModelProto) -> onnx.ModelProto:
     weights = {tensor.name: tensor for tensor in copy.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
+        while node.input and not node.input[-1]:  # the bias of a layer without: TensorRT takes the empty name for one
+            del node.input[-1]
         lookup = node.domain == DOMAIN and node.op_type in LOOKUPS
         nodes += _plain_lookup(node, weights[node.input[0]]) if lookup else [node]
     del copy.graph.node[:]

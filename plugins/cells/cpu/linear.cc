@@ -34,9 +34,19 @@ struct Fetch {
   int64_t lines;
 };
 
-// sums[r][..] += sum over j < depth of x[j][r] panel[j][..], for `rows` rows of `vectors` vectors.
+// Rows of x as tiles read them: the elements of up to four rows side by side (a strand), and strands one after another,
+// `stride` floats apart. So tiles read x in one stream, too, whatever its width.
+struct Strands {
+  const float* x;
+  int64_t stride;
+};
+
+constexpr int64_t kStrand = 4;
+
+// sums[r][..] += sum over j < depth of x[r][j] panel[j][..], for `rows` rows of `vectors` vectors.
 template <int64_t rows, int64_t vectors, class T>
-HWY_INLINE void add_tile(int64_t depth, const T* panel, const float* x, Fetch fetch, float* sums) {
+HWY_INLINE void add_tile(int64_t depth, const T* panel, Strands x, Fetch fetch, float* sums) {
+  constexpr int64_t kTogether = std::min(rows, kStrand);
   const hn::ScalableTag<float> d;
   constexpr int64_t kWidth = vectors * kLanes;
   hn::Vec<decltype(d)> tile[rows][vectors];
@@ -47,7 +57,7 @@ HWY_INLINE void add_tile(int64_t depth, const T* panel, const float* x, Fetch fe
     hn::Vec<decltype(d)> weights[vectors];
     for (int64_t v = 0; v < vectors; ++v) weights[v] = load(d, panel + j * kWidth + v * kLanes);
     for (int64_t r = 0; r < rows; ++r) {
-      const auto element = hn::Set(d, x[j * rows + r]);
+      const auto element = hn::Set(d, x.x[r / kTogether * x.stride + j * kTogether + r % kTogether]);
       for (int64_t v = 0; v < vectors; ++v) tile[r][v] = hn::MulAdd(element, weights[v], tile[r][v]);
     }
   };
@@ -63,7 +73,7 @@ HWY_INLINE void add_tile(int64_t depth, const T* panel, const float* x, Fetch fe
 }
 
 template <int64_t vectors, class T>
-HWY_INLINE void add_rows(int64_t rows, int64_t depth, const T* panel, const float* x, Fetch fetch, float* sums) {
+HWY_INLINE void add_rows(int64_t rows, int64_t depth, const T* panel, Strands x, Fetch fetch, float* sums) {
   switch (rows) {
     case 1:
       return add_tile<1, vectors>(depth, panel, x, fetch, sums);
@@ -88,21 +98,29 @@ HWY_INLINE int64_t count_tiles(int64_t rows) {
   return count;
 }
 
-// x as tiles read it: one after another, each with the elements of its rows side by side.
+// The rows of one tile as strands.
 template <class T>
 void interleave(int64_t rows, int64_t inputs, const T* x, float* to) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for_lanes(inputs, [&](auto d, int64_t j) HWY_ATTR {
-      const auto values = load(d, x + r * inputs + j);
-      HWY_ALIGN_MAX float lanes[kLanes];
-      hn::StoreU(values, d, lanes);
-      const int64_t count = static_cast<int64_t>(hn::Lanes(d));
-      for (int64_t lane = 0; lane < count; ++lane) to[(j + lane) * rows + r] = lanes[lane];
-    });
+  const hn::ScalableTag<float> d;
+  const int64_t together = std::min(rows, kStrand), whole = inputs / kLanes * kLanes;
+  for (int64_t r = 0; r < rows; r += together, x += together * inputs, to += together * inputs) {
+    const auto row = [&](int64_t index, int64_t j) HWY_ATTR { return load(d, x + index * inputs + j); };
+    for (int64_t j = 0; j < whole; j += kLanes) {
+      if (together == 1) {
+        hn::StoreU(row(0, j), d, to + j);
+      } else if (together == 2) {
+        hn::StoreInterleaved2(row(0, j), row(1, j), d, to + 2 * j);
+      } else {
+        hn::StoreInterleaved4(row(0, j), row(1, j), row(2, j), row(3, j), d, to + 4 * j);
+      }
+    }
+    for (int64_t j = whole; j < inputs; ++j) {
+      for (int64_t index = 0; index < together; ++index) to[j * together + index] = load_one(x + index * inputs + j);
+    }
   }
 }
 
-// One panel by at most kRowsTogether rows. x: their tiles. y: the first output of the first row.
+// One panel by at most kRowsTogether rows. x: their strands. y: the first output of the first row.
 template <int64_t vectors, class T>
 void multiply_panel(int64_t rows, int64_t inputs, int64_t outputs, const T* panel, const float* bias, const float* x,
                     T* y, int64_t y_stride) {
@@ -120,7 +138,8 @@ void multiply_panel(int64_t rows, int64_t inputs, int64_t outputs, const T* pane
     Fetch fetch{reinterpret_cast<const uint8_t*>(weights) + ahead, lines};
     for (int64_t r = 0; r < rows; fetch.from += depth / kStep * lines * kCacheLine) {
       const int64_t tile = tile_rows(rows - r);
-      add_rows<vectors>(tile, depth, weights, x + r * inputs + j * tile, fetch, sums + r * kPanel);
+      const Strands strands{x + r * inputs + j * std::min(tile, kStrand), kStrand * inputs};
+      add_rows<vectors>(tile, depth, weights, strands, fetch, sums + r * kPanel);
       r += tile;
     }
   }
@@ -130,10 +149,10 @@ void multiply_panel(int64_t rows, int64_t inputs, int64_t outputs, const T* pane
   }
 }
 
-// Room for the tiles of x: on the stack for rows of the usual width.
-class Tiles {
+// Room for x as tiles read it: on the stack for rows of the usual width.
+class Scratch {
  public:
-  explicit Tiles(int64_t size) : heap_(size > kHere ? new float[static_cast<size_t>(size)] : nullptr) {}
+  explicit Scratch(int64_t size) : heap_(size > kHere ? new float[static_cast<size_t>(size)] : nullptr) {}
   float* data() { return heap_ ? heap_.get() : here_; }
 
  private:
@@ -148,12 +167,12 @@ void multiply_by_panels(const LinearArgs& layer, const uint8_t* panels, const fl
   dispatch_type(layer.type, [&](auto zero) HWY_ATTR {
     using T = decltype(zero);
     const T* const given = static_cast<const T*>(x);
-    Tiles tiles(rows * inputs);
+    Scratch scratch(rows * inputs);
     const int64_t tile_count = rows / kTileRows + (rows % kTileRows != 0);
     parallel_for(tile_count, 8 * kTileRows * inputs, [&](int64_t tile) HWY_ATTR {
       for (int64_t r = tile * kTileRows, end = std::min(rows, r + kTileRows); r < end;) {
         const int64_t here = tile_rows(end - r);
-        interleave(here, inputs, given + r * inputs, tiles.data() + r * inputs);
+        interleave(here, inputs, given + r * inputs, scratch.data() + r * inputs);
         r += here;
       }
     });
@@ -165,15 +184,15 @@ void multiply_by_panels(const LinearArgs& layer, const uint8_t* panels, const fl
       const int64_t first = task / groups * kPanel, row = task % groups * kRowsTogether;
       const int64_t here = std::min(kRowsTogether, rows - row), width = std::min(kPanel, outputs - first);
       const T* const panel = reinterpret_cast<const T*>(panels) + first * inputs;
-      const float* const x_tiles = tiles.data() + row * inputs;
+      const float* const strands = scratch.data() + row * inputs;
       T* const to = static_cast<T*>(y) + row * outputs + first;
       const int64_t vectors = (width + kLanes - 1) / kLanes;
       if (vectors == 1) {
-        multiply_panel<1>(here, inputs, width, panel, bias + first, x_tiles, to, outputs);
+        multiply_panel<1>(here, inputs, width, panel, bias + first, strands, to, outputs);
       } else if (vectors == 2) {
-        multiply_panel<2>(here, inputs, width, panel, bias + first, x_tiles, to, outputs);
+        multiply_panel<2>(here, inputs, width, panel, bias + first, strands, to, outputs);
       } else {
-        multiply_panel<kTileVectors>(here, inputs, width, panel, bias + first, x_tiles, to, outputs);
+        multiply_panel<kTileVectors>(here, inputs, width, panel, bias + first, strands, to, outputs);
       }
     });
   });
