@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from xlstm_export.bundle import Bundle
+from xlstm_export.bundle.dtypes import DTYPES
 from xlstm_export.bundle.engine_record import Activations
 from xlstm_export.runtime import open_session
 
 STEPS = 6
 """Of one turn."""
-PRODUCTS = ("QuantizedMatMul", "MatMulNBits", "MatMul", "Gemm", "FusedMatMul")
+PRODUCTS = ("QuantizedMatMul", "MatMulNBits", "Linear", "MatMul", "Gemm", "FusedMatMul")
 
 
 def product_share(bundle: Bundle, batch: int, library: Path | None, activations: Activations) -> float:
@@ -43,7 +44,7 @@ def product_share(bundle: Bundle, batch: int, library: Path | None, activations:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(str(bundle.model_file), options, providers=["CPUExecutionProvider"])
         manifest = bundle.manifest
-        fed = {s.input: np.zeros(s.sized(batch), np.float32) for s in manifest.states}
+        fed = {s.input: np.zeros(s.sized(batch), DTYPES[s.dtype]) for s in manifest.states}
         fed[manifest.input.name] = np.zeros((batch, 1), np.int64)
         if manifest.lengths:
             fed[manifest.lengths.name] = np.ones(batch, np.int32)

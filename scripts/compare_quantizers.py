@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xlstm_export.bundle import Bundle
+from xlstm_export.operators.names import LINEAR
 from xlstm_export.quantization import KEPT, QuantizeOptions, formats
 from xlstm_export.quantization.quantize import quantize_bundle
 from xlstm_export.quantization.sites import find_sites, matches
@@ -60,7 +61,7 @@ def plain_model(bundle: Bundle) -> tuple[onnx.ModelProto, list[str]]:
             name = node.name or ""
             if matches(site.name, KEPT):
                 kept.append(name)
-            if node.op_type != "Gemm" or len(node.inputs) > 2:
+            if node.op_type != LINEAR or len(node.inputs) > 2:
                 continue
             turned = ir.tensor(np.ascontiguousarray(site.value.const_value.numpy().T), name=f"{name}.weight")
             weight = ir.val(f"{name}.weight", const_value=turned)

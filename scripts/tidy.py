@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,11 @@ from pathlib import Path
 
 from xlstm_export.errors import UserError
 from xlstm_export.native import cmake
+
+# Of what is compiled for several: one is enough for what it looks for, and takes a third of the time.
+ONE_INSTRUCTION_SET = ["--extra-arg=-DHWY_COMPILE_ONLY_STATIC"]
+if platform.machine() == "x86_64":
+    ONE_INSTRUCTION_SET.append("--extra-arg=-march=x86-64-v3")  # AVX2
 
 
 def main() -> None:
@@ -28,7 +34,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
     def tidy(path: Path) -> str:
-        command = ["clang-tidy", "--quiet", "-p", str(folder), str(path)]
+        command = ["clang-tidy", "--quiet", "-p", str(folder), *ONE_INSTRUCTION_SET, str(path)]
         done = subprocess.run(command, capture_output=True, text=True)
         return done.stdout if done.returncode == 0 else done.stdout + done.stderr + "\n"
 

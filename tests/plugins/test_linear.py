@@ -26,6 +26,8 @@ DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfl
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SMALLEST = {"float32": 0.0, "float16": 2.0**-25, "bfloat16": 0.0}
 """Half of the smallest step, which is coarser in float16 than what the sums lose."""
+BLOCK = 96
+"""Inputs that the kernel sums by themselves."""
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +52,12 @@ class Layer:
         return kernels.linear(*given, instruction_set, threads).astype(np.float32)
 
     def check(self, found: np.ndarray) -> None:
-        """Within what additions in float32 may lose, in any order, and the rounding of the result."""
+        """Within what additions in float32 may lose, by blocks of inputs, and the rounding of the result."""
         x, weight = self.x.astype(np.float64), self.weight.astype(np.float64)
         bias = np.zeros(len(weight)) if self.bias is None else self.bias.astype(np.float64)
         y = x @ weight.T + bias
-        bound = (np.abs(x) @ np.abs(weight.T) + np.abs(bias)) * (x.shape[1] + 1) * ROUNDING["float32"]
+        additions = min(x.shape[1], BLOCK) + -(-x.shape[1] // BLOCK) + 1
+        bound = (np.abs(x) @ np.abs(weight.T) + np.abs(bias)) * additions * ROUNDING["float32"]
         bound += np.abs(y) * ROUNDING[self.dtype] + SMALLEST[self.dtype]
         worst = np.abs(found - y) - bound
         assert (worst <= 0).all(), worst.max()

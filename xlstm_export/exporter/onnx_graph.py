@@ -206,7 +206,7 @@ def silenced(logger_name: str) -> Iterator[None]:
 
 
 def _name_after_modules(graph: ir.Graph, parameters: set[str]) -> None:
-    """Name each node `blocks.3.mlstm.q_proj/Gemm` and its values after it, and drop the tracer's metadata."""
+    """Name each node `blocks.3.mlstm.q_proj/Linear` and its values after it, and drop the tracer's metadata."""
     seen: Counter[str] = Counter()
     kept = {id(value) for value in (*graph.inputs, *graph.outputs)}
     modules: dict[int, str] = {}

@@ -23,8 +23,9 @@ namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
 
 constexpr int64_t kCacheLine = 64, kAhead = 8192;  // bytes
-// Inputs whose weights stay in the nearest cache while they meet all tiles of a group of rows.
-constexpr int64_t kInputsTogether = 192;
+// Inputs whose weights stay in the nearest cache while they meet all tiles of a group of rows. Each such block is
+// summed by itself, always, so that rounding grows with its length and their number, and not with their product.
+constexpr int64_t kInputsTogether = 96;
 constexpr int64_t kRowsTogether = 64;
 constexpr int64_t kStep = 4;  // inputs between which it fetches ahead
 
@@ -50,8 +51,8 @@ HWY_INLINE void add_tile(int64_t depth, const T* panel, Strands x, Fetch fetch, 
   const hn::ScalableTag<float> d;
   constexpr int64_t kWidth = vectors * kLanes;
   hn::Vec<decltype(d)> tile[rows][vectors];
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t v = 0; v < vectors; ++v) tile[r][v] = hn::LoadU(d, sums + r * kPanel + v * kLanes);
+  for (auto& row : tile) {
+    for (auto& sum : row) sum = hn::Zero(d);
   }
   const auto add_input = [&](int64_t j) HWY_ATTR {
     hn::Vec<decltype(d)> weights[vectors];
@@ -68,7 +69,10 @@ HWY_INLINE void add_tile(int64_t depth, const T* panel, Strands x, Fetch fetch, 
   }
   for (; j < depth; ++j) add_input(j);
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t v = 0; v < vectors; ++v) hn::StoreU(tile[r][v], d, sums + r * kPanel + v * kLanes);
+    for (int64_t v = 0; v < vectors; ++v) {
+      float* const to = sums + r * kPanel + v * kLanes;
+      hn::StoreU(hn::Add(hn::LoadU(d, to), tile[r][v]), d, to);
+    }
   }
 }
 
@@ -129,11 +133,11 @@ void multiply_panel(int64_t rows, int64_t inputs, int64_t outputs, const T* pane
   HWY_ALIGN_MAX float sums[kRowsTogether * kPanel];
   for (int64_t r = 0; r < rows; ++r) std::memcpy(sums + r * kPanel, bias, kWidth * sizeof(float));
   const int64_t tiles = count_tiles(rows);
-  // One tile runs through the panel at once, and several block by block: each fetches its share of the next block.
-  const int64_t block = tiles == 1 ? inputs : kInputsTogether, lines = (kStepLines + tiles - 1) / tiles;
+  // One tile fetches what it will need itself; of several each fetches its share of the next block.
+  const int64_t lines = (kStepLines + tiles - 1) / tiles;
   const int64_t ahead = tiles == 1 ? kAhead : kInputsTogether * kWidth * static_cast<int64_t>(sizeof(T));
-  for (int64_t j = 0; j < inputs; j += block) {
-    const int64_t depth = std::min(block, inputs - j);
+  for (int64_t j = 0; j < inputs; j += kInputsTogether) {
+    const int64_t depth = std::min(kInputsTogether, inputs - j);
     const T* const weights = panel + j * kWidth;
     Fetch fetch{reinterpret_cast<const uint8_t*>(weights) + ahead, lines};
     for (int64_t r = 0; r < rows; fetch.from += depth / kStep * lines * kCacheLine) {
@@ -249,7 +253,7 @@ PackedLinear::PackedLinear(const LinearArgs& layer) : layer_(layer) {
   const int64_t outputs = (layer.outputs + kernel_.panel - 1) / kernel_.panel * kernel_.panel;
   panels_ = allocate_zeros(static_cast<size_t>(outputs * layer.inputs * element_size(layer.type)));
   kernel_.pack(layer, panels_.get());
-  bias_.reset(new float[static_cast<size_t>(outputs)]());
+  bias_ = std::make_unique<float[]>(static_cast<size_t>(outputs));
   if (layer.bias) {
     for (int64_t n = 0; n < layer.outputs; ++n) bias_[static_cast<size_t>(n)] = as_float(layer.type, layer.bias, n);
   }

@@ -31,7 +31,7 @@ class PackedLinear {
  public:
   explicit PackedLinear(const LinearArgs& layer);  // throws std::bad_alloc
 
-  // Rows of x (rows, inputs), of y (rows, outputs). Every element is a sum in the order of its inputs, so repeated
+  // Rows of x (rows, inputs), of y (rows, outputs). Every element is summed in one order, so repeated
   // calls give the same bits, whatever `parallel_for` does, and each row what it gets alone. Throws std::bad_alloc, for
   // a scratch buffer where x is larger than some rows.
   void multiply(int64_t rows, const void* x, void* y, const ParallelFor& parallel_for) const;

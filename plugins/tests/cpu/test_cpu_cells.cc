@@ -370,8 +370,9 @@ void test_linear(int64_t rows, int64_t inputs, int64_t outputs, DataType type, b
         sum += term;
         size += std::fabs(term);
       }
-      // Each addition rounds, and without a fused one each product; then the result does.
-      const double bound = size * static_cast<double>(inputs + 1) * kEpsilon + output_rounding(type, sum);
+      // Each addition rounds, within a block and of blocks, and without a fused one each product; then the result does.
+      const int64_t additions = std::min<int64_t>(inputs, 96) + (inputs + 95) / 96 + 1;
+      const double bound = size * static_cast<double>(additions) * kEpsilon + output_rounding(type, sum);
       const double found = y.get(static_cast<size_t>(row * outputs + n));
       if (std::fabs(found - sum) <= bound + kUnderflow || ++failures > 20) continue;
       std::printf("linear %d x %d, %d rows, type %d: y[%d, %d] is %.9g, expected %.9g within %.3g\n", int(inputs),
