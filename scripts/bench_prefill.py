@@ -33,7 +33,7 @@ from xlstm_export.checkpoints import open_checkpoint
 from xlstm_export.checkpoints.random_weights import random_checkpoint
 from xlstm_export.exporter import ExportOptions, export_bundle
 from xlstm_export.native.locate import ONNXRUNTIME_LIBRARY
-from xlstm_export.operators.names import DOMAIN, LINEAR
+from xlstm_export.operators.names import DOMAIN, LINEARS
 from xlstm_export.references import build_upstream
 from xlstm_export.runtime import open_session
 
@@ -122,7 +122,7 @@ def products(bundle: Path, chunk: int) -> list[tuple[np.ndarray, np.ndarray]]:
     states = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.input}
     pairs: list[tuple[tuple, tuple]] = []
     for node in graph.node:
-        if node.op_type == LINEAR and not node.name.startswith("head"):
+        if node.op_type in LINEARS and not node.name.startswith("head"):
             out, width = shapes[node.input[1]]
             pairs.append(((chunk, width), (width, out)))
         elif node.domain == DOMAIN and node.op_type == "MLSTMCell":

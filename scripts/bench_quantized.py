@@ -28,7 +28,7 @@ from xlstm_export.runtime import open_session
 
 STEPS = 6
 """Of one turn."""
-PRODUCTS = ("QuantizedMatMul", "MatMulNBits", "Linear", "MatMul", "Gemm", "FusedMatMul")
+PRODUCTS = ("QuantizedMatMul", "MatMulNBits", "Linear", "LinearWithBias", "MatMul", "Gemm", "FusedMatMul")
 
 
 def product_share(bundle: Bundle, batch: int, library: Path | None, activations: Activations) -> float:

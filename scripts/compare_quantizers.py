@@ -61,7 +61,7 @@ def plain_model(bundle: Bundle) -> tuple[onnx.ModelProto, list[str]]:
             name = node.name or ""
             if matches(site.name, KEPT):
                 kept.append(name)
-            if node.op_type != LINEAR or len(node.inputs) > 2:
+            if node.op_type != LINEAR:
                 continue
             turned = ir.tensor(np.ascontiguousarray(site.value.const_value.numpy().T), name=f"{name}.weight")
             weight = ir.val(f"{name}.weight", const_value=turned)

@@ -27,7 +27,7 @@ struct CustomOp : OrtCustomOp {
 using CustomOp = OrtCustomOp;
 #endif
 
-// An operator of this domain and version, with what most answer alike: required inputs and outputs, none of them
+// An operator of this domain and version, with what all answer alike: required inputs and outputs, none of them
 // variadic, in the device's own memory.
 class Operation : public CustomOp {
  protected:

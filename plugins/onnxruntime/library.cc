@@ -78,7 +78,9 @@ OrtCustomOpDomain* make_domain(uint32_t api_version, Operators operators) {
   if (operators == Operators::kCells) return domain;
   add(kCausalConvLayer, {kFloat, kFloat, kFloat}, kCpu);
   for (const auto type : kinds) {
-    Ort::ThrowOnError(Ort::GetApi().CustomOpDomain_Add(domain, new LinearOperator(type, api_version)));
+    for (const bool bias : {false, true}) {
+      Ort::ThrowOnError(Ort::GetApi().CustomOpDomain_Add(domain, new LinearOperator(type, bias, api_version)));
+    }
     add(kMlstmProjectionsLayer, {type, type, kFloat}, kCpu);
     add(kGatedHeadNormLayer, {type, type, kFloat}, kCpu);
     add(kSkipGatedHeadNormLayer, {type, type, kFloat}, kCpu);

@@ -14,14 +14,14 @@ namespace {
 
 using Shape = std::vector<int64_t>;
 
-enum Input : size_t { kX, kWeight, kBias, kInputs };
+enum Input : size_t { kX, kWeight, kBias };
 
 const LinearOperator& as_operator(const OrtCustomOp* op) { return *static_cast<const LinearOperator*>(op); }
 
 class LinearKernel {
  public:
   LinearKernel(const LinearOperator& op, const OrtKernelInfo* raw_info)
-      : node_("Linear '" + Ort::ConstKernelInfo(raw_info).GetNodeName() + "'") {
+      : node_(std::string(op.GetName(&op)) + " '" + Ort::ConstKernelInfo(raw_info).GetNodeName() + "'") {
     const cpu::LinearArgs layer = read_layer(op, raw_info);
     packed_ = std::make_unique<cpu::PackedLinear>(layer);
     release_mapped(layer.weight, static_cast<size_t>(layer.outputs * layer.inputs * element_size(layer.type)));
@@ -45,7 +45,7 @@ class LinearKernel {
     const Shape shape = weight.GetTensorTypeAndShapeInfo().GetShape();
     if (shape.size() != 2) refuse("weight must be (outputs, inputs)");
     cpu::LinearArgs layer{data_type(op.type), shape[1], shape[0], weight.GetTensorRawData(), nullptr};
-    if (info.GetInputCount() > kBias) {
+    if (op.has_bias) {
       const Ort::ConstValue bias = constant(info, kBias, "bias");
       if (bias.GetTensorTypeAndShapeInfo().GetShape() != Shape{shape[0]}) refuse("bias must have one value an output");
       layer.bias = bias.GetTensorRawData();
@@ -70,15 +70,12 @@ class LinearKernel {
 
 }  // namespace
 
-LinearOperator::LinearOperator(ONNXTensorElementDataType type, uint32_t api_version)
-    : Operation(api_version), type(type) {
-  GetName = [](const OrtCustomOp*) { return "Linear"; };
+LinearOperator::LinearOperator(ONNXTensorElementDataType type, bool has_bias, uint32_t api_version)
+    : Operation(api_version), type(type), has_bias(has_bias) {
+  GetName = [](const OrtCustomOp* op) { return as_operator(op).has_bias ? "LinearWithBias" : "Linear"; };
   GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
-  GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kInputs; };
+  GetInputTypeCount = [](const OrtCustomOp* op) -> size_t { return as_operator(op).has_bias ? 3 : 2; };
   GetInputType = [](const OrtCustomOp* op, size_t) { return as_operator(op).type; };
-  GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
-    return index == kBias ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
-  };
   GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
   GetOutputType = [](const OrtCustomOp* op, size_t) { return as_operator(op).type; };
   CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {

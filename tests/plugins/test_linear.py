@@ -19,7 +19,7 @@ from support.cell_runner import TYPES
 from support.cpu_harness import CpuKernels
 from support.native import onnxruntime_operators
 
-from xlstm_export.operators.names import DOMAIN, LINEAR, VERSION
+from xlstm_export.operators.names import DOMAIN, LINEAR, LINEAR_WITH_BIAS, VERSION
 from xlstm_export.operators.products import linear_function
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -101,19 +101,19 @@ def _model(layer: Layer, constant: bool = True) -> onnx.ModelProto:
     weights = [numpy_helper.from_array(layer.weight, "weight")]
     if layer.bias is not None:
         weights.append(numpy_helper.from_array(layer.bias, "bias"))
-    names = [tensor.name for tensor in weights]
+    names, operator = [tensor.name for tensor in weights], LINEAR if layer.bias is None else LINEAR_WITH_BIAS
     given = [helper.make_tensor_value_info("x", kind, ["N", inputs])]
     if not constant:
         given.append(helper.make_tensor_value_info("weight", kind, [outputs, inputs]))
     graph = helper.make_graph(
-        [helper.make_node(LINEAR, ["x", *names], ["y"], "layer", domain=DOMAIN)],
+        [helper.make_node(operator, ["x", *names], ["y"], "layer", domain=DOMAIN)],
         "linear",
         given,
         [helper.make_tensor_value_info("y", kind, ["N", outputs])],
         weights if constant else weights[1:],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, VERSION)]
-    model = helper.make_model(graph, opset_imports=opsets, functions=[linear_function()], ir_version=10)
+    model = helper.make_model(graph, opset_imports=opsets, functions=[linear_function(operator)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -144,7 +144,7 @@ def test_operator_takes_no_rows():
 
 
 def test_weights_that_are_no_constants_are_refused_in_words():
-    with pytest.raises(Exception, match="Linear 'layer': weight must be a constant"):
+    with pytest.raises(Exception, match="LinearWithBias 'layer': weight must be a constant"):
         _session(_model(Layer(11, 3, 96, 40, "float32"), constant=False))
 
 

@@ -11,7 +11,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from ..operators.names import CELLS, DOMAIN, INT4_ROWS, INT8_ROWS, LINEAR, LOOKUPS, QUANTIZED_MATMUL
+from ..operators.names import CELLS, DOMAIN, INT4_ROWS, INT8_ROWS, LINEARS, LOOKUPS, QUANTIZED_MATMUL
 from .targets import parse_version
 
 PLUGIN_FIRST = (10, 15)
@@ -39,12 +39,10 @@ def with_plain_products(model: onnx.ModelProto) -> onnx.ModelProto:
 
     TensorRT allows quantised constants nowhere else, and knows no bytes; it reads the same bytes as four-bit integers.
     """
-    copy = onnx.inliner.inline_selected_functions(model, [(DOMAIN, LINEAR), (DOMAIN, QUANTIZED_MATMUL)])
+    copy = onnx.inliner.inline_selected_functions(model, [(DOMAIN, name) for name in (*LINEARS, QUANTIZED_MATMUL)])
     weights = {tensor.name: tensor for tensor in copy.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
-        while node.input and not node.input[-1]:  # the bias of a layer without: TensorRT takes the empty name for one
-            del node.input[-1]
         lookup = node.domain == DOMAIN and node.op_type in LOOKUPS
         nodes += _plain_lookup(node, weights[node.input[0]]) if lookup else [node]
     del copy.graph.node[:]

@@ -1,30 +1,32 @@
-"""Linear layers of a traced graph as `ai.xlstm::Linear`."""
+"""Linear layers of a traced graph as operators of ours."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..operators.names import DOMAIN, LINEAR
+from ..operators.names import DOMAIN, LINEAR, LINEAR_WITH_BIAS
 from ..operators.products import linear_function
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def mark_linear_layers(model: ir.Model) -> None:
-    """Make every `Gemm` that multiplies rows with weights (N, K) the operator, and give the model its definition.
+    """Make every `Gemm` that multiplies rows with weights (N, K) such an operator, and give the model its definition.
 
     The model imports the domain already.
     """
-    graph, found = model.graph, False
+    graph, names = model.graph, set()
     for node in list(graph):
         if _is_linear(graph, node):
-            operator = ir.node(LINEAR, [i for i in node.inputs if i is not None], domain=DOMAIN, name=node.name)
+            given = [value for value in node.inputs if value is not None]
+            name = LINEAR if len(given) == 2 else LINEAR_WITH_BIAS
+            operator = ir.node(name, given, domain=DOMAIN, name=node.name)
             operator.metadata_props.update(node.metadata_props)
             (old,), (new,) = node.outputs, operator.outputs
             ir.convenience.replace_nodes_and_values(graph, node, [node], [operator], [old], [new])
-            found = True
-    if found:
-        model.functions[(DOMAIN, LINEAR, "")] = ir.serde.deserialize_function(linear_function())
+            names.add(name)
+    for name in sorted(names):
+        model.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(linear_function(name))
 
 
 def _is_linear(graph: ir.Graph, node: ir.Node) -> bool:

@@ -18,8 +18,9 @@ INT4_ROWS, INT8_ROWS = "GatherInt4Rows", "GatherInt8Rows"
 INT4_COLUMNS, INT8_COLUMNS = "GatherInt4Columns", "GatherInt8Columns"
 LOOKUPS = (INT4_ROWS, INT8_ROWS, INT4_COLUMNS, INT8_COLUMNS)
 """Rows of a quantised embedding; no kernel of ours runs them."""
-LINEAR = "Linear"
-"""A linear layer; our CPU kernel has weights of any float type."""
+LINEAR, LINEAR_WITH_BIAS = "Linear", "LinearWithBias"
+LINEARS = (LINEAR, LINEAR_WITH_BIAS)
+"""Linear layers; our CPU kernel has weights of any float type."""
 QUANTIZED_MATMUL = "QuantizedMatMul"
 """A product with a quantised matrix; our CPU kernel rounds its inputs to 8 bits."""
 OPSET = 21

@@ -1,7 +1,8 @@
 """Products with weights, as operators whose definitions are what other runtimes know best.
 
-`Linear`: x (rows, K), weight (N, K) and bias (N), which may be absent, give y (rows, N), all of one type. Its
-definition is a `Gemm`. Our CPU kernel (`plugins/cells/cpu/linear.h`) reads float16 and bfloat16 weights as they are,
+`Linear`: x (rows, K) and weight (N, K) give y (rows, N), all of one type; `LinearWithBias` has a bias (N) too. The
+definition is a `Gemm`. (They are two, because TensorRT's parser refuses a definition that is called without all of its
+inputs.) Our CPU kernel (`plugins/cells/cpu/linear.h`) reads float16 and bfloat16 weights as they are,
 where ONNX Runtime widens them to float32 and then reads twice the bytes.
 
 `QuantizedMatMul`: x (.., K), codes (K, N) and scales (blocks, N) give y (.., N). Its definition is what ONNX Runtime
@@ -14,11 +15,19 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from .names import DOMAIN, LINEAR, OPSET, QUANTIZED_MATMUL
+from .names import DOMAIN, LINEAR, LINEAR_WITH_BIAS, OPSET, QUANTIZED_MATMUL
 
 _LINEAR = f"""
 <domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
-{LINEAR} (x, weight, bias) => (y)
+{LINEAR} (x, weight) => (y)
+{{
+    y = Gemm <transB: int = 1> (x, weight)
+}}
+"""
+
+_LINEAR_WITH_BIAS = f"""
+<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
+{LINEAR_WITH_BIAS} (x, weight, bias) => (y)
 {{
     y = Gemm <transB: int = 1> (x, weight, bias)
 }}
@@ -35,9 +44,9 @@ _QUANTIZED_MATMUL = f"""
 """
 
 
-def linear_function() -> onnx.FunctionProto:
-    """The definition of `Linear`."""
-    return onnx.parser.parse_function(_LINEAR)
+def linear_function(name: str) -> onnx.FunctionProto:
+    """The definition of `Linear` or `LinearWithBias`."""
+    return onnx.parser.parse_function({LINEAR: _LINEAR, LINEAR_WITH_BIAS: _LINEAR_WITH_BIAS}[name])
 
 
 def product_function() -> onnx.FunctionProto:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..operators.lookups import lookup_function, lookup_name
-from ..operators.names import DOMAIN, LINEAR, QUANTIZED_MATMUL
+from ..operators.names import DOMAIN, LINEARS, QUANTIZED_MATMUL
 from ..operators.products import has_product, product_function
 from .sites import Site
 
@@ -62,12 +62,13 @@ def put_in(graph: ir.Graph, site: Site, weight: WrittenWeight, bits: int, block_
 
 
 def define(model: ir.Model, names: set[str]) -> None:
-    """Give the model the definitions of these operators, and take away that of `Linear` where no such node is left."""
+    """Give the model the definitions of these operators, and take away those of linear layers that it has no more."""
     for name in sorted(names):
         function = product_function() if name == QUANTIZED_MATMUL else lookup_function(name)
         model.functions[(DOMAIN, name, "")] = ir.serde.deserialize_function(function)
-    if not any((node.domain, node.op_type) == (DOMAIN, LINEAR) for node in model.graph):
-        model.functions.pop((DOMAIN, LINEAR, ""), None)
+    left = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    for name in {*LINEARS} - left:
+        model.functions.pop((DOMAIN, name, ""), None)
 
 
 def _dequantised(graph: ir.Graph, site: Site, weight: WrittenWeight, block_size: int) -> ir.Value:

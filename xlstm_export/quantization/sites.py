@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from ..operators.names import DOMAIN, LINEAR
+from ..operators.names import DOMAIN, LINEARS
 from .formats import INT4, INT8, Format
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -21,7 +21,7 @@ class Site:
     Attributes:
         name: the weight's: `blocks.0.mlstm.proj_up.weight`.
         value: the initializer.
-        products: nodes that compute x Wᵀ: `Linear`, `MatMul` or `Gemm`.
+        products: nodes that compute x Wᵀ: `Linear` and its like, `MatMul` or `Gemm`.
         lookups: `Gather` nodes that read rows of W.
         transposed: the initializer is Wᵀ, (K, N); else W, (N, K).
     """
@@ -107,7 +107,7 @@ def _is_product(node: ir.Node, index: int) -> bool | None:
     """Whether the node multiplies with Wᵀ as it lies there (True) or turned round (False); None: it is no product."""
     if index != 1:
         return None
-    if (node.domain, node.op_type) == (DOMAIN, LINEAR):
+    if node.domain == DOMAIN and node.op_type in LINEARS:
         return False
     if node.domain:
         return None

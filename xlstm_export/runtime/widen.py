@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.graph_file import BFLOAT16, FLOAT, INT_ATTRIBUTE, NodeProto, read_graph
-from ..operators.names import LINEAR, QUANTIZED_MATMUL
+from ..operators.names import LINEARS, QUANTIZED_MATMUL
 
 _ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul", "DequantizeLinear", QUANTIZED_MATMUL}
-_WITHOUT_KERNELS = {LINEAR}
+_WITHOUT_KERNELS = {*LINEARS}
 
 
 def widen_bfloat16(path: Path, kernels: bool) -> bytes:
