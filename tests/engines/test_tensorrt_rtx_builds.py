@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict
 
@@ -169,6 +170,23 @@ def test_fixed_batch_bundle_gives_an_engine_without_a_batch_range(name, copy_bun
 def test_fixed_batch_bundle_of_steps_has_nothing_dynamic(copy_bundle):
     _, record = build_in(copy_bundle("a-mixed", batch=2, mode="step"), targets=("sm89",))
     assert record.profiles == ("decode",) and not any(t.profiles for t in record.tensors)
+
+
+PARSE = """
+import sys
+import tensorrt_rtx as trt
+logger = trt.Logger(trt.Logger.ERROR)
+network = trt.Builder(logger).create_network(0)
+parser = trt.OnnxParser(network, logger)
+print(parser.parse_from_file(sys.argv[1]), [parser.get_error(i).desc() for i in range(parser.num_errors)])
+"""
+
+
+@pytest.mark.parametrize("name", ["a-mixed", "a-bias", "c-single"])
+def test_parser_takes_the_file_as_it_is(name, export_variant):
+    """As for `trtexec`, which does not go through `build`. In a process of its own: it loads TensorRT-RTX."""
+    command = [sys.executable, "-c", PARSE, export_variant(name)[2] / "model.onnx"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "True []"
 
 
 @pytest.mark.parametrize("name", ["a-mixed", "b-single"])

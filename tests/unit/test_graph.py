@@ -15,6 +15,7 @@ from xlstm_export.bundle import Bundle, StateTensor
 from xlstm_export.bundle.manifest import METADATA_KEY, parse_manifest
 from xlstm_export.errors import UserError
 from xlstm_export.exporter.in_place import mark_in_place
+from xlstm_export.exporter.linear_layers import mark_linear_layers
 from xlstm_export.operators import eager, names, schemas
 
 FAMILIES = ["a-mixed", "a-tied", "b-single", "c-single", "a-stack"]
@@ -49,6 +50,45 @@ def test_every_cell_is_one_node_with_its_definition_in_the_file(bundle):
 
 def test_no_other_node_leaves_standard_onnx(bundle):
     assert {n.domain for n in load(bundle).graph.node} == {"", names.DOMAIN}
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "a-bias"])
+def test_every_projection_is_a_linear_layer(name, export_variant):
+    nodes = load(export_variant(name)[2]).graph.node
+    linear = [n for n in nodes if n.op_type in names.LINEARS]
+    assert len(linear) > 2 and not any(n.op_type == "Gemm" for n in nodes)
+    assert all(n.name.split("/")[-1] == n.op_type for n in linear), "they are named after their modules"
+    assert any(n.op_type == names.LINEAR_WITH_BIAS for n in linear) == (name == "a-bias" or name[0] in "bc")
+
+
+@pytest.mark.parametrize(
+    "node, expected",
+    [
+        ("Gemm <transB: int = 1> (x, w)", names.LINEAR),
+        ("Gemm <transB: int = 1, alpha: float = 1.0> (x, w, b)", names.LINEAR_WITH_BIAS),
+        ("Gemm (x, turned)", None),
+        ("Gemm <transB: int = 1, alpha: float = 2.0> (x, w)", None),
+        ("Gemm <transB: int = 1, beta: float = 0.5> (x, w, b)", None),
+        ("Gemm <transB: int = 1> (x, w, row)", None),
+        ("Gemm <transB: int = 1> (x, w, one)", None),
+        ("Gemm <transB: int = 1> (x, given)", None),
+        ("Gemm <transB: int = 1> (w, x)", None),
+        ("MatMul (x, turned)", None),
+    ],
+)
+def test_only_products_with_weights_as_pytorch_stores_them_are_linear_layers(node, expected):
+    text = (
+        f'<ir_version: 10, opset_import: ["" : 21, "{names.DOMAIN}" : 1]> '
+        "g (float[n, 2] x, float[3, 2] given) => (y) "
+        "<float[3, 2] w = {1, 2, 3, 4, 5, 6}, float[2, 3] turned = {1, 2, 3, 4, 5, 6}, float[3] b = {1, 2, 3}, "
+        f"float[1, 3] row = {{1, 2, 3}}, float[1] one = {{1}}> {{ y = {node} }}"
+    )
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    mark_linear_layers(model)
+    (found,) = model.graph
+    assert found.outputs[0] is model.graph.outputs[0]
+    assert (found.op_type, found.domain) == ((expected, names.DOMAIN) if expected else (node.split()[0], ""))
+    assert {key[1] for key in model.functions} == ({expected} if expected else set())
 
 
 def test_forget_gate_is_softplus_never_log_of_sigmoid():
