@@ -123,6 +123,17 @@ def test_report_says_what_was_not_concluded_and_draws_the_roof(tmp_path):
     assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_table_fits_into_80_columns():
+    names = ("bundle", "upstream", "transformers")
+    timings = tuple(Timing(name, ((3.4567,) * 4,) * 9, 12_345_000_000, 1) for name in names)
+    batches = tuple(BatchResult(b, limit([0.12345] * 9), timings, 0, 0.0, None) for b in (1, 128))
+    result = Benchmark("b", "network", "float32", "onnxruntime", None, "both", 1, None, True, "NumPy", batches, {})
+    console = Console(width=80, file=io.StringIO())
+    console.print(render(result))
+    text = console.file.getvalue()
+    assert "…" not in text and "transformers" in text and "3,457" in text and "12,345" in text
+
+
 def test_memory_stream_moves_every_byte_and_scales_beyond_its_buffers(monkeypatch):
     stream = MemoryStream(4 << 20, 1 << 20, 2, None)
     assert stream.kind == "NumPy" and all(np.all(part < 1) for part in stream._states)

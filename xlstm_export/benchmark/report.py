@@ -88,7 +88,7 @@ def render(result: Benchmark) -> RenderableType:
     threads = "" if result.threads is None else f", {result.threads} threads"
     activations = f", {result.activations} activations" if result.activations else ""
     title = f"{result.bundle}: {step}s{sized} on {result.runtime}{activations}{threads}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", padding=0)  # so that 80 columns are enough
     for name in ("batch", "", "ms p50", "p90", "p99", f"{unit}/s", "× limit", "× bundle", "peak MB"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for batch in result.batches:

@@ -91,7 +91,7 @@ def _speed_table(result: Comparison) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", padding=0)  # so that 80 columns are enough
     table.add_column("bundle", overflow="fold")
     for column in columns:
         table.add_column(column, justify="left" if column == "weights" else "right", no_wrap=True)
