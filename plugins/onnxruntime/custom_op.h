@@ -4,6 +4,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cells/cells.h"
@@ -44,6 +45,28 @@ class Operation : public CustomOp {
     GetStartVersion = [](const OrtCustomOp*) { return kVersion; };
     GetEndVersion = [](const OrtCustomOp*) { return kVersion; };
   }
+};
+
+// A node by its name, for what its kernel refuses.
+class Node {
+ public:
+  Node(const std::string& op, const OrtKernelInfo* info)
+      : name_(op + " '" + Ort::ConstKernelInfo(info).GetNodeName() + "'") {}
+
+  [[noreturn]] void refuse(const std::string& reason) const {
+    throw Ort::Exception(name_ + ": " + reason, ORT_INVALID_ARGUMENT);
+  }
+
+  // An input that is known before anything runs; where it is not, the kernel is refused for this reason.
+  Ort::ConstValue constant(const OrtKernelInfo* info, size_t index, const char* reason) const {
+    int is_constant = 0;
+    Ort::ConstValue value = Ort::ConstKernelInfo(info).GetTensorConstantInput(index, &is_constant);
+    if (!is_constant) refuse(reason);
+    return value;
+  }
+
+ private:
+  std::string name_;
 };
 
 inline DataType data_type(ONNXTensorElementDataType type) {

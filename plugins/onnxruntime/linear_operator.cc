@@ -20,9 +20,8 @@ const LinearOperator& as_operator(const OrtCustomOp* op) { return *static_cast<c
 
 class LinearKernel {
  public:
-  LinearKernel(const LinearOperator& op, const OrtKernelInfo* raw_info)
-      : node_(std::string(op.GetName(&op)) + " '" + Ort::ConstKernelInfo(raw_info).GetNodeName() + "'") {
-    const cpu::LinearArgs layer = read_layer(op, raw_info);
+  LinearKernel(const LinearOperator& op, const OrtKernelInfo* info) : node_(op.GetName(&op), info) {
+    const cpu::LinearArgs layer = read_layer(op, info);
     packed_ = std::make_unique<cpu::PackedLinear>(layer);
     release_mapped(layer.weight, static_cast<size_t>(layer.outputs * layer.inputs * element_size(layer.type)));
   }
@@ -32,39 +31,28 @@ class LinearKernel {
     const Ort::ConstValue x = context.GetInput(kX);
     const Shape shape = x.GetTensorTypeAndShapeInfo().GetShape();
     if (shape.size() != 2 || shape[1] != packed_->inputs()) {
-      refuse("x must have rows of " + std::to_string(packed_->inputs()) + " inputs");
+      node_.refuse("x must have rows of " + std::to_string(packed_->inputs()) + " inputs");
     }
     void* const y = context.GetOutput(0, {shape[0], packed_->outputs()}).GetTensorMutableRawData();
     if (shape[0]) packed_->multiply(shape[0], x.GetTensorRawData(), y, thread_pool(raw_context));
   }
 
  private:
-  cpu::LinearArgs read_layer(const LinearOperator& op, const OrtKernelInfo* raw_info) const {
-    const Ort::ConstKernelInfo info(raw_info);
-    const Ort::ConstValue weight = constant(info, kWeight, "weight");
+  cpu::LinearArgs read_layer(const LinearOperator& op, const OrtKernelInfo* info) const {
+    const Ort::ConstValue weight = node_.constant(info, kWeight, "weight must be a constant");
     const Shape shape = weight.GetTensorTypeAndShapeInfo().GetShape();
-    if (shape.size() != 2) refuse("weight must be (outputs, inputs)");
+    if (shape.size() != 2) node_.refuse("weight must be (outputs, inputs)");
     cpu::LinearArgs layer{data_type(op.type), shape[1], shape[0], weight.GetTensorRawData(), nullptr};
     if (op.has_bias) {
-      const Ort::ConstValue bias = constant(info, kBias, "bias");
-      if (bias.GetTensorTypeAndShapeInfo().GetShape() != Shape{shape[0]}) refuse("bias must have one value an output");
+      const Ort::ConstValue bias = node_.constant(info, kBias, "bias must be a constant");
+      if (bias.GetTensorTypeAndShapeInfo().GetShape() != Shape{shape[0]})
+        node_.refuse("bias must have one value an output");
       layer.bias = bias.GetTensorRawData();
     }
     return layer;
   }
 
-  Ort::ConstValue constant(const Ort::ConstKernelInfo& info, Input index, const char* name) const {
-    int is_constant = 0;
-    Ort::ConstValue value = info.GetTensorConstantInput(index, &is_constant);
-    if (!is_constant) refuse(std::string(name) + " must be a constant");
-    return value;
-  }
-
-  [[noreturn]] void refuse(const std::string& reason) const {
-    throw Ort::Exception(node_ + ": " + reason, ORT_INVALID_ARGUMENT);
-  }
-
-  const std::string node_;  // for messages
+  Node node_;
   std::unique_ptr<const cpu::PackedLinear> packed_;
 };
 

@@ -23,21 +23,21 @@ const ProductOperator& as_operator(const OrtCustomOp* op) { return *static_cast<
 
 class ProductKernel {
  public:
-  ProductKernel(const ProductOperator& op, const OrtKernelInfo* raw_info) : type_(data_type(op.types.activation)) {
-    const Ort::ConstKernelInfo info(raw_info);
-    node_ = "QuantizedMatMul '" + info.GetNodeName() + "'";
-    const Ort::ConstValue codes = constant(info, kCodes, "codes"), scales = constant(info, kScales, "scales");
+  ProductKernel(const ProductOperator& op, const OrtKernelInfo* info)
+      : node_(op.GetName(&op), info), type_(data_type(op.types.activation)) {
+    const Ort::ConstValue codes = node_.constant(info, kCodes, "codes must be constants");
+    const Ort::ConstValue scales = node_.constant(info, kScales, "scales must be constants");
     const Shape codes_shape = codes.GetTensorTypeAndShapeInfo().GetShape();
     const Shape scales_shape = scales.GetTensorTypeAndShapeInfo().GetShape();
     cpu::QuantizedMatrix matrix{};
-    matrix.block = info.GetAttribute<int64_t>("block_size");
+    matrix.block = Ort::ConstKernelInfo(info).GetAttribute<int64_t>("block_size");
     if (codes_shape.size() != 2 || matrix.block < 8 || matrix.block % 8 != 0) {
-      refuse("codes must be (inputs, outputs), and block_size a multiple of 8");
+      node_.refuse("codes must be (inputs, outputs), and block_size a multiple of 8");
     }
     matrix.inputs = codes_shape[0];
     matrix.outputs = codes_shape[1];
     const int64_t blocks = (matrix.inputs + matrix.block - 1) / matrix.block;
-    if (scales_shape != Shape{blocks, matrix.outputs}) refuse("scales must have one row for each block of codes");
+    if (scales_shape != Shape{blocks, matrix.outputs}) node_.refuse("scales must have one row for each block of codes");
     matrix.bits = op.types.codes == kInt4 ? 4 : 8;
     matrix.scale_type = data_type(op.types.scales);
     matrix.codes = codes.GetTensorRawData();
@@ -51,7 +51,7 @@ class ProductKernel {
     const Ort::ConstValue x = context.GetInput(kX);
     Shape shape = x.GetTensorTypeAndShapeInfo().GetShape();
     if (shape.empty() || shape.back() != matrix_->inputs()) {
-      refuse("x must have " + std::to_string(matrix_->inputs()) + " inputs");
+      node_.refuse("x must have " + std::to_string(matrix_->inputs()) + " inputs");
     }
     shape.pop_back();
     int64_t rows = 1;
@@ -62,18 +62,7 @@ class ProductKernel {
   }
 
  private:
-  Ort::ConstValue constant(const Ort::ConstKernelInfo& info, Input index, const char* name) const {
-    int is_constant = 0;
-    Ort::ConstValue value = info.GetTensorConstantInput(index, &is_constant);
-    if (!is_constant) refuse(std::string(name) + " must be constants");
-    return value;
-  }
-
-  [[noreturn]] void refuse(const std::string& reason) const {
-    throw Ort::Exception(node_ + ": " + reason, ORT_INVALID_ARGUMENT);
-  }
-
-  std::string node_;  // for messages
+  Node node_;
   DataType type_;
   std::unique_ptr<const cpu::PackedMatrix> matrix_;
 };

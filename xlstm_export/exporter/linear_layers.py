@@ -5,9 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..operators.names import DOMAIN, LINEAR, LINEAR_WITH_BIAS
-from ..operators.products import linear_function
-
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+from ..operators.products import FLOATS, linear_function, takes_transposed
 
 
 def mark_linear_layers(model: ir.Model) -> None:
@@ -30,20 +28,15 @@ def mark_linear_layers(model: ir.Model) -> None:
 
 
 def _is_linear(graph: ir.Graph, node: ir.Node) -> bool:
-    if node.op_type != "Gemm" or node.domain:
+    if node.op_type != "Gemm" or takes_transposed(node) is not False:
         return False
-    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
-    given = {name: attribute.value for name, attribute in node.attributes.items()}
     _, weight, bias = (*node.inputs, None)[:3]
-    if {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | given != plain or not _is_weight(graph, weight, 2):
-        return False
-    assert weight is not None and weight.shape is not None
-    if bias is None:
-        return True
-    return _is_weight(graph, bias, 1) and bias.shape is not None and bias.shape[0] == weight.shape[0]
+    shape = _weight_shape(graph, weight)
+    return len(shape) == 2 and (bias is None or _weight_shape(graph, bias) == shape[:1])
 
 
-def _is_weight(graph: ir.Graph, value: ir.Value | None, rank: int) -> bool:
+def _weight_shape(graph: ir.Graph, value: ir.Value | None) -> tuple[int, ...]:
+    """Empty for what is no weight: it comes from outside, is computed, or is of another type."""
     if value is None or value.name not in graph.initializers or value.is_graph_input():
-        return False
-    return value.dtype in _FLOATS and value.shape is not None and len(value.shape) == rank
+        return ()
+    return value.shape.numpy() if value.dtype in FLOATS and value.shape is not None else ()

@@ -15,24 +15,10 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from .names import DOMAIN, LINEAR, LINEAR_WITH_BIAS, OPSET, QUANTIZED_MATMUL
+from .names import DOMAIN, LINEAR, LINEAR_WITH_BIAS, LINEARS, OPSET, QUANTIZED_MATMUL
 
-_LINEAR = f"""
-<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
-{LINEAR} (x, weight) => (y)
-{{
-    y = Gemm <transB: int = 1> (x, weight)
-}}
-"""
-
-_LINEAR_WITH_BIAS = f"""
-<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
-{LINEAR_WITH_BIAS} (x, weight, bias) => (y)
-{{
-    y = Gemm <transB: int = 1> (x, weight, bias)
-}}
-"""
-
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+"""What weights may be."""
 _QUANTIZED_MATMUL = f"""
 <domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
 {QUANTIZED_MATMUL} <block_size, to> (x, codes, scales) => (y)
@@ -46,12 +32,30 @@ _QUANTIZED_MATMUL = f"""
 
 def linear_function(name: str) -> onnx.FunctionProto:
     """The definition of `Linear` or `LinearWithBias`."""
-    return onnx.parser.parse_function({LINEAR: _LINEAR, LINEAR_WITH_BIAS: _LINEAR_WITH_BIAS}[name])
+    inputs = {LINEAR: "x, weight", LINEAR_WITH_BIAS: "x, weight, bias"}[name]
+    return onnx.parser.parse_function(
+        f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> '
+        f"{name} ({inputs}) => (y) {{ y = Gemm <transB: int = 1> ({inputs}) }}"
+    )
 
 
 def product_function() -> onnx.FunctionProto:
     """The definition of `QuantizedMatMul`. `to` is the type of x and y, as ONNX numbers it."""
     return onnx.parser.parse_function(_QUANTIZED_MATMUL)
+
+
+def takes_transposed(node: ir.Node) -> bool | None:
+    """Whether the node multiplies with its second input as it lies there (True: it is Wᵀ) or turned round (False: it is
+    W); None: it is no product."""
+    if node.domain == DOMAIN and node.op_type in LINEARS:
+        return False
+    if node.domain:
+        return None
+    if node.op_type == "MatMul":
+        return True
+    if node.op_type == "Gemm" and all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta")):
+        return None if node.attributes.get_int("transA", 0) else not node.attributes.get_int("transB", 0)
+    return None
 
 
 def has_product(codes: ir.DataType | None, block_size: int) -> bool:

@@ -8,10 +8,8 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from ..operators.names import DOMAIN, LINEARS
+from ..operators.products import FLOATS, takes_transposed
 from .formats import INT4, INT8, Format
-
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def find_sites(graph: ir.Graph, block_size: int) -> list[Site]:
     first_use = {id(node): index for index, node in enumerate(graph)}
     found = []
     for value in graph.initializers.values():
-        if value.dtype in _FLOATS and value.shape is not None and len(value.shape) == 2 and value.uses():
+        if value.dtype in FLOATS and value.shape is not None and len(value.shape) == 2 and value.uses():
             site = _site(value)
             if site is not None and site.inputs >= block_size:
                 found.append(site)
@@ -88,11 +86,11 @@ def find_sites(graph: ir.Graph, block_size: int) -> list[Site]:
 def _site(value: ir.Value) -> Site | None:
     products, lookups, sides = [], [], set()
     for node, index in value.uses():
-        transposed = _is_product(node, index)
+        transposed = takes_transposed(node) if index == 1 else None
         if transposed is not None:
             products.append(node)
             sides.add(transposed)
-        elif node.op_type == "Gather" and index == 0 and _attribute(node, "axis", 0) == 0:
+        elif node.op_type == "Gather" and index == 0 and node.attributes.get_int("axis", 0) == 0:
             lookups.append(node)
             sides.add(False)
         else:
@@ -101,26 +99,6 @@ def _site(value: ir.Value) -> Site | None:
         return None
     (transposed,) = sides
     return Site(_name(value, (*products, *lookups)), value, tuple(products), tuple(lookups), transposed)
-
-
-def _is_product(node: ir.Node, index: int) -> bool | None:
-    """Whether the node multiplies with Wᵀ as it lies there (True) or turned round (False); None: it is no product."""
-    if index != 1:
-        return None
-    if node.domain == DOMAIN and node.op_type in LINEARS:
-        return False
-    if node.domain:
-        return None
-    if node.op_type == "MatMul":
-        return True
-    if node.op_type == "Gemm" and all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta")):
-        return None if _attribute(node, "transA", 0) else not _attribute(node, "transB", 0)
-    return None
-
-
-def _attribute(node: ir.Node, name: str, default: float) -> float:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
 
 
 def _name(value: ir.Value, nodes: Sequence[ir.Node]) -> str:

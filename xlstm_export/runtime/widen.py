@@ -16,7 +16,6 @@ from ..bundle.graph_file import BFLOAT16, FLOAT, INT_ATTRIBUTE, NodeProto, read_
 from ..operators.names import LINEARS, QUANTIZED_MATMUL
 
 _ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul", "DequantizeLinear", QUANTIZED_MATMUL}
-_WITHOUT_KERNELS = {*LINEARS}
 
 
 def widen_bfloat16(path: Path, kernels: bool) -> bytes:
@@ -24,7 +23,7 @@ def widen_bfloat16(path: Path, kernels: bool) -> bytes:
 
     `kernels`: whether our library runs what it has a kernel for.
     """
-    arithmetic = _ARITHMETIC if kernels else _ARITHMETIC | _WITHOUT_KERNELS
+    arithmetic = _ARITHMETIC if kernels else {*_ARITHMETIC, *LINEARS}
     model = read_graph(path)
     graph = model.graph
     types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output, *graph.value_info)}

@@ -236,16 +236,6 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace xlstm::cpu {
-namespace {
-
-float as_float(DataType type, const void* from, int64_t at) {
-  float value = 0;
-  HWY_NAMESPACE::dispatch_type(
-      type, [&](auto zero) { value = HWY_NAMESPACE::load_one(static_cast<const decltype(zero)*>(from) + at); });
-  return value;
-}
-
-}  // namespace
 
 PackedLinear::PackedLinear(const LinearArgs& layer) : layer_(layer) {
   static constexpr Variant<LinearKernel()> variants[] = XLSTM_VARIANTS(linear_kernel);
@@ -255,7 +245,10 @@ PackedLinear::PackedLinear(const LinearArgs& layer) : layer_(layer) {
   kernel_.pack(layer, panels_.get());
   bias_ = std::make_unique<float[]>(static_cast<size_t>(outputs));
   if (layer.bias) {
-    for (int64_t n = 0; n < layer.outputs; ++n) bias_[static_cast<size_t>(n)] = as_float(layer.type, layer.bias, n);
+    HWY_NAMESPACE::dispatch_type(layer.type, [&](auto zero) {
+      const auto* const bias = static_cast<const decltype(zero)*>(layer.bias);
+      for (int64_t n = 0; n < layer.outputs; ++n) bias_[static_cast<size_t>(n)] = HWY_NAMESPACE::load_one(bias + n);
+    });
   }
   layer_.weight = layer_.bias = nullptr;
 }
