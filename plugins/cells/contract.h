@@ -27,6 +27,7 @@ enum class Element : int32_t {
   kMemory,      // TC: float, float16 or bfloat16, whatever T is; the computation is float
   kFloat,
   kInt32,
+  kInt64,
 };
 
 // A tensor of an operator. `shape` has one letter for each axis; the same letter is the same extent everywhere in the

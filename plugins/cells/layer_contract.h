@@ -25,6 +25,14 @@ inline bool derive_projections(Extents& e) {
 
 inline bool derive_head_norm(Extents& e) { return e['B'] * e['S'] == e['N'] && e['H'] * e['D'] == e['I']; }
 
+inline bool derive_tokens(Extents& e) { return e['B'] > 0 && e['S'] > 0; }
+
+constexpr TensorSpec kTokensInputs[] = {{"tokens", Element::kInt64, "BS"}, {"lengths", Element::kInt32, "B"}};
+constexpr TensorSpec kTokensOutputs[] = {{"y", Element::kInt64, "BS"}};
+
+constexpr TensorSpec kLastInputs[] = {{"x", Element::kFloat, "NC"}, {"lengths", Element::kInt32, "B"}};
+constexpr TensorSpec kLastOutputs[] = {{"y", Element::kFloat, "BC"}};
+
 constexpr TensorSpec kConvInputs[] = {{"x", Element::kFloat, "NC"},
                                       {"window", Element::kFloat, "BLC"},
                                       {"weight", Element::kFloat, "KC"},
@@ -78,8 +86,12 @@ inline constexpr Operator kSkipGatedHeadNorm{"SkipGatedHeadNorm",
                                              0,
                                              0,
                                              contract::derive_head_norm};
-inline constexpr const Operator* kLayerOperators[] = {&kCausalConv, &kMlstmProjections, &kGatedHeadNorm,
-                                                      &kSkipGatedHeadNorm};
+inline constexpr Operator kValidTokens{
+    "ValidTokens", {}, contract::kTokensInputs, contract::kTokensOutputs, 0, 0, 1, contract::derive_tokens};
+inline constexpr Operator kLastPositions{
+    "LastPositions", {}, contract::kLastInputs, contract::kLastOutputs, 0, 0, 0, contract::derive_rows};
+inline constexpr const Operator* kLayerOperators[] = {&kCausalConv,        &kMlstmProjections, &kGatedHeadNorm,
+                                                      &kSkipGatedHeadNorm, &kValidTokens,      &kLastPositions};
 
 inline CausalConvArgs causal_conv_args(const Call& call) {
   const auto input = [&](size_t index) { return static_cast<const float*>(call.inputs[index]); };
@@ -140,6 +152,27 @@ inline GatedHeadNormArgs gated_head_norm_args(const Call& call) {
   args.x = input(4);
   args.y = static_cast<float*>(call.outputs[0]);
   args.eps = call.attributes[0];
+  return args;
+}
+
+inline ValidTokensArgs valid_tokens_args(const Call& call) {
+  ValidTokensArgs args{};
+  args.batch = call.extents['B'];
+  args.sequence = call.extents['S'];
+  args.tokens = static_cast<const int64_t*>(call.inputs[0]);
+  args.lengths = static_cast<const int32_t*>(call.inputs[1]);
+  args.y = static_cast<int64_t*>(call.outputs[0]);
+  return args;
+}
+
+inline LastPositionsArgs last_positions_args(const Call& call) {
+  LastPositionsArgs args{};
+  args.batch = call.extents['B'];
+  args.sequence = call.extents['S'];
+  args.dim = call.extents['C'];
+  args.x = static_cast<const float*>(call.inputs[0]);
+  args.lengths = static_cast<const int32_t*>(call.inputs[1]);
+  args.y = static_cast<float*>(call.outputs[0]);
   return args;
 }
 

@@ -58,4 +58,18 @@ struct GatedHeadNormArgs {
   float eps;
 };
 
+struct ValidTokensArgs {
+  int64_t batch, sequence;
+  const int64_t* tokens;   // (B, S)
+  const int32_t* lengths;  // (B), or null
+  int64_t* y;              // (B, S); zero beyond a row's length
+};
+
+struct LastPositionsArgs {
+  int64_t batch, sequence, dim;
+  const float* x;          // (N, D)
+  const int32_t* lengths;  // (B)
+  float* y;                // (B, D): each row's last position, its first where it has none
+};
+
 }  // namespace xlstm

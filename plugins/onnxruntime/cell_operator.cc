@@ -10,7 +10,6 @@ namespace xlstm::ort {
 namespace {
 
 using Type = ONNXTensorElementDataType;
-using Shape = std::vector<int64_t>;
 
 const CellOperator& as_operator(const OrtCustomOp* op) { return *static_cast<const CellOperator*>(op); }
 
@@ -28,6 +27,8 @@ Type element_type(const OrtCustomOp* op, Element element) {
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     case Element::kInt32:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    case Element::kInt64:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   }
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }
@@ -46,7 +47,7 @@ void learn_axes(const TensorSpec& spec, const OrtTensorTypeAndShapeInfo* info, B
   size_t rank = 0;
   Ort::ThrowOnError(api.GetDimensionsCount(info, &rank));
   if (rank != std::strlen(spec.shape)) return;
-  Shape extents(rank);
+  std::vector<int64_t> extents(rank);
   std::vector<const char*> names(rank);
   Ort::ThrowOnError(api.GetDimensions(info, extents.data(), rank));
   Ort::ThrowOnError(api.GetSymbolicDimensions(info, names.data(), rank));
@@ -59,7 +60,7 @@ void learn_axes(const TensorSpec& spec, const OrtTensorTypeAndShapeInfo* info, B
 
 void set_output_axes(OrtShapeInferContext* context, size_t index, Type type, const char* shape,
                      const ByLetter<Axis>& axes) {
-  Shape extents;
+  std::vector<int64_t> extents;
   std::vector<const char*> names;
   for (; *shape; ++shape) {
     if (!axes[*shape].known) return;
@@ -86,6 +87,7 @@ void infer_shapes(const Operator& op, OrtShapeInferContext* context) {
     Type type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     if (spec.element == Element::kActivation) type = activation;
     if (spec.element == Element::kMemory) type = memory;
+    if (spec.element == Element::kInt64) type = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
     set_output_axes(context, index, type, spec.shape, axes);
   }
 }
@@ -100,31 +102,33 @@ std::string format(const Shape& shape) {
 
 class CellKernel {
  public:
-  CellKernel(const CellOperator& op, const OrtKernelInfo* raw_info) : op_(op) {
-    const Ort::ConstKernelInfo info(raw_info);  // gone when this returns
-    node_ = std::string(op.cell.op.name) + " '" + info.GetNodeName() + "'";
+  CellKernel(const CellOperator& op, const OrtKernelInfo* raw_info) : op_(op), node_(op.cell.op.name, raw_info) {
+    const Operator& contract = op.cell.op;
     call_.type = data_type(op.types.activation);
     call_.recurrent_type = data_type(op.types.recurrent);
     call_.memory_type = data_type(op.types.memory);
-    const Table<Attribute>& attributes = op.cell.op.attributes;
-    for (size_t i = 0; i < attributes.size(); ++i) call_.attributes[i] = attribute_value(raw_info, attributes[i]);
+    for (size_t i = 0; i < contract.attributes.size(); ++i) {
+      call_.attributes[i] = attribute_value(raw_info, contract.attributes[i]);
+    }
+    const Ort::ConstKernelInfo info(raw_info);  // gone when this returns
+    for (size_t i = 0; i < std::min(contract.inputs.size(), info.GetInputCount()); ++i) {
+      if (!take_constant(info, i)) given_.push_back(i);
+    }
   }
 
   void compute(OrtKernelContext* raw_context) const {
-    Ort::KernelContext context(raw_context);
+    const Ort::KernelContext context(raw_context);
     const Operator& contract = op_.cell.op;
     Call call = call_;
-    for (size_t i = 0; i < contract.inputs.size(); ++i) {
-      if (i >= context.GetInputCount() || !context.GetInput(i)) continue;  // `lengths` is absent
+    for (const size_t i : given_) {
       const Ort::ConstValue value = context.GetInput(i);
-      check_shape(contract.inputs[i], value.GetTensorTypeAndShapeInfo().GetShape(), call.extents);
-      call.inputs[i] = value.GetTensorRawData();
+      if (value) take_input(i, value, call);  // `lengths` may be absent
     }
     if (contract.derive != nullptr && !contract.derive(call.extents)) {
-      refuse("the shapes of its inputs do not fit together", ORT_INVALID_ARGUMENT);
+      node_.refuse("the shapes of its inputs do not fit together");
     }
     for (size_t i = 0; i < contract.outputs.size(); ++i) {
-      call.outputs[i] = context.GetOutput(i, shape_of(contract.outputs[i], call.extents)).GetTensorMutableRawData();
+      call.outputs[i] = output(context, i, shape_of(contract.outputs[i], call.extents));
     }
     op_.cell.run(op_.device, call, raw_context);
   }
@@ -137,16 +141,30 @@ class CellKernel {
     if (!Ort::Status(api.KernelInfoGetAttribute_float(info, attribute.name, &value)).IsOK()) {
       int64_t integer = 0;
       if (Ort::Status(api.KernelInfoGetAttribute_int64(info, attribute.name, &integer)).IsOK()) {
-        refuse(std::string("attribute ") + attribute.name + " is an integer; it must be a float", ORT_INVALID_GRAPH);
+        node_.refuse(std::string("attribute ") + attribute.name + " is an integer; it must be a float",
+                     ORT_INVALID_GRAPH);
       }
       return attribute.fallback;
     }
     if (!std::isfinite(value) || value < attribute.minimum) {
-      refuse(std::string("attribute ") + attribute.name + " = " + std::to_string(value) +
-                 " is not a finite number of at least " + std::to_string(attribute.minimum),
-             ORT_INVALID_GRAPH);
+      node_.refuse(std::string("attribute ") + attribute.name + " = " + std::to_string(value) +
+                       " is not a finite number of at least " + std::to_string(attribute.minimum),
+                   ORT_INVALID_GRAPH);
     }
     return value;
+  }
+
+  bool take_constant(const Ort::ConstKernelInfo& info, size_t index) {
+    if (!op_.device.constants_first) return false;
+    int is_constant = 0;
+    const Ort::ConstValue value = info.GetTensorConstantInput(index, &is_constant);
+    if (is_constant) take_input(index, value, call_);
+    return is_constant;
+  }
+
+  void take_input(size_t index, const Ort::ConstValue& value, Call& call) const {
+    check_shape(op_.cell.op.inputs[index], Shape(value), call.extents);
+    call.inputs[index] = value.GetTensorRawData();
   }
 
   // Holds a shape against its letters, and adds what it tells to `extents`.
@@ -158,10 +176,9 @@ class CellKernel {
     }
     const Shape expected = shape_of(spec, extents);
     if (actual != expected) {
-      refuse(std::string("input ") + spec.name + " has shape " + format(actual) +
-                 (actual.size() == rank ? ", the others ask for " + format(expected)
-                                        : ", it must have the axes " + std::string(spec.shape)),
-             ORT_INVALID_ARGUMENT);
+      node_.refuse(std::string("input ") + spec.name + " has shape " + format(actual) +
+                   (actual.size() == rank ? ", the others ask for " + format(expected)
+                                          : ", it must have the axes " + std::string(spec.shape)));
     }
   }
 
@@ -171,13 +188,10 @@ class CellKernel {
     return shape;
   }
 
-  [[noreturn]] void refuse(const std::string& reason, OrtErrorCode code) const {
-    throw Ort::Exception(node_ + ": " + reason, code);
-  }
-
   const CellOperator& op_;
-  std::string node_;  // for messages
-  Call call_;         // attributes and types; the rest is filled in at each call
+  Node node_;
+  Call call_;  // attributes, types and constant inputs; the rest is filled in at each call
+  std::vector<size_t> given_;
 };
 
 // ---- What may reuse what: each state output its input. ONNX Runtime's callback names no operator, so each has its
@@ -220,6 +234,14 @@ void run_gated_head_norm(const Device& device, const Call& call, OrtKernelContex
   device.gated_head_norm(gated_head_norm_args(call), context);
 }
 
+void run_valid_tokens(const Device& device, const Call& call, OrtKernelContext*) {
+  device.valid_tokens(valid_tokens_args(call));
+}
+
+void run_last_positions(const Device& device, const Call& call, OrtKernelContext*) {
+  device.last_positions(last_positions_args(call));
+}
+
 }  // namespace
 
 const Cell kMlstmCell{kMlstm, run_mlstm, may_reuse<kMlstm>};
@@ -228,6 +250,8 @@ const Cell kCausalConvLayer{kCausalConv, run_causal_conv, may_reuse<kCausalConv>
 const Cell kMlstmProjectionsLayer{kMlstmProjections, run_mlstm_projections, may_reuse<kMlstmProjections>};
 const Cell kGatedHeadNormLayer{kGatedHeadNorm, run_gated_head_norm, may_reuse<kGatedHeadNorm>};
 const Cell kSkipGatedHeadNormLayer{kSkipGatedHeadNorm, run_gated_head_norm, may_reuse<kSkipGatedHeadNorm>};
+const Cell kValidTokensLayer{kValidTokens, run_valid_tokens, may_reuse<kValidTokens>};
+const Cell kLastPositionsLayer{kLastPositions, run_last_positions, may_reuse<kLastPositions>};
 
 CellOperator::CellOperator(const Cell& cell, Types types, const Device& device, uint32_t api_version)
     : Operation(api_version), cell(cell), types(types), device(device) {

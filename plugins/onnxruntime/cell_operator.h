@@ -18,7 +18,9 @@ struct Cell {
 
 extern const Cell kMlstmCell;
 extern const Cell kSlstmCell;
-extern const Cell kCausalConvLayer, kMlstmProjectionsLayer, kGatedHeadNormLayer, kSkipGatedHeadNormLayer;  // CPU only
+// On a CPU only.
+extern const Cell kCausalConvLayer, kMlstmProjectionsLayer, kGatedHeadNormLayer, kSkipGatedHeadNormLayer;
+extern const Cell kValidTokensLayer, kLastPositionsLayer;
 
 // One combination of types.
 struct Types {

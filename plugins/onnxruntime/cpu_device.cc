@@ -50,6 +50,9 @@ const Device kCpu{
       cpu::mlstm_projections(args, thread_pool(context));
     },
     [](const GatedHeadNormArgs& args, OrtKernelContext* context) { cpu::gated_head_norm(args, thread_pool(context)); },
+    cpu::valid_tokens,
+    cpu::last_positions,
+    true,
 };
 
 }  // namespace xlstm::ort

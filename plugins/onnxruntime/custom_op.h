@@ -3,6 +3,9 @@
 
 #include <onnxruntime_cxx_api.h>
 
+#include <algorithm>
+#include <array>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,14 +50,50 @@ class Operation : public CustomOp {
   }
 };
 
+// The shape of a tensor, in no memory of its own: kernels ask for every input's at every call, and for a small model
+// that is much of what a step takes.
+class Shape {
+ public:
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> extents) {
+    for (const int64_t extent : extents) push_back(extent);
+  }
+  explicit Shape(const Ort::ConstValue& tensor) {
+    const Ort::TensorTypeAndShapeInfo info = tensor.GetTensorTypeAndShapeInfo();
+    rank_ = info.GetDimensionsCount();
+    if (rank_ > kMost) throw Ort::Exception("a tensor has more than 8 axes", ORT_INVALID_ARGUMENT);
+    info.GetDimensions(extents_.data(), rank_);
+  }
+
+  size_t size() const { return rank_; }
+  bool empty() const { return rank_ == 0; }
+  const int64_t* data() const { return extents_.data(); }
+  const int64_t* begin() const { return data(); }
+  const int64_t* end() const { return data() + rank_; }
+  int64_t operator[](size_t axis) const { return extents_[axis]; }
+  int64_t& back() { return extents_[rank_ - 1]; }
+  void push_back(int64_t extent) { extents_.at(rank_++) = extent; }
+  bool operator==(const Shape& other) const { return std::equal(begin(), end(), other.begin(), other.end()); }
+  bool operator!=(const Shape& other) const { return !(*this == other); }
+
+ private:
+  static constexpr size_t kMost = 8;
+  size_t rank_ = 0;
+  std::array<int64_t, kMost> extents_{};
+};
+
+inline void* output(const Ort::KernelContext& context, size_t index, const Shape& shape) {
+  return context.GetOutput(index, shape.data(), shape.size()).GetTensorMutableRawData();
+}
+
 // A node by its name, for what its kernel refuses.
 class Node {
  public:
   Node(const std::string& op, const OrtKernelInfo* info)
       : name_(op + " '" + Ort::ConstKernelInfo(info).GetNodeName() + "'") {}
 
-  [[noreturn]] void refuse(const std::string& reason) const {
-    throw Ort::Exception(name_ + ": " + reason, ORT_INVALID_ARGUMENT);
+  [[noreturn]] void refuse(const std::string& reason, OrtErrorCode code = ORT_INVALID_ARGUMENT) const {
+    throw Ort::Exception(name_ + ": " + reason, code);
   }
 
   // An input that is known before anything runs; where it is not, the kernel is refused for this reason.

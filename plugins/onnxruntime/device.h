@@ -18,6 +18,10 @@ struct Device {
   void (*causal_conv)(const CausalConvArgs& args, OrtKernelContext* context) = nullptr;
   void (*mlstm_projections)(const MlstmProjectionsArgs& args, OrtKernelContext* context) = nullptr;
   void (*gated_head_norm)(const GatedHeadNormArgs& args, OrtKernelContext* context) = nullptr;
+  void (*valid_tokens)(const ValidTokensArgs& args) = nullptr;
+  void (*last_positions)(const LastPositionsArgs& args) = nullptr;
+  // Whether a constant input, when a kernel is made, lies where it will lie when it runs.
+  bool constants_first = false;
 };
 
 // For kernels on a CPU: the pool of the session that `context` is of.

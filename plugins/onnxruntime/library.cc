@@ -76,7 +76,9 @@ OrtCustomOpDomain* make_domain(uint32_t api_version, Operators operators) {
     }
   }
   if (operators == Operators::kCells) return domain;
-  add(kCausalConvLayer, {kFloat, kFloat, kFloat}, kCpu);
+  for (const Cell* cell : {&kCausalConvLayer, &kValidTokensLayer, &kLastPositionsLayer}) {
+    add(*cell, {kFloat, kFloat, kFloat}, kCpu);
+  }
   for (const auto type : kinds) {
     for (const bool bias : {false, true}) {
       Ort::ThrowOnError(Ort::GetApi().CustomOpDomain_Add(domain, new LinearOperator(type, bias, api_version)));

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "cells/cpu/linear.h"
 #include "onnxruntime/device.h"
@@ -11,8 +10,6 @@
 
 namespace xlstm::ort {
 namespace {
-
-using Shape = std::vector<int64_t>;
 
 enum Input : size_t { kX, kWeight, kBias };
 
@@ -29,24 +26,23 @@ class LinearKernel {
   void compute(OrtKernelContext* raw_context) const {
     Ort::KernelContext context(raw_context);
     const Ort::ConstValue x = context.GetInput(kX);
-    const Shape shape = x.GetTensorTypeAndShapeInfo().GetShape();
+    const Shape shape(x);
     if (shape.size() != 2 || shape[1] != packed_->inputs()) {
       node_.refuse("x must have rows of " + std::to_string(packed_->inputs()) + " inputs");
     }
-    void* const y = context.GetOutput(0, {shape[0], packed_->outputs()}).GetTensorMutableRawData();
+    void* const y = output(context, 0, {shape[0], packed_->outputs()});
     if (shape[0]) packed_->multiply(shape[0], x.GetTensorRawData(), y, thread_pool(raw_context));
   }
 
  private:
   cpu::LinearArgs read_layer(const LinearOperator& op, const OrtKernelInfo* info) const {
     const Ort::ConstValue weight = node_.constant(info, kWeight, "weight must be a constant");
-    const Shape shape = weight.GetTensorTypeAndShapeInfo().GetShape();
+    const Shape shape(weight);
     if (shape.size() != 2) node_.refuse("weight must be (outputs, inputs)");
     cpu::LinearArgs layer{data_type(op.type), shape[1], shape[0], weight.GetTensorRawData(), nullptr};
     if (op.has_bias) {
       const Ort::ConstValue bias = node_.constant(info, kBias, "bias must be a constant");
-      if (bias.GetTensorTypeAndShapeInfo().GetShape() != Shape{shape[0]})
-        node_.refuse("bias must have one value an output");
+      if (Shape(bias) != Shape{shape[0]}) node_.refuse("bias must have one value an output");
       layer.bias = bias.GetTensorRawData();
     }
     return layer;

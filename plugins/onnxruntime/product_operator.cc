@@ -13,7 +13,6 @@ namespace xlstm::ort {
 namespace {
 
 using Type = ONNXTensorElementDataType;
-using Shape = std::vector<int64_t>;
 
 constexpr auto kInt4 = static_cast<Type>(22);  // ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4, which older headers lack
 constexpr auto kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
@@ -27,8 +26,7 @@ class ProductKernel {
       : node_(op.GetName(&op), info), type_(data_type(op.types.activation)) {
     const Ort::ConstValue codes = node_.constant(info, kCodes, "codes must be constants");
     const Ort::ConstValue scales = node_.constant(info, kScales, "scales must be constants");
-    const Shape codes_shape = codes.GetTensorTypeAndShapeInfo().GetShape();
-    const Shape scales_shape = scales.GetTensorTypeAndShapeInfo().GetShape();
+    const Shape codes_shape(codes), scales_shape(scales);
     cpu::QuantizedMatrix matrix{};
     matrix.block = Ort::ConstKernelInfo(info).GetAttribute<int64_t>("block_size");
     if (codes_shape.size() != 2 || matrix.block < 8 || matrix.block % 8 != 0) {
@@ -49,15 +47,15 @@ class ProductKernel {
   void compute(OrtKernelContext* raw_context) const {
     Ort::KernelContext context(raw_context);
     const Ort::ConstValue x = context.GetInput(kX);
-    Shape shape = x.GetTensorTypeAndShapeInfo().GetShape();
+    Shape shape(x);
     if (shape.empty() || shape.back() != matrix_->inputs()) {
       node_.refuse("x must have " + std::to_string(matrix_->inputs()) + " inputs");
     }
-    shape.pop_back();
+    shape.back() = 1;
     int64_t rows = 1;
     for (const int64_t extent : shape) rows *= extent;
-    shape.push_back(matrix_->outputs());
-    void* const y = context.GetOutput(0, shape).GetTensorMutableRawData();
+    shape.back() = matrix_->outputs();
+    void* const y = output(context, 0, shape);
     if (rows) matrix_->multiply(type_, rows, x.GetTensorRawData(), y, thread_pool(raw_context));
   }
 

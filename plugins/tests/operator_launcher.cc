@@ -29,6 +29,7 @@ struct OrtValue {
 
 struct OrtKernelInfo {
   std::map<std::string, float> attributes;
+  size_t inputs = 0;
 };
 
 struct OrtKernelContext {
@@ -67,8 +68,8 @@ OrtApi make_api() {
     *value = found->second;
     return nullptr;
   };
-  api.KernelContext_GetInputCount = [](const OrtKernelContext* context, size_t* count) noexcept -> OrtStatusPtr {
-    *count = context->inputs.size();
+  api.KernelInfo_GetInputCount = [](const OrtKernelInfo* info, size_t* count) noexcept -> OrtStatusPtr {
+    *count = info->inputs;
     return nullptr;
   };
   api.KernelContext_GetInput = [](const OrtKernelContext* context, size_t index,
@@ -118,6 +119,7 @@ std::function<cudaError_t(cudaStream_t)> make_kernel(const xlstm::ort::Cell& cel
   static const OrtApi api = make_api();
   Ort::InitApi(&api);
   const auto op = std::make_shared<xlstm::ort::CellOperator>(cell, types, xlstm::ort::kCuda, xlstm::ort::kOldestApi);
+  info.inputs = context.inputs.size();
   void* made = nullptr;
   require(op->CreateKernelV2(op.get(), &api, &info, &made) == nullptr, "CreateKernelV2");
   const std::shared_ptr<void> kernel(made, op->KernelDestroy);

@@ -17,6 +17,8 @@ const char* name_of(xlstm::Element element) {
       return "tensor(float)";
     case xlstm::Element::kInt32:
       return "tensor(int32)";
+    case xlstm::Element::kInt64:
+      return "tensor(int64)";
   }
   return "";
 }

@@ -17,22 +17,25 @@ from xlstm_export.operators.names import (
     CELLS,
     DOMAIN,
     GATED_HEAD_NORM,
+    LAST_POSITIONS,
     MLSTM_PROJECTIONS,
     OPSET,
     PLUGIN_ATTRIBUTES,
     SKIP_GATED_HEAD_NORM,
+    VALID_TOKENS,
     VERSION,
 )
 from xlstm_export.operators.schemas import register_schemas, sequence_functions
 
-LAYERS = (CAUSAL_CONV, MLSTM_PROJECTIONS, GATED_HEAD_NORM, SKIP_GATED_HEAD_NORM)
+LAYERS = (CAUSAL_CONV, MLSTM_PROJECTIONS, GATED_HEAD_NORM, SKIP_GATED_HEAD_NORM, VALID_TOKENS, LAST_POSITIONS)
 OPERATORS = (*CELLS, *LAYERS)
 EXTENTS = {letter: extent for extent, letter in enumerate("BSHKVD", 2)}  # no two the same
 # Beside them N = B S, I = H K = G W, J = 3 I; and of each operator its own.
 EXTENTS |= {"N": 6, "I": 20, "G": 10, "W": 2, "J": 60}
 OWN_EXTENTS = {CAUSAL_CONV: {"C": 9, "L": 4}, GATED_HEAD_NORM: {"I": 28}, SKIP_GATED_HEAD_NORM: {"I": 28}}
+OWN_EXTENTS[LAST_POSITIONS] = {"C": 9}
 ELEMENTS = dict.fromkeys(["T", "TR", "TC", "tensor(float)"], TensorProto.FLOAT)
-ELEMENTS["tensor(int32)"] = TensorProto.INT32
+ELEMENTS |= {"tensor(int32)": TensorProto.INT32, "tensor(int64)": TensorProto.INT64}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def test_the_same_last_inputs_may_be_absent(operator, schema):
     optional = [p.option == onnx.defs.OpSchema.FormalParameterOption.Optional for p in schema.inputs]
     required = len(operator["inputs"]) - operator["optional"]
     assert optional == [False] * required + [True] * operator["optional"]
-    assert operator["optional"] == (operator["inputs"][-1][0] == "lengths")
+    assert operator["optional"] == (operator["inputs"][-1][0] == "lengths" and operator["name"] != LAST_POSITIONS)
 
 
 def test_attributes_and_their_defaults_are_those_of_the_schema(operator, schema):
@@ -99,7 +102,7 @@ def test_definition_takes_and_gives_the_shapes_of_the_letters(operator):
     infos = [
         helper.make_tensor_value_info(n, ELEMENTS[kind], shape(letters)) for n, kind, letters in operator["inputs"]
     ]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name, _, _ in operator["outputs"]]
+    outputs = [helper.make_tensor_value_info(name, ELEMENTS[kind], None) for name, kind, _ in operator["outputs"]]
     node = helper.make_node(operator["name"], [i.name for i in infos], [o.name for o in outputs], domain=DOMAIN)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     graph = helper.make_graph([node], "g", infos, outputs)
@@ -107,7 +110,7 @@ def test_definition_takes_and_gives_the_shapes_of_the_letters(operator):
     model.functions.append(sequence_functions()[operator["name"]])
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {
-        name: np.ones(shape(letters), np.int32 if kind == "tensor(int32)" else np.float32)
+        name: np.ones(shape(letters), helper.tensor_dtype_to_np_dtype(ELEMENTS[kind]))
         for name, kind, letters in operator["inputs"]
     }
     for (name, _, letters), value in zip(operator["outputs"], session.run(None, feeds), strict=True):

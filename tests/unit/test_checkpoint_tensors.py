@@ -73,6 +73,24 @@ def test_mapped_tensor_has_no_extent_and_its_values_are_mapped(stored):
         assert torch.equal(torch.cat(list(doubled.rows(1, 3).chunks(40))), doubled.read()[1:3].reshape(-1))
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_stacked_tensors_are_one_under_the_other_whatever_part_is_read(data, stored):
+    lazy, other = both_kinds(stored)  # one that can be read in parts, one that cannot
+    starts = [data.draw(st.integers(0, 6)) for _ in range(3)]
+    whole = LazyTensor.stacked([lazy.rows(starts[0], 7), other, other.rows(starts[1], 7), lazy.rows(starts[2], 7)])
+    expected = torch.cat([stored[1][starts[0] :], stored[1], stored[1][starts[1] :], stored[1][starts[2] :]])
+    assert (whole.shape, whole.dtype, whole.extent) == (tuple(expected.shape), torch.float32, None)
+    assert torch.equal(whole.read(), expected)
+    assert torch.equal(torch.cat([*whole.chunks(data.draw(st.integers(4, 500)))]), expected.reshape(-1))
+
+
+def test_tensors_of_other_widths_or_dtypes_are_not_stacked():
+    for other in (torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.float16)):
+        with pytest.raises(ValueError, match="cannot stack"):
+            LazyTensor.stacked([LazyTensor.of(torch.zeros(2, 3)), LazyTensor.of(other)])
+
+
 def test_no_more_than_a_chunk_is_read_at_once(tmp_path, monkeypatch):
     save_file({"x": torch.zeros(5000, 64)}, str(tmp_path / "model.safetensors"))
     lazy = safetensors_files.read_file(tmp_path / "model.safetensors").tensors["x"]

@@ -13,9 +13,10 @@ from support.cell_inputs import mlstm_inputs, slstm_inputs
 
 from xlstm_export.bundle import Bundle, StateTensor
 from xlstm_export.bundle.manifest import METADATA_KEY, parse_manifest
+from xlstm_export.checkpoints.files.tensors import LazyTensor
 from xlstm_export.errors import UserError
 from xlstm_export.exporter.in_place import mark_in_place
-from xlstm_export.exporter.linear_layers import mark_linear_layers
+from xlstm_export.exporter.linear_layers import join_linear_layers, mark_linear_layers
 from xlstm_export.operators import eager, names, schemas
 
 FAMILIES = ["a-mixed", "a-tied", "b-single", "c-single", "a-stack"]
@@ -89,6 +90,52 @@ def test_only_products_with_weights_as_pytorch_stores_them_are_linear_layers(nod
     assert found.outputs[0] is model.graph.outputs[0]
     assert (found.op_type, found.domain) == ((expected, names.DOMAIN) if expected else (node.split()[0], ""))
     assert {key[1] for key in model.functions} == ({expected} if expected else set())
+
+
+def test_layers_of_the_same_rows_are_one_whose_outputs_are_split(export_variant):
+    graph = load(export_variant("b-single")[2]).graph
+    weights = {t.name: list(t.dims) for t in graph.initializer}
+    # Gates are apart: quantisation leaves them alone.
+    for name in ("q+k+v+ogate.weight", "igate+fgate.weight", "igate+fgate.bias"):
+        assert f"blocks.0.mlstm.{name}" in weights, name
+    assert not any(name.endswith((".q.weight", ".igate.bias", ".proj_up.weight")) for name in weights)
+    split = next(n for n in graph.node if n.name == "blocks.0.mlstm.q+k+v+ogate/Split")
+    assert list(split.output[:2]) == ["blocks.0.mlstm.q/Linear", "blocks.0.mlstm.k/Linear"]
+    sizes = onnx.numpy_helper.to_array(next(t for t in graph.initializer if t.name == split.input[1]))
+    assert sizes.sum() == weights["blocks.0.mlstm.q+k+v+ogate.weight"][0]
+
+
+def test_linked_weights_are_not_joined(export_variant):
+    names = {t.name for t in load(export_variant("b-single", link_weights=True)[2]).graph.initializer}
+    assert "blocks.0.mlstm.q.weight" in names and not any("+" in name for name in names)
+
+
+def test_only_wide_layers_of_one_input_with_weights_of_their_own_are_joined():
+    layers = {
+        "m.a": ("x", 70),
+        "m.gate": ("x", 3),
+        "m.b": ("x", 80),
+        "m.tied": ("x", 90),
+        "n.c": ("z", 75),
+        "n.d": ("z", 60),
+    }
+    values = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", 2]) for name in "xz"}
+    nodes, tensors = [], {}
+    for index, (name, (x, size)) in enumerate({**layers, "n.tied": ("z", 90)}.items()):
+        weight = f"{'m.tied' if name == 'n.tied' else name}.weight"
+        tensors[weight] = LazyTensor.of(torch.full((size, 2), float(index)))
+        nodes.append(onnx.helper.make_node("Gemm", [x, weight], [name], transB=1))
+        values[name] = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", size])
+    weights = [onnx.numpy_helper.from_array(tensor.read().numpy(), name) for name, tensor in tensors.items()]
+    outputs = [values[node.output[0]] for node in nodes]
+    graph = onnx.helper.make_graph(nodes, "g", [values["x"], values["z"]], outputs, weights)
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid(names.DOMAIN, 1)]
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    mark_linear_layers(model)
+    joined = join_linear_layers(model.graph, tensors)
+    assert joined.keys() == {"m.a+b.weight", "m.gate.weight", "m.tied.weight", "n.c+d.weight"}
+    assert joined["m.a+b.weight"].read()[:, 0].tolist() == [0.0] * 70 + [2.0] * 80
+    assert [value.name for value in model.graph.outputs] == [node.output[0] for node in nodes]
 
 
 def test_forget_gate_is_softplus_never_log_of_sigmoid():

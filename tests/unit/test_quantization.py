@@ -19,6 +19,7 @@ from xlstm_export.errors import UserError
 from xlstm_export.inspection import inspect_bundle
 from xlstm_export.operators.lookups import lookup_function, lookup_name
 from xlstm_export.operators.names import DOMAIN, INT4_ROWS, INT8_ROWS, LOOKUPS, QUANTIZED_MATMUL
+from xlstm_export.operators.products import joined_name, names_within
 from xlstm_export.quantization import QuantizeOptions, calibration
 from xlstm_export.quantization.formats import FLOAT8, INT4, INT8, blocked, packed, round_to_nearest, search_scales
 from xlstm_export.quantization.gptq import gptq
@@ -273,6 +274,30 @@ def test_a_bundle_is_quantised_once_and_not_into_itself(demo_bundle, quantised, 
     with pytest.raises(UserError, match="is the bundle itself"):
         quantize_bundle(Bundle.open(demo_bundle), demo_bundle, QuantizeOptions("int4", overwrite=True))
     assert json.loads((demo_bundle / "manifest.json").read_text())["quantization"] is None
+
+
+def test_weights_that_lie_one_under_the_other_are_kept_by_the_name_of_any(export_variant, tmp_path):
+    bundle = Bundle.open(export_variant("b-single")[2])
+    options = QuantizeOptions("int8", method="rtn", keep=("blocks.0.mlstm.k", "*igate.*"))
+    quantize_bundle(bundle, tmp_path / "out", options)
+    graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    parts = next(name for name in weights if name.startswith("blocks.0.mlstm.q+k"))
+    assert parts.endswith(".weight") and f"{parts.replace('.0.', '.1.')}" not in weights
+
+
+@pytest.mark.parametrize(
+    "names, joined",
+    [
+        (["blocks.0.mlstm.q.weight", "blocks.0.mlstm.k.weight"], "blocks.0.mlstm.q+k.weight"),
+        (["q.bias", "k.bias"], "q+k.bias"),
+        (["a.left.q.weight", "a.right.q.weight"], "a.left.q+a.right.q.weight"),
+        (["head.weight"], "head.weight"),
+    ],
+)
+def test_names_within_a_joined_name_are_those_it_was_made_of(names, joined):
+    assert joined_name(names) == joined
+    assert names_within(joined) == tuple(names)
 
 
 def test_bfloat16_is_read_and_kept_as_scales(export_variant, tmp_path):

@@ -25,6 +25,7 @@ from ..networks.inputs import largest_integer
 from ..networks.plan import LiftedNetwork, Plan
 from ..progress import Stage, no_progress
 from ..version import __version__
+from .linear_layers import join_linear_layers
 from .trace_network import TracedNetwork, trace_network
 from .weights import TORCH_DTYPES, attach_weights
 from .write import DTYPES, write_bundle
@@ -90,7 +91,7 @@ def export_network(
         plan = None if mode == "window" else verdict.plan
         traced = trace_network(lifted, plan, options.batch, verdict.positions, mode == "step", largest)
         tick(1)
-        tensors = _take_weights(traced.graph.graph)
+        tensors = join_linear_layers(traced.graph.graph, _take_weights(traced.graph.graph))
         tick = stage("Writing weights", sum(tensor.nbytes for tensor in tensors.values()))
         files = attach_weights(traced.graph.graph, tensors, folder, False, tick)
         manifest = Manifest(

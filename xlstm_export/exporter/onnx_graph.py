@@ -82,6 +82,14 @@ def _skip_gated_head_norm(h, weight, gate, skip, x, eps):  # type: ignore[no-unt
     return _OURS.SkipGatedHeadNorm(h, weight, gate, skip, x, eps=eps)
 
 
+def _valid_tokens(tokens, lengths=None):  # type: ignore[no-untyped-def]
+    return _OURS.ValidTokens(tokens, *_given(lengths))
+
+
+def _last_positions(x, lengths):  # type: ignore[no-untyped-def]
+    return _OURS.LastPositions(x, lengths)
+
+
 def _lstm_layer(x, w, r, b, h, c):  # type: ignore[no-untyped-def]
     """ONNX's own LSTM."""
     y, h_next, c_next = op.LSTM(
@@ -188,6 +196,8 @@ def _translations() -> dict[Any, Any]:
         ops.mlstm_projections.default: _mlstm_projections,
         ops.gated_head_norm.default: _gated_head_norm,
         ops.skip_gated_head_norm.default: _skip_gated_head_norm,
+        ops.valid_tokens.default: _valid_tokens,
+        ops.last_positions.default: _last_positions,
     }
     if hasattr(ops, "lstm_layer"):
         found |= {ops.lstm_layer.default: _lstm_layer, ops.gru_layer.default: _gru_layer}

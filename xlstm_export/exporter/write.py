@@ -38,6 +38,7 @@ from ..operators.schemas import use_definitions
 from ..progress import Advance, Stage, no_progress
 from ..version import __version__
 from .in_place import mark_in_place
+from .linear_layers import join_linear_layers
 from .memories import store_memories
 from .trace import input_name, output_name, trace_model
 from .weights import attach_weights
@@ -115,9 +116,12 @@ def export_bundle(
         dtype = DTYPES[options.dtype]
         model, traced = trace_model(checkpoint.architecture, dtype, options.batch, sequence, all_positions)
         tick(1)
-        total = sum(t.nbytes for t in checkpoint.tensors.values())
-        tick = stage("Checking and linking weights" if options.link_weights else "Writing weights", total)
-        weights = (checkpoint.tensors, folder, options.link_weights, tick)
+        # Linked weights stay where they lie, each by itself.
+        link = options.link_weights
+        tensors = checkpoint.tensors if link else join_linear_layers(model.graph, checkpoint.tensors)
+        total = sum(t.nbytes for t in tensors.values())
+        tick = stage("Checking and linking weights" if link else "Writing weights", total)
+        weights = (tensors, folder, link, tick)
         weight_files = attach(model, *weights) if attach else attach_weights(model.graph, *weights)
         tokenizer = _copy_tokenizer(checkpoint, options.tokenizer, folder)
         tick = stage("Hashing the checkpoint", None)

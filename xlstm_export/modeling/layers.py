@@ -46,10 +46,6 @@ class Chunk:
         shape = (batch, *[1] * (axis - 1), sequence, *[1] * (inputs.dim() - axis - 1))
         return torch.where(valid.reshape(shape), inputs, zero.to(inputs.dtype))
 
-    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Of x (N, D), each row's last position, its first where there is none: (B, D)."""
-        return x.index_select(0, torch.arange(self.batch) * self.sequence + (lengths - 1).clamp(min=0))
-
 
 @dataclass(frozen=True)
 class Dtypes:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..operators.eager_layers import last_positions, valid_tokens
 from .architecture import Architecture
 from .blocks import ResidualBlock
 from .layers import FLOAT32, Chunk, Dtypes, Embedding, Head, PatchProjection, make_norm, parameter
@@ -97,11 +98,10 @@ class Model(nn.Module):
             Those of padding mean nothing. Then the next states.
         """
         chunk = Chunk(inputs.shape[0], inputs.shape[1], lengths)
-        inputs = chunk.valid(inputs)
         if self.architecture.vocab_size is not None:
-            x = self.embedding(inputs)
+            x = self.embedding(valid_tokens(inputs, lengths))
         else:
-            x = inputs.reshape(-1, self.architecture.input_width).to(self.dtypes.compute)
+            x = chunk.valid(inputs).reshape(-1, self.architecture.input_width).to(self.dtypes.compute)
             if self.architecture.patches:
                 x = self.patch_in(x)
         next_states: list[Tensor] = []
@@ -111,7 +111,7 @@ class Model(nn.Module):
             next_states += block_states
         outputs = chunk.sequence
         if lengths is not None and not self.all_positions:  # the norm and the head are the most work a position
-            x, outputs = chunk.last(x, lengths), 1
+            x, outputs = last_positions(x, lengths), 1
         if self.norm is not None:
             x = self.norm(x)
         if self.architecture.gives_logits:

@@ -145,3 +145,37 @@ def skip_gated_head_norm(h: Tensor, weight: Tensor, gate: Tensor, skip: Tensor, 
 @skip_gated_head_norm.register_fake
 def _(h, weight, gate, skip, x, eps):  # type: ignore[no-untyped-def]
     return torch.empty_like(gate)
+
+
+@torch.library.custom_op("xlstm::valid_tokens", mutates_args=())
+def valid_tokens(tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Tokens with zeros for the padding, whatever stands there: perhaps no token.
+
+    Args:
+        tokens: (B, S) int64, one at least. Without any, runtimes say that an index is out of bounds; further on some
+            would crash (ONNX Runtime divides by zero in a batched product of no rows).
+        lengths: (B) int32; None: there is no padding.
+
+    Returns:
+        (B, S) int64.
+    """
+    if lengths is None:
+        return tokens.clone()
+    return torch.where(torch.arange(tokens.shape[1]) < lengths[:, None], tokens, 0)
+
+
+@valid_tokens.register_fake
+def _(tokens, lengths=None):  # type: ignore[no-untyped-def]
+    return torch.empty_like(tokens)
+
+
+@torch.library.custom_op("xlstm::last_positions", mutates_args=())
+def last_positions(x: Tensor, lengths: Tensor) -> Tensor:
+    """Of x (N, D), the last position of each row, its first where it has none: (B, D). `lengths`: (B) int32."""
+    batch, sequence = _rows(x, lengths)
+    return x[torch.arange(batch) * sequence + (lengths.long() - 1).clamp(min=0)]
+
+
+@last_positions.register_fake
+def _(x, lengths):  # type: ignore[no-untyped-def]
+    return x.new_empty(lengths.shape[0], x.shape[1])

@@ -167,6 +167,61 @@ MLSTMProjections <together: int = 1>
 }}
 """
 
+_FOUND = """
+    zero = Constant <value_int: int = 0> ()
+    one = Constant <value_int: int = 1> ()
+    batch_size = Shape <start: int = 0, end: int = 1> (tokens)
+    batch = Squeeze (batch_size)
+    rows = Range (zero, batch, one)
+    first_row = Gather (rows, zero)
+    sequence_size = Shape <start: int = 1, end: int = 2> (tokens)
+    sequence = Squeeze (sequence_size)
+    positions = Range (zero, sequence, one)
+    first_position = Gather (positions, zero)
+    none = Add (first_row, first_position)
+"""
+
+VALID_TOKENS_STEP = f"""
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "Tokens, which there must be"> ValidTokens (tokens) => (y)
+{{
+    {_FOUND}
+    y = Add (tokens, none)
+}}
+"""
+
+VALID_TOKENS_SEQUENCE = f"""
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "Tokens, and 0 for the padding">
+ValidTokens (tokens, lengths) => (y)
+{{
+    {_FOUND}
+    last_axis = Constant <value_ints: ints = [1]> ()
+    length = Cast <to: int = 7> (lengths)
+    length_column = Unsqueeze (length, last_axis)
+    valid = Less (positions, length_column)
+    y = Where (valid, tokens, none)
+}}
+"""
+
+LAST_POSITIONS = """
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "The last position of each row, its first where it has none">
+LastPositions (x, lengths) => (y)
+{
+    zero = Constant <value_int: int = 0> ()
+    one = Constant <value_int: int = 1> ()
+    batch_size = Shape (lengths)
+    batch = Squeeze (batch_size)
+    rows = Range (zero, batch, one)
+    count = Shape <start: int = 0, end: int = 1> (x)
+    sequence = Div (count, batch_size)
+    begin = Mul (rows, sequence)
+    length = Cast <to: int = 7> (lengths)
+    before = Sub (length, one)
+    last = Max (before, zero)
+    index = Add (begin, last)
+    y = Gather (x, index)
+}
+"""
+
 _HEAD_NORM = """
     head_width = Shape <start: int = 1, end: int = 2> (weight)
     scale = ConstantOfShape <value: tensor = float[1] {1.0}> (head_width)

@@ -14,6 +14,7 @@ CAUSAL_CONV = "CausalConv"
 MLSTM_PROJECTIONS = "MLSTMProjections"
 GATED_HEAD_NORM = "GatedHeadNorm"
 SKIP_GATED_HEAD_NORM = "SkipGatedHeadNorm"
+VALID_TOKENS, LAST_POSITIONS = "ValidTokens", "LastPositions"
 INT4_ROWS, INT8_ROWS = "GatherInt4Rows", "GatherInt8Rows"
 INT4_COLUMNS, INT8_COLUMNS = "GatherInt4Columns", "GatherInt8Columns"
 LOOKUPS = (INT4_ROWS, INT8_ROWS, INT4_COLUMNS, INT8_COLUMNS)

@@ -12,6 +12,8 @@ rounded to 8 bits, our CPU kernel runs the node (`plugins/cells/cpu/quantized_pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import onnx_ir as ir
 
@@ -61,3 +63,20 @@ def takes_transposed(node: ir.Node) -> bool | None:
 def has_product(codes: ir.DataType | None, block_size: int) -> bool:
     """Whether `QuantizedMatMul` is for such codes: signed integers, in blocks that a kernel cuts into eights."""
     return codes in (ir.DataType.INT4, ir.DataType.INT8) and block_size % 8 == 0
+
+
+def joined_name(names: Sequence[str]) -> str:
+    """The name of weights that lie one under the other: `blocks.0.mlstm.q+k+v.weight`."""
+    modules, kinds = zip(*(name.rsplit(".", 1) for name in names), strict=True)
+    scope, dot, _ = modules[0].rpartition(".")
+    if any(module.rpartition(".")[0] != scope for module in modules):
+        scope = dot = ""
+    return f"{scope}{dot}{'+'.join(module[len(scope + dot) :] for module in modules)}.{kinds[0]}"
+
+
+def names_within(name: str) -> tuple[str, ...]:
+    """The names that `joined_name` made this one of; the name itself where it made none."""
+    module, dot, kind = name.rpartition(".")
+    first, *others = module.split("+")
+    scope = "" if any("." in other for other in others) else first[: first.rfind(".") + 1]
+    return tuple(f"{scope}{part}{dot}{kind}" for part in (first[len(scope) :], *others))

@@ -16,11 +16,13 @@ from .names import (
     CELLS,
     DOMAIN,
     GATED_HEAD_NORM,
+    LAST_POSITIONS,
     MLSTM_CELL,
     MLSTM_PROJECTIONS,
     PLUGIN_ATTRIBUTES,
     SKIP_GATED_HEAD_NORM,
     SLSTM_CELL,
+    VALID_TOKENS,
     VERSION,
     Definitions,
 )
@@ -39,6 +41,7 @@ def step_functions() -> dict[str, onnx.FunctionProto]:
         layer_definitions.MLSTM_PROJECTIONS_STEP,
         layer_definitions.GATED_HEAD_NORM,
         layer_definitions.SKIP_GATED_HEAD_NORM,
+        layer_definitions.VALID_TOKENS_STEP,
     )
 
 
@@ -51,6 +54,8 @@ def sequence_functions() -> dict[str, onnx.FunctionProto]:
         layer_definitions.MLSTM_PROJECTIONS_SEQUENCE,
         layer_definitions.GATED_HEAD_NORM,
         layer_definitions.SKIP_GATED_HEAD_NORM,
+        layer_definitions.VALID_TOKENS_SEQUENCE,
+        layer_definitions.LAST_POSITIONS,
     )
 
 
@@ -97,7 +102,7 @@ def register_schemas() -> None:
 
 def _parameters(kind: OpSchema.FormalParameterOption, spec: str) -> list[OpSchema.FormalParameter]:
     """`"q:T k:T C:float"` as formal parameters."""
-    types = {"float": "tensor(float)", "int32": "tensor(int32)"}
+    types = {"float": "tensor(float)", "int32": "tensor(int32)", "int64": "tensor(int64)"}
     pairs = (item.split(":") for item in spec.split())
     return [OpSchema.FormalParameter(name, types.get(t, t), param_option=kind) for name, t in pairs]
 
@@ -184,5 +189,22 @@ def _layer_schemas() -> tuple[OpSchema, ...]:
             "y:float",
             [_T],
             {"eps": 1e-5},
+        ),
+        _schema(
+            VALID_TOKENS,
+            "Tokens (B,S) with 0 for the padding, of which there must be one at least.",
+            "tokens:int64",
+            "y:int64",
+            [],
+            {},
+            _LENGTHS,
+        ),
+        _schema(
+            LAST_POSITIONS,
+            "Of x (N,D) the last position of each row, its first where it has none: y (B,D).",
+            f"x:float {_LENGTHS}",
+            "y:float",
+            [],
+            {},
         ),
     )

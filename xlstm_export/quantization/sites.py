@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from ..operators.products import FLOATS, takes_transposed
+from ..operators.products import FLOATS, names_within, takes_transposed
 from .formats import INT4, INT8, Format
 
 
@@ -109,8 +109,12 @@ def _name(value: ir.Value, nodes: Sequence[ir.Node]) -> str:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the patterns (with `*` and `?`) is the whole name, or the module that it is in."""
-    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
+    """Whether one of the patterns (with `*` and `?`) is the whole name, or the module that it is in.
+
+    Of weights that lie one under the other, any one's name counts: they have one format.
+    """
+    names = (name, *names_within(name))
+    return any(fnmatchcase(one, pattern) or fnmatchcase(one, f"{pattern}.*") for pattern in patterns for one in names)
 
 
 def unmatched(sites: Sequence[Site], patterns: Sequence[str]) -> Iterator[str]:

@@ -14,6 +14,8 @@ namespace xlstm::cpu {
 void causal_conv(const CausalConvArgs& args, const ParallelFor& parallel_for);
 void mlstm_projections(const MlstmProjectionsArgs& args, const ParallelFor& parallel_for);
 void gated_head_norm(const GatedHeadNormArgs& args, const ParallelFor& parallel_for);
+void valid_tokens(const ValidTokensArgs& args);
+void last_positions(const LastPositionsArgs& args);
 
 // Positions of row b that are there.
 inline int64_t row_length(const int32_t* lengths, int64_t b, int64_t sequence) {

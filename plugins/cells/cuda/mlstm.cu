@@ -9,10 +9,9 @@ namespace xlstm::cuda {
 namespace {
 
 bool fits_vector(const MlstmArgs& a) {
-  const auto size = [](DataType type) { return type == DataType::kFloat32 ? sizeof(float) : sizeof(__half); };
-  const size_t memory = 4 * size(a.memory_type);
-  return a.dim_v % 4 == 0 && is_aligned(a.C_in, memory) && is_aligned(a.C_out, memory) &&
-         is_aligned(a.v, 4 * size(a.type));
+  const auto four = [](DataType type) { return static_cast<size_t>(4 * element_size(type)); };
+  const size_t memory = four(a.memory_type);
+  return a.dim_v % 4 == 0 && is_aligned(a.C_in, memory) && is_aligned(a.C_out, memory) && is_aligned(a.v, four(a.type));
 }
 
 // One position: as many launches as batch rows and heads fill grids, and as many again for n and m in place.

@@ -87,9 +87,9 @@ void for_each_shape(const MlstmArgs& args, const DeviceLimits& limits, Function&
 }
 
 bool moves_vectors(const MlstmArgs& a, int vector) {
-  const auto size = [](DataType type) { return type == DataType::kFloat32 ? sizeof(float) : sizeof(__half); };
-  const auto aligned = [&](const void* tensor) { return is_aligned(tensor, vector * size(a.type)); };
-  const size_t memory = 4 * size(a.memory_type);
+  const auto bytes = [](int64_t count, DataType type) { return static_cast<size_t>(count * element_size(type)); };
+  const auto aligned = [&](const void* tensor) { return is_aligned(tensor, bytes(vector, a.type)); };
+  const size_t memory = bytes(4, a.memory_type);
   return a.dim_qk % vector == 0 && a.dim_v % vector == 0 && aligned(a.q) && aligned(a.k) && aligned(a.v) &&
          aligned(a.h) && is_aligned(a.C_in, memory) && is_aligned(a.C_out, memory);
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,24 @@ class LazyTensor:
             return values
 
         return LazyTensor(shape, dtype, read)
+
+    @staticmethod
+    def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
+        """Tensors of one dtype that differ in their first axis alone, one under the other."""
+        first = parts[0]
+        if any((part.dtype, part.shape[1:]) != (first.dtype, first.shape[1:]) for part in parts):
+            raise ValueError(f"cannot stack {[(part.dtype, part.shape) for part in parts]}")
+
+        def pieces(start: int, stop: int) -> Iterator[torch.Tensor]:
+            begin = 0
+            for part in parts:
+                low, high = max(0, start - begin), min(part.numel, stop - begin)
+                if low < high:
+                    yield part.read_range(low, high) if part.read_range else part.read().reshape(-1)[low:high]
+                begin += part.numel
+
+        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+        return _ranged(shape, first.dtype, lambda start, stop: torch.cat([*pieces(start, stop)]), None)
 
     @staticmethod
     def unreadable(reason: str) -> LazyTensor:
