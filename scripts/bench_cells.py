@@ -247,7 +247,12 @@ def bundle_variants(bundle: Bundle, sessions: list, memory: Memory, batch: int) 
 
     def step(session: ort.InferenceSession, *pairs: tuple[dict, dict]) -> Callable[[], object]:
         bindings = [bind_bundle(session, manifest, x, y, *pair) for pair in pairs]
-        return lambda: [session.run_with_iobinding(binding) for binding in bindings]
+
+        def run(bound: object = (x, y, pairs)) -> None:  # by their addresses, which the bindings do not keep
+            for binding in bindings:
+                session.run_with_iobinding(binding)
+
+        return run
 
     return [
         step(sessions[0], (one, other), (other, one)),

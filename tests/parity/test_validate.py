@@ -174,7 +174,12 @@ FAULTS = {
         2,
         "lies in blocks.2, between",
     ),
-    "one gate bias of xLSTM-7B's block": ("c-single", move("blocks.1.mlstm.igate+fgate.bias"), 1, "blocks.1, up to its cell"),
+    "one gate bias of xLSTM-7B's block": (
+        "c-single",
+        move("blocks.1.mlstm.igate+fgate.bias"),
+        1,
+        "blocks.1, up to its cell",
+    ),
 }
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,15 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
-from support.cell_runner import TYPES
+from support.cell_runner import ROUNDOFF, TYPES
 from support.cpu_harness import CpuKernels
 from support.native import onnxruntime_operators
 
+from xlstm_export.bundle.dtypes import DTYPES
 from xlstm_export.operators.names import DOMAIN, LINEAR, LINEAR_WITH_BIAS, VERSION
 from xlstm_export.operators.products import linear_function
 
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SMALLEST = {"float32": 0.0, "float16": 2.0**-25, "bfloat16": 0.0}
 """Half of the smallest step, which is coarser in float16 than what the sums lose."""
 BLOCK = 96
@@ -57,13 +55,13 @@ class Layer:
         bias = np.zeros(len(weight)) if self.bias is None else self.bias.astype(np.float64)
         y = x @ weight.T + bias
         additions = min(x.shape[1], BLOCK) + -(-x.shape[1] // BLOCK) + 1
-        bound = (np.abs(x) @ np.abs(weight.T) + np.abs(bias)) * additions * ROUNDING["float32"]
-        bound += np.abs(y) * ROUNDING[self.dtype] + SMALLEST[self.dtype]
+        bound = (np.abs(x) @ np.abs(weight.T) + np.abs(bias)) * additions * ROUNDOFF["float32"]
+        bound += np.abs(y) * ROUNDOFF[self.dtype] + SMALLEST[self.dtype]
         worst = np.abs(found - y) - bound
         assert (worst <= 0).all(), worst.max()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TYPES)
 @given(
     st.integers(0, 2**32 - 1), st.integers(0, 140), st.integers(1, 450), st.integers(1, 110), st.booleans(), st.data()
 )
@@ -74,7 +72,7 @@ def test_kernel_keeps_to_float64(kernels, dtype, seed, rows, inputs, outputs, bi
     layer.check(layer.run(kernels, instruction_set, threads=data.draw(st.integers(1, 3))))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TYPES)
 def test_each_row_gets_what_it_gets_alone_and_every_run_gives_the_same_bits(kernels, dtype):
     for instruction_set in kernels.instruction_sets():
         layer = Layer(7, 79, 421, 130, dtype)

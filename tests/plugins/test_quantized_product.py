@@ -13,24 +13,22 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
-from support.cell_runner import TYPES
+from support.cell_runner import ROUNDOFF, TYPES
 from support.cpu_harness import CpuKernels
 from support.native import build_without_cuda, onnxruntime_operators
 
+from xlstm_export.bundle.dtypes import DTYPES
 from xlstm_export.operators.names import DOMAIN, QUANTIZED_MATMUL, VERSION
 from xlstm_export.operators.products import product_function
 from xlstm_export.quantization.formats import INT4, INT8, packed
 
 EPSILON = 2.0**-24
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SHAPES = [  # inputs, outputs, block
     (64, 16, 32),
     (70, 33, 32),
@@ -92,7 +90,7 @@ class Case:
         sums = np.einsum("rbk,bkn->rbn", rounded.astype(np.float64), codes)  # integers, exact
         terms = sums * steps.astype(np.float64)[..., None] * self.scales.astype(np.float64)
         y = terms.sum(1)
-        bound = (np.abs(terms).sum(1)) * (blocks + 4) * EPSILON + np.abs(y) * ROUNDING[self.dtype]
+        bound = (np.abs(terms).sum(1)) * (blocks + 4) * EPSILON + np.abs(y) * ROUNDOFF[self.dtype]
         return y, bound + 1e-7  # float16 has no smaller steps than that
 
 
@@ -118,8 +116,8 @@ def multiply(kernels: CpuKernels, case: Case, threads: int = 2, rows: slice = sl
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_kernel_sums_the_rounded_inputs_exactly(kernels, shape, bits):
     for seed, rows in enumerate((1, 2, 3, 8, 15)):
-        for dtype in DTYPES:
-            case = Case(seed, *shape, bits, list(DTYPES)[seed % 3], rows, dtype)
+        for dtype in TYPES:
+            case = Case(seed, *shape, bits, TYPES[seed % 3], rows, dtype)
             found = multiply(kernels, case)
             expected, bound = case.expected()
             assert (np.abs(found - expected) <= bound).all(), (rows, dtype, np.abs(found - expected).max())
@@ -134,7 +132,7 @@ def test_each_row_gets_what_it_gets_alone_and_every_run_gives_the_same_bits(kern
         np.testing.assert_array_equal(together[row], multiply(kernels, case, rows=slice(row, row + 1))[0])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_gives_none_and_spoils_no_other_row(kernels, bad, dtype):
     case = Case(3, 70, 20, 32, 8, "float32", 5, dtype)
@@ -221,7 +219,7 @@ def test_operator_runs_the_kernel_where_inputs_may_be_rounded_and_the_definition
     weights = case.codes * np.repeat(case.scales.astype(np.float64), 32, 0)
     expected = case.x.astype(np.float64) @ weights
     # A sum of 96 products in any order, and the weights in the type of x.
-    bound = (np.abs(case.x.astype(np.float64)) @ np.abs(weights)) * 100 * ROUNDING[dtype] + 1e-7
+    bound = (np.abs(case.x.astype(np.float64)) @ np.abs(weights)) * 100 * ROUNDOFF[dtype] + 1e-7
     assert (np.abs(plain[:, 0] - expected) <= bound).all()
 
 

@@ -25,6 +25,7 @@ KERNEL_FILES = [
     "slstm_batch.cuh",
 ]
 TYPES = ["float32", "float16", "bfloat16"]  # index: xlstm::DataType
+ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _ATTRIBUTES = {"mlstm": ["q_scale", "k_scale", "gate_soft_cap", "eps"], "slstm": ["forget_clamp"]}
 _INPUTS = {"mlstm": ["q", "k", "v", "i", "f", "C", "n", "m"], "slstm": ["x", "R", "b", "y", "c", "n", "m"]}
 _ACTIVATIONS = {"q", "k", "v", "i", "f", "x"}
