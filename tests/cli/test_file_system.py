@@ -50,9 +50,16 @@ def run(arguments, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, text=True, timeout=600, **options)
 
 
-def full_disk(limit: int):
-    """Files end at `limit` bytes, with an error on the next: what a full disk does, for this process alone."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+def run_on_full_disk(arguments, limit: int) -> subprocess.CompletedProcess[str]:
+    """Files end at `limit` bytes, with an error on the next: what a full disk does, for this process alone.
+
+    Python would cut the modules that it compiles there too, without a word, and whoever imports them next would fail.
+    """
+
+    def end_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return run(arguments, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, preexec_fn=end_files)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -66,13 +73,13 @@ def one_message(done) -> str:
 
 
 def test_bundle_that_does_not_fit_on_the_disk_is_one_message_and_leaves_nothing(tmp_path):
-    done = run(("onnx", DEMO, "-o", tmp_path / "bundle"), preexec_fn=full_disk(100_000))
+    done = run_on_full_disk(("onnx", DEMO, "-o", tmp_path / "bundle"), 100_000)
     assert f"{tmp_path / 'bundle'} cannot be written: File too large" in one_message(done)
     assert files_below(tmp_path) == []
 
 
 def test_report_that_does_not_fit_on_the_disk_comes_after_the_verdict(demo_bundle, tmp_path):
-    done = run(WRITERS["validate"](demo_bundle, tmp_path), preexec_fn=full_disk(2_000))
+    done = run_on_full_disk(WRITERS["validate"](demo_bundle, tmp_path), 2_000)
     assert "report.json cannot be written: File too large" in one_message(done)
     assert "the bundle computes what" in done.stdout
     assert files_below(tmp_path) == []
@@ -81,7 +88,7 @@ def test_report_that_does_not_fit_on_the_disk_comes_after_the_verdict(demo_bundl
 @needs_rtx
 def test_engine_that_does_not_fit_on_the_disk_is_one_message_and_leaves_nothing(demo_bundle, tmp_path):
     before = files_below(demo_bundle)
-    done = run(WRITERS["build"](demo_bundle, tmp_path), preexec_fn=full_disk(100_000))
+    done = run_on_full_disk(WRITERS["build"](demo_bundle, tmp_path), 100_000)
     assert "cannot be written: File too large" in one_message(done)
     assert files_below(demo_bundle) == before
 
