@@ -40,7 +40,7 @@ def join_linear_layers(graph: ir.Graph, tensors: Mapping[str, LazyTensor]) -> di
 
     Args:
         graph: its initializers, named as `tensors`, have no bytes yet.
-        tensors: the weights. Those of joined layers must not be integers: their codes would be lost.
+        tensors: the weights. Layers whose weights are integers stay by themselves.
 
     Returns:
         The weights that the graph has now, where those of joined layers lie one under the other.

@@ -88,15 +88,19 @@ class LazyTensor:
         if any((part.dtype, part.shape[1:]) != (first.dtype, first.shape[1:]) for part in parts):
             raise ValueError(f"cannot stack {[(part.dtype, part.shape) for part in parts]}")
 
+        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+        ranges = [part.read_range for part in parts if part.read_range is not None]
+        if len(ranges) < len(parts):
+            return LazyTensor(shape, first.dtype, lambda: torch.cat([part.read() for part in parts]))
+
         def pieces(start: int, stop: int) -> Iterator[torch.Tensor]:
             begin = 0
-            for part in parts:
+            for part, read_range in zip(parts, ranges, strict=True):
                 low, high = max(0, start - begin), min(part.numel, stop - begin)
                 if low < high:
-                    yield part.read_range(low, high) if part.read_range else part.read().reshape(-1)[low:high]
+                    yield read_range(low, high)
                 begin += part.numel
 
-        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
         return _ranged(shape, first.dtype, lambda start, stop: torch.cat([*pieces(start, stop)]), None)
 
     @staticmethod
