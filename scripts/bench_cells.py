@@ -16,6 +16,7 @@ import argparse
 import ctypes
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,19 @@ def build() -> Path:
     return cmake.build(options | headers, ["xlstm_onnxruntime", "xlstm_cpu_harness"]) / "lib"
 
 
+@dataclass
+class Runs:
+    """One run after the other; a binding does not keep its arrays alive."""
+
+    session: ort.InferenceSession
+    bindings: list[ort.IOBinding]
+    arrays: object
+
+    def __call__(self) -> None:
+        for binding in self.bindings:
+            self.session.run_with_iobinding(binding)
+
+
 def bench_cell(native: Path, batch: int, cells: int, threads: int) -> tuple[float, float, float, float]:
     """Milliseconds a cell: function body, kernel out of place, kernel in place, memory stream."""
     random = np.random.default_rng(0)
@@ -83,14 +97,8 @@ def bench_cell(native: Path, batch: int, cells: int, threads: int) -> tuple[floa
     states = [make_states(batch, cells) for _ in range(2)]
     outputs = [np.zeros((*tokens, DIM), np.float32) for _ in range(cells)]
 
-    def turns(session: ort.InferenceSession, *pairs: tuple[list, list]) -> Callable[[], None]:
-        bindings = [bind(session, inputs, *pair, outputs) for pair in pairs]
-
-        def run() -> None:
-            for binding in bindings:
-                session.run_with_iobinding(binding)
-
-        return run
+    def turns(session: ort.InferenceSession, *pairs: tuple[list, list]) -> Runs:
+        return Runs(session, [bind(session, inputs, *pair, outputs) for pair in pairs], (inputs, outputs, pairs))
 
     there_and_back = [(states[0], states[1]), (states[1], states[0])]
     in_place = [(states[0], states[0])] * 2
@@ -245,14 +253,8 @@ def bundle_variants(bundle: Bundle, sessions: list, memory: Memory, batch: int) 
     x = np.ones(manifest.input.sized(batch), manifest.input.dtype)
     y = np.zeros(manifest.output.sized(batch), manifest.output.dtype)
 
-    def step(session: ort.InferenceSession, *pairs: tuple[dict, dict]) -> Callable[[], object]:
-        bindings = [bind_bundle(session, manifest, x, y, *pair) for pair in pairs]
-
-        def run(bound: object = (x, y, pairs)) -> None:  # by their addresses, which the bindings do not keep
-            for binding in bindings:
-                session.run_with_iobinding(binding)
-
-        return run
+    def step(session: ort.InferenceSession, *pairs: tuple[dict, dict]) -> Runs:
+        return Runs(session, [bind_bundle(session, manifest, x, y, *pair) for pair in pairs], (x, y, pairs))
 
     return [
         step(sessions[0], (one, other), (other, one)),

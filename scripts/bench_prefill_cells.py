@@ -12,14 +12,13 @@ States are updated in place. Variants take turns; times are medians, for batch 1
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import bench_cells
 import numpy as np
 import onnx
 import onnxruntime as ort
-from bench_cells import DOMAIN, ONNXRUNTIME_LIBRARY, PLUGIN_ATTRIBUTES, aligned, make_session, take_turns
+from bench_cells import DOMAIN, ONNXRUNTIME_LIBRARY, PLUGIN_ATTRIBUTES, Runs, aligned, make_session, take_turns
 from onnx import TensorProto, helper
 
 HEADS = 4
@@ -89,19 +88,6 @@ def slstm_tensors(dim: int) -> dict[str, tuple]:
 
 
 STATES = {"MLSTMCell": "Cnm", "SLSTMCell": "ycnm"}
-
-
-@dataclass
-class Runs:
-    """One run after the other; a binding does not keep its arrays alive."""
-
-    session: ort.InferenceSession
-    bindings: list[ort.IOBinding]
-    arrays: dict[str, np.ndarray]
-
-    def __call__(self) -> None:
-        for binding in self.bindings:
-            self.session.run_with_iobinding(binding)
 
 
 def cell_variants(cell: str, tensors: dict, sequence: int, library: Path, threads: int) -> tuple[Runs, Runs]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from ..checkpoints.files.tensors import LazyTensor
+from ..operators.constants import add_integers
 from ..operators.names import DOMAIN, LINEAR, LINEAR_WITH_BIAS, LINEARS
 from ..operators.products import FLOATS, joined_name, linear_function, takes_transposed
 
@@ -51,7 +52,13 @@ def join_linear_layers(graph: ir.Graph, tensors: Mapping[str, LazyTensor]) -> di
         if node.domain == DOMAIN and node.op_type in LINEARS and all(_is_own(v, tensors) for v in node.inputs[1:]):
             x, weight = node.inputs[:2]
             assert weight is not None
-            key = (id(x), node.op_type, weight.dtype, tensors[str(weight.name)].dtype, _outputs(node) < _NARROW)
+            key = (
+                id(x),
+                node.op_type,
+                weight.dtype,
+                tensors[str(weight.name)].dtype,
+                _weight_shape(graph, weight)[0] < _NARROW,
+            )
             together.setdefault(key, []).append(node)
     for nodes in together.values():
         if len(nodes) > 1:
@@ -60,46 +67,29 @@ def join_linear_layers(graph: ir.Graph, tensors: Mapping[str, LazyTensor]) -> di
 
 
 def _join(graph: ir.Graph, nodes: Sequence[ir.Node], tensors: dict[str, LazyTensor]) -> None:
-    first = nodes[0]
-    joined = [
-        _join_weights(graph, [node.inputs[index] for node in nodes], tensors) for index in range(1, len(first.inputs))
-    ]
+    first, sizes = nodes[0], [_weight_shape(graph, node.inputs[1])[0] for node in nodes]
+    kinds = zip(*(node.inputs[1:] for node in nodes), strict=True)
+    joined = [_join_weights(graph, [value for value in values if value is not None], tensors) for values in kinds]
     base = str(joined[0].name).rpartition(".")[0]
     layer = ir.node(first.op_type, [first.inputs[0], *joined], domain=DOMAIN, name=f"{base}/{first.op_type}")
     (rows,) = layer.outputs
     rows.name, rows.type = layer.name, first.outputs[0].type
-    sizes = _constant(graph, [_outputs(node) for node in nodes])
-    split = ir.node("Split", [rows, sizes], {"axis": -1}, num_outputs=len(nodes), name=f"{base}/Split")
+    constants = sum(name.startswith("constants.") for name in graph.initializers)
+    parts = add_integers(graph, f"constants.{constants}", sizes)
+    split = ir.node("Split", [rows, parts], {"axis": -1}, num_outputs=len(nodes), name=f"{base}/Split")
     ir.convenience.replace_nodes_and_values(
         graph, first, nodes, [layer, split], [node.outputs[0] for node in nodes], split.outputs
     )
 
 
-def _join_weights(graph: ir.Graph, values: Sequence[ir.Value | None], tensors: dict[str, LazyTensor]) -> ir.Value:
-    names = [str(value.name) for value in values if value is not None]
-    parts = [tensors.pop(name) for name in names]
+def _join_weights(graph: ir.Graph, values: Sequence[ir.Value], tensors: dict[str, LazyTensor]) -> ir.Value:
+    names = [str(value.name) for value in values]
     for name in names:
         del graph.initializers[name]
-    stacked = LazyTensor.stacked(parts)
-    assert values[0] is not None
-    joined = ir.Value(name=joined_name(names), shape=ir.Shape(stacked.shape), type=values[0].type)
-    tensors[str(joined.name)] = stacked
-    graph.initializers[str(joined.name)] = joined
-    return joined
-
-
-def _constant(graph: ir.Graph, integers: Sequence[int]) -> ir.Value:
-    name = f"constants.{sum(name.startswith('constants.') for name in graph.initializers)}"
-    tensor = ir.tensor(integers, name=name)
-    value = ir.Value(name=name, shape=ir.Shape([len(integers)]), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def _outputs(node: ir.Node) -> int:
-    weight = node.inputs[1]
-    assert weight is not None and weight.shape is not None
-    return weight.shape.numpy()[0]
+    name, stacked = joined_name(names), LazyTensor.stacked([tensors.pop(name) for name in names])
+    tensors[name] = stacked
+    graph.initializers[name] = ir.Value(name=name, shape=ir.Shape(stacked.shape), type=values[0].type)
+    return graph.initializers[name]
 
 
 def _is_own(value: ir.Value | None, tensors: Mapping[str, LazyTensor]) -> bool:

@@ -32,7 +32,7 @@ def attach_weights(
 
     Args:
         graph: its initializers are named as `tensors`.
-        tensors: by canonical name.
+        tensors: by canonical name, those of joined layers one under the other (`join_linear_layers`).
         folder: the bundle, where the files are written.
         link: refer to tensors whose bytes the checkpoint already holds in the right dtype, through a link to the
             checkpoint's file in `folder`; only the others are written.

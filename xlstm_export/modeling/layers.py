@@ -1,7 +1,7 @@
 """The layers around the cells, for tracing.
 
-Activations between layers are (N, D) with N = B * S, so that every projection is one `Gemm` in ONNX, which becomes one
-`Linear`.
+Activations between layers are (N, D) with N = B * S, so that every projection is one `Gemm` in ONNX, which becomes a
+`Linear` or part of one.
 A layer computes in the dtype of its own weights: projections in the model's dtype, everything else
 (norms, convolution, gates, residual stream) in float32, whatever the model's dtype.
 """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..operators.constants import add_integers
 from ..operators.lookups import lookup_function, lookup_name
 from ..operators.names import DOMAIN, LINEARS, QUANTIZED_MATMUL
 from ..operators.products import has_product, product_function
@@ -116,7 +117,7 @@ def _finish(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     added = [use for use, _ in out.uses() if use.op_type == "Add"]
     if (bias is not None or added) and out.shape is not None:
-        same = _constant(graph, f"{name}/same", [0] * (len(out.shape) - 1) + [-1])
+        same = add_integers(graph, f"{name}/same", [0] * (len(out.shape) - 1) + [-1])
         result = _insert(graph, node, "Reshape", [result, same], f"{name}/Reshape", out.dtype, out.shape)
     if bias is not None:
         result = _insert(graph, node, "Add", [result, bias], f"{name}/Add", out.dtype, out.shape)
@@ -128,10 +129,10 @@ def _look_up(graph: ir.Graph, site: Site, node: ir.Node, operator: str, weight: 
     assert indices is not None and indices.shape is not None and out.dtype is not None
     flat, shape = indices, None
     if len(indices.shape) != 1:
-        minus_one = _constant(graph, f"{name}/flat", [-1])
+        minus_one = add_integers(graph, f"{name}/flat", [-1])
         flat = _insert(graph, node, "Reshape", [indices, minus_one], f"{name}/indices", indices.dtype, None)
         extents = _insert(graph, node, "Shape", [indices], f"{name}/Shape", ir.DataType.INT64, None)
-        width = _constant(graph, f"{name}/width", [site.inputs])
+        width = add_integers(graph, f"{name}/width", [site.inputs])
         shape = _insert(graph, node, "Concat", [extents, width], f"{name}/Concat", ir.DataType.INT64, None, axis=0)
     result = _insert(
         graph,
@@ -169,12 +170,6 @@ def _insert(
     (out,) = node.outputs
     out.name, out.shape, out.type = name, shape, None if dtype is None else ir.TensorType(dtype)
     return out
-
-
-def _constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
-    value = ir.val(name, const_value=ir.tensor(values, ir.DataType.INT64, name=name))
-    graph.register_initializer(value)
-    return value
 
 
 def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
