@@ -17,8 +17,9 @@ constexpr const char* kPluginVersion = "1";  // the same, as every node carries 
 
 struct Attribute {
   const char* name;
-  float fallback;  // the value where a node does not say
-  float minimum;   // the smallest value allowed
+  float fallback;   // the value where a node does not say
+  float minimum;    // the smallest value allowed
+  char extent = 0;  // a letter of shapes: the attribute is an integer, which every node says, and that extent
 };
 
 enum class Element : int32_t {
@@ -117,7 +118,7 @@ inline constexpr Operator kSlstm{
     "SLSTMCell", contract::kSlstmAttributes, contract::kSlstmInputs, contract::kSlstmOutputs, 3, 4};
 inline constexpr const Operator* kOperators[] = {&kMlstm, &kSlstm};
 
-constexpr size_t kMaxAttributes = 4, kMaxInputs = 10, kMaxOutputs = 5;
+constexpr size_t kMaxAttributes = 4, kMaxInputs = 10, kMaxOutputs = 6;
 static_assert(kMlstm.attributes.size() <= kMaxAttributes && kSlstm.attributes.size() <= kMaxAttributes);
 static_assert(kMlstm.inputs.size() <= kMaxInputs && kSlstm.inputs.size() <= kMaxInputs);
 static_assert(kMlstm.outputs.size() <= kMaxOutputs && kSlstm.outputs.size() <= kMaxOutputs);
@@ -129,6 +130,7 @@ struct Call {
   std::array<float, kMaxAttributes> attributes{};
   std::array<const void*, kMaxInputs> inputs{};  // null for `lengths` where it is absent
   std::array<void*, kMaxOutputs> outputs{};
+  const void* prepared = nullptr;  // what a kernel has made of its constant inputs
 };
 
 inline MlstmArgs mlstm_args(const Call& call) {

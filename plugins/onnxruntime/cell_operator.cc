@@ -3,8 +3,11 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "cells/cpu/cpu_layers.h"
 
 namespace xlstm::ort {
 namespace {
@@ -108,11 +111,21 @@ class CellKernel {
     call_.recurrent_type = data_type(op.types.recurrent);
     call_.memory_type = data_type(op.types.memory);
     for (size_t i = 0; i < contract.attributes.size(); ++i) {
-      call_.attributes[i] = attribute_value(raw_info, contract.attributes[i]);
+      const Attribute& attribute = contract.attributes[i];
+      if (attribute.extent) {
+        call_.extents[attribute.extent] = attribute_extent(raw_info, attribute);
+      } else {
+        call_.attributes[i] = attribute_value(raw_info, attribute);
+      }
     }
     const Ort::ConstKernelInfo info(raw_info);  // gone when this returns
     for (size_t i = 0; i < std::min(contract.inputs.size(), info.GetInputCount()); ++i) {
       if (!take_constant(info, i)) given_.push_back(i);
+    }
+    if (op.cell.prepare) {
+      prepared_ = op.cell.prepare(call_);
+      if (!prepared_) node_.refuse("its weights must be constants");
+      call_.prepared = prepared_.get();
     }
   }
 
@@ -150,6 +163,14 @@ class CellKernel {
       node_.refuse(std::string("attribute ") + attribute.name + " = " + std::to_string(value) +
                        " is not a finite number of at least " + std::to_string(attribute.minimum),
                    ORT_INVALID_GRAPH);
+    }
+    return value;
+  }
+
+  int64_t attribute_extent(const OrtKernelInfo* info, const Attribute& attribute) const {
+    int64_t value = 0;
+    if (!Ort::Status(Ort::GetApi().KernelInfoGetAttribute_int64(info, attribute.name, &value)).IsOK() || value < 1) {
+      node_.refuse(std::string("attribute ") + attribute.name + " must be a positive integer", ORT_INVALID_GRAPH);
     }
     return value;
   }
@@ -192,6 +213,7 @@ class CellKernel {
   Node node_;
   Call call_;  // attributes, types and constant inputs; the rest is filled in at each call
   std::vector<size_t> given_;
+  std::shared_ptr<const void> prepared_;
 };
 
 // ---- What may reuse what: each state output its input. ONNX Runtime's callback names no operator, so each has its
@@ -230,8 +252,39 @@ void run_mlstm_projections(const Device& device, const Call& call, OrtKernelCont
   device.mlstm_projections(mlstm_projections_args(call), context);
 }
 
-void run_gated_head_norm(const Device& device, const Call& call, OrtKernelContext* context) {
-  device.gated_head_norm(gated_head_norm_args(call), context);
+std::shared_ptr<const void> prepare_slstm_projections(const Call& call) {
+  const SlstmProjectionsArgs args = slstm_projections_args(call);
+  for (const void* weight : {args.i_weight, args.f_weight, args.z_weight, args.o_weight}) {
+    if (weight == nullptr) return nullptr;
+  }
+  return std::make_shared<const cpu::PackedLinear>(cpu::pack_slstm_projections(args));
+}
+
+void run_slstm_projections(const Device& device, const Call& call, OrtKernelContext* context) {
+  const auto& packed = *static_cast<const cpu::PackedLinear*>(call.prepared);
+  device.slstm_projections(slstm_projections_args(call), packed, context);
+}
+
+void run_mlstm_heads(const Device& device, const Call& call, OrtKernelContext* context) {
+  device.mlstm_heads(mlstm_heads_args(call), context);
+}
+
+void run_head_norm(const Device& device, const Call& call, OrtKernelContext* context) {
+  device.head_norm(head_norm_args(call), context);
+}
+
+template <bool centred>
+void run_add_norm(const Device& device, const Call& call, OrtKernelContext* context) {
+  device.add_norm(add_norm_args(call, centred), context);
+}
+
+template <bool gelu>
+void run_gated_linear_unit(const Device& device, const Call& call, OrtKernelContext* context) {
+  device.gated_linear_unit(gated_linear_unit_args(call, gelu), context);
+}
+
+void run_soft_cap(const Device& device, const Call& call, OrtKernelContext* context) {
+  device.soft_cap(soft_cap_args(call), context);
 }
 
 void run_valid_tokens(const Device& device, const Call& call, OrtKernelContext*) {
@@ -248,8 +301,17 @@ const Cell kMlstmCell{kMlstm, run_mlstm, may_reuse<kMlstm>};
 const Cell kSlstmCell{kSlstm, run_slstm, may_reuse<kSlstm>};
 const Cell kCausalConvLayer{kCausalConv, run_causal_conv, may_reuse<kCausalConv>};
 const Cell kMlstmProjectionsLayer{kMlstmProjections, run_mlstm_projections, may_reuse<kMlstmProjections>};
-const Cell kGatedHeadNormLayer{kGatedHeadNorm, run_gated_head_norm, may_reuse<kGatedHeadNorm>};
-const Cell kSkipGatedHeadNormLayer{kSkipGatedHeadNorm, run_gated_head_norm, may_reuse<kSkipGatedHeadNorm>};
+const Cell kSlstmProjectionsLayer{kSlstmProjections, run_slstm_projections, may_reuse<kSlstmProjections>,
+                                  prepare_slstm_projections};
+const Cell kMlstmHeadsLayer{kMlstmHeads, run_mlstm_heads, may_reuse<kMlstmHeads>};
+const Cell kHeadNormLayer{kHeadNorm, run_head_norm, may_reuse<kHeadNorm>};
+const Cell kGatedHeadNormLayer{kGatedHeadNorm, run_head_norm, may_reuse<kGatedHeadNorm>};
+const Cell kSkipGatedHeadNormLayer{kSkipGatedHeadNorm, run_head_norm, may_reuse<kSkipGatedHeadNorm>};
+const Cell kAddLayerNormLayer{kAddLayerNorm, run_add_norm<true>, may_reuse<kAddLayerNorm>};
+const Cell kAddRmsNormLayer{kAddRmsNorm, run_add_norm<false>, may_reuse<kAddRmsNorm>};
+const Cell kGegluLayer{kGeglu, run_gated_linear_unit<true>, may_reuse<kGeglu>};
+const Cell kSwigluLayer{kSwiglu, run_gated_linear_unit<false>, may_reuse<kSwiglu>};
+const Cell kSoftCapLayer{kSoftCap, run_soft_cap, may_reuse<kSoftCap>};
 const Cell kValidTokensLayer{kValidTokens, run_valid_tokens, may_reuse<kValidTokens>};
 const Cell kLastPositionsLayer{kLastPositions, run_last_positions, may_reuse<kLastPositions>};
 

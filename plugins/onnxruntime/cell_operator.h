@@ -3,6 +3,8 @@
 // takes the kernel whose types fit the node.
 #pragma once
 
+#include <memory>
+
 #include "cells/layer_contract.h"
 #include "onnxruntime/custom_op.h"
 #include "onnxruntime/device.h"
@@ -14,12 +16,16 @@ struct Cell {
   const Operator& op;
   void (*run)(const Device& device, const Call& call, OrtKernelContext* context);
   size_t (*may_reuse)(int** inputs, int** outputs);
+  // What the kernel of a node makes of its constant inputs, once; null where they are none.
+  std::shared_ptr<const void> (*prepare)(const Call& call) = nullptr;
 };
 
 extern const Cell kMlstmCell;
 extern const Cell kSlstmCell;
 // On a CPU only.
-extern const Cell kCausalConvLayer, kMlstmProjectionsLayer, kGatedHeadNormLayer, kSkipGatedHeadNormLayer;
+extern const Cell kCausalConvLayer, kMlstmProjectionsLayer, kSlstmProjectionsLayer, kMlstmHeadsLayer;
+extern const Cell kHeadNormLayer, kGatedHeadNormLayer, kSkipGatedHeadNormLayer;
+extern const Cell kAddLayerNormLayer, kAddRmsNormLayer, kGegluLayer, kSwigluLayer, kSoftCapLayer;
 extern const Cell kValidTokensLayer, kLastPositionsLayer;
 
 // One combination of types.

@@ -49,7 +49,16 @@ const Device kCpu{
     [](const MlstmProjectionsArgs& args, OrtKernelContext* context) {
       cpu::mlstm_projections(args, thread_pool(context));
     },
-    [](const GatedHeadNormArgs& args, OrtKernelContext* context) { cpu::gated_head_norm(args, thread_pool(context)); },
+    [](const SlstmProjectionsArgs& args, const cpu::PackedLinear& packed, OrtKernelContext* context) {
+      cpu::slstm_projections(args, packed, thread_pool(context));
+    },
+    [](const MlstmHeadsArgs& args, OrtKernelContext* context) { cpu::mlstm_heads(args, thread_pool(context)); },
+    [](const HeadNormArgs& args, OrtKernelContext* context) { cpu::head_norm(args, thread_pool(context)); },
+    [](const AddNormArgs& args, OrtKernelContext* context) { cpu::add_norm(args, thread_pool(context)); },
+    [](const GatedLinearUnitArgs& args, OrtKernelContext* context) {
+      cpu::gated_linear_unit(args, thread_pool(context));
+    },
+    [](const SoftCapArgs& args, OrtKernelContext* context) { cpu::soft_cap(args, thread_pool(context)); },
     cpu::valid_tokens,
     cpu::last_positions,
     true,

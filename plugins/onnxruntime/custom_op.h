@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -50,6 +51,18 @@ class Operation : public CustomOp {
   }
 };
 
+// Gives a tensor's shape where it lies, from this version on; before, ONNX Runtime makes a copy of it with several
+// allocations. The headers may be older: their table of functions ends before this one, whose place is fixed as that of
+// all is.
+constexpr uint32_t kShapeReferenceApi = 24;
+constexpr size_t kShapeReferencePlace = 414;
+#if ORT_API_VERSION >= 24
+static_assert(offsetof(OrtApi, GetTensorElementTypeAndShapeDataReference) == kShapeReferencePlace * sizeof(void*));
+#endif
+using ShapeReference = OrtStatus*(ORT_API_CALL*)(const OrtValue* tensor, ONNXTensorElementDataType* type,
+                                                 const int64_t** extents, size_t* rank);
+inline ShapeReference shape_reference = nullptr;  // set when the library is registered; null: there is none
+
 // The shape of a tensor, in no memory of its own: kernels ask for every input's at every call, and for a small model
 // that is much of what a step takes.
 class Shape {
@@ -59,10 +72,18 @@ class Shape {
     for (const int64_t extent : extents) push_back(extent);
   }
   explicit Shape(const Ort::ConstValue& tensor) {
-    const Ort::TensorTypeAndShapeInfo info = tensor.GetTensorTypeAndShapeInfo();
-    rank_ = info.GetDimensionsCount();
-    if (rank_ > kMost) throw Ort::Exception("a tensor has more than 8 axes", ORT_INVALID_ARGUMENT);
-    info.GetDimensions(extents_.data(), rank_);
+    if (shape_reference) {
+      ONNXTensorElementDataType type;
+      const int64_t* extents = nullptr;
+      Ort::ThrowOnError(shape_reference(tensor, &type, &extents, &rank_));
+      refuse_more_axes();
+      std::copy(extents, extents + rank_, extents_.data());
+    } else {
+      const Ort::TensorTypeAndShapeInfo info = tensor.GetTensorTypeAndShapeInfo();
+      rank_ = info.GetDimensionsCount();
+      refuse_more_axes();
+      Ort::ThrowOnError(Ort::GetApi().GetDimensions(info, extents_.data(), rank_));
+    }
   }
 
   size_t size() const { return rank_; }
@@ -77,6 +98,10 @@ class Shape {
   bool operator!=(const Shape& other) const { return !(*this == other); }
 
  private:
+  void refuse_more_axes() const {
+    if (rank_ > kMost) throw Ort::Exception("a tensor has more than 8 axes", ORT_INVALID_ARGUMENT);
+  }
+
   static constexpr size_t kMost = 8;
   size_t rank_ = 0;
   std::array<int64_t, kMost> extents_{};

@@ -5,6 +5,7 @@
 
 #include "cells/cells.h"
 #include "cells/cpu/cpu_cells.h"
+#include "cells/cpu/linear.h"
 #include "cells/layers.h"
 
 namespace xlstm::ort {
@@ -17,7 +18,13 @@ struct Device {
   // Null where a device has none.
   void (*causal_conv)(const CausalConvArgs& args, OrtKernelContext* context) = nullptr;
   void (*mlstm_projections)(const MlstmProjectionsArgs& args, OrtKernelContext* context) = nullptr;
-  void (*gated_head_norm)(const GatedHeadNormArgs& args, OrtKernelContext* context) = nullptr;
+  void (*slstm_projections)(const SlstmProjectionsArgs& args, const cpu::PackedLinear& packed,
+                            OrtKernelContext* context) = nullptr;
+  void (*mlstm_heads)(const MlstmHeadsArgs& args, OrtKernelContext* context) = nullptr;
+  void (*head_norm)(const HeadNormArgs& args, OrtKernelContext* context) = nullptr;
+  void (*add_norm)(const AddNormArgs& args, OrtKernelContext* context) = nullptr;
+  void (*gated_linear_unit)(const GatedLinearUnitArgs& args, OrtKernelContext* context) = nullptr;
+  void (*soft_cap)(const SoftCapArgs& args, OrtKernelContext* context) = nullptr;
   void (*valid_tokens)(const ValidTokensArgs& args) = nullptr;
   void (*last_positions)(const LastPositionsArgs& args) = nullptr;
   // Whether a constant input, when a kernel is made, lies where it will lie when it runs.

@@ -23,6 +23,12 @@ uint32_t runtime_api(const OrtApiBase* base) {
   return dot == std::string::npos ? 0 : static_cast<uint32_t>(std::atoi(version.c_str() + dot + 1));
 }
 
+ShapeReference find_shape_reference(const OrtApiBase* base, uint32_t available) {
+  if (available < kShapeReferenceApi) return nullptr;
+  const OrtApi* const api = base->GetApi(kShapeReferenceApi);
+  return api ? reinterpret_cast<const ShapeReference*>(api)[kShapeReferencePlace] : nullptr;
+}
+
 // A session's entry that says whether what stands around the cells runs in our kernels too ("1") or in its definitions
 // ("0"). They exist for the CPU alone; beside CUDA they would take every activation back and forth.
 constexpr const char* kLayersEntry = "ai.xlstm.layers";
@@ -83,9 +89,11 @@ OrtCustomOpDomain* make_domain(uint32_t api_version, Operators operators) {
     for (const bool bias : {false, true}) {
       Ort::ThrowOnError(Ort::GetApi().CustomOpDomain_Add(domain, new LinearOperator(type, bias, api_version)));
     }
-    add(kMlstmProjectionsLayer, {type, type, kFloat}, kCpu);
-    add(kGatedHeadNormLayer, {type, type, kFloat}, kCpu);
-    add(kSkipGatedHeadNormLayer, {type, type, kFloat}, kCpu);
+    for (const Cell* cell : {&kMlstmProjectionsLayer, &kSlstmProjectionsLayer, &kMlstmHeadsLayer, &kHeadNormLayer,
+                             &kGatedHeadNormLayer, &kSkipGatedHeadNormLayer, &kAddLayerNormLayer, &kAddRmsNormLayer,
+                             &kGegluLayer, &kSwigluLayer, &kSoftCapLayer}) {
+      add(*cell, {type, type, kFloat}, kCpu);
+    }
   }
   if (operators == Operators::kLayers) return domain;
   for (const ProductOperator::Types types : product_types()) {
@@ -118,6 +126,7 @@ RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) noexcept {
   const OrtApi* api = base->GetApi(std::min<uint32_t>(available, ORT_API_VERSION));
   try {
     Ort::InitApi(api);
+    xlstm::ort::shape_reference = xlstm::ort::find_shape_reference(base, available);
     const uint32_t version = std::min(available, xlstm::ort::kCustomOpApi);
     return api->AddCustomOpDomain(options, xlstm::ort::domain(xlstm::ort::wanted(*api, options), version));
   } catch (const std::exception& error) {

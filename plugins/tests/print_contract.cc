@@ -38,9 +38,18 @@ void print_operator(const xlstm::Operator& op, const char* separator) {
   print_tensors("inputs", op.inputs);
   print_tensors("outputs", op.outputs);
   std::printf(", \"attributes\": {");
+  const char* comma = "";
   for (const xlstm::Attribute& attribute : op.attributes) {
-    std::printf("%s\"%s\": %.9g", &attribute == op.attributes.begin() ? "" : ", ", attribute.name,
-                static_cast<double>(attribute.fallback));
+    if (attribute.extent) continue;
+    std::printf("%s\"%s\": %.9g", comma, attribute.name, static_cast<double>(attribute.fallback));
+    comma = ", ";
+  }
+  std::printf("}, \"extents\": {");
+  comma = "";
+  for (const xlstm::Attribute& attribute : op.attributes) {
+    if (!attribute.extent) continue;
+    std::printf("%s\"%s\": \"%c\"", comma, attribute.name, attribute.extent);
+    comma = ", ";
   }
   std::printf("}}");
 }

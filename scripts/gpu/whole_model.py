@@ -9,6 +9,7 @@ nearer to what an engine does.
 from __future__ import annotations
 
 import torch
+from torch._library.custom_ops import CustomOpDef
 
 from xlstm_export.checkpoints import read_config
 from xlstm_export.modeling import blocks, layers
@@ -93,14 +94,12 @@ def make_model(architecture: Architecture, device: str) -> Model:
 def compile_blocks(model: Model) -> None:
     """What stands between products and cells is compiled, once for all blocks of a kind."""
     # The operators of the exported graph are closed to the compiler: their implementations take their places.
-    for module, names in (
-        (blocks, ("gated_head_norm", "mlstm_projections", "skip_gated_head_norm")),
-        (layers, ("causal_conv",)),
-    ):
-        for name in names:
-            setattr(module, name, getattr(module, name)._init_fn)
+    for module in (blocks, layers):
+        for name, value in [*vars(module).items()]:
+            if isinstance(value, CustomOpDef) and value not in (eager.mlstm_cell, eager.slstm_cell):
+                setattr(module, name, value._init_fn)
     for block in model.blocks:
-        block.compile(dynamic=False)
+        block.advance = torch.compile(block.advance, dynamic=False)
 
 
 def decode(folder: str, model: str, batch: int, glue: str) -> dict:

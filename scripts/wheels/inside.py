@@ -55,7 +55,8 @@ def nodes_that_ran(bundle: Path, library: Path | None) -> Counter[str]:
         }
         session.run(None, given)
         events = json.loads(Path(session.end_profiling()).read_text())
-    names = {"MLSTMCell", "SLSTMCell", "CausalConv", "MLSTMProjections", "GatedHeadNorm", "SkipGatedHeadNorm"}
+    names = {"MLSTMCell", "SLSTMCell", "CausalConv", "MLSTMProjections", "SLSTMProjections", "SkipGatedHeadNorm"}
+    names |= {"HeadNorm", "AddLayerNorm", "GEGLU"}
     return Counter(n for e in events if (n := e.get("args", {}).get("op_name")) in names)
 
 

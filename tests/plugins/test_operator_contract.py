@@ -13,27 +13,37 @@ from support.native import build_without_cuda, run
 
 from xlstm_export.native.check import CREATORS
 from xlstm_export.operators.names import (
+    ADD_LAYER_NORM,
+    ADD_RMS_NORM,
     CAUSAL_CONV,
     CELLS,
     DOMAIN,
     GATED_HEAD_NORM,
+    GEGLU,
+    HEAD_NORM,
     LAST_POSITIONS,
+    MLSTM_HEADS,
     MLSTM_PROJECTIONS,
     OPSET,
     PLUGIN_ATTRIBUTES,
     SKIP_GATED_HEAD_NORM,
+    SLSTM_PROJECTIONS,
+    SOFT_CAP,
+    SWIGLU,
     VALID_TOKENS,
     VERSION,
 )
 from xlstm_export.operators.schemas import register_schemas, sequence_functions
 
-LAYERS = (CAUSAL_CONV, MLSTM_PROJECTIONS, GATED_HEAD_NORM, SKIP_GATED_HEAD_NORM, VALID_TOKENS, LAST_POSITIONS)
+HEAD_NORMS = (HEAD_NORM, GATED_HEAD_NORM, SKIP_GATED_HEAD_NORM)
+LAYERS = (CAUSAL_CONV, MLSTM_PROJECTIONS, SLSTM_PROJECTIONS, MLSTM_HEADS, *HEAD_NORMS, ADD_LAYER_NORM, ADD_RMS_NORM)
+LAYERS += (GEGLU, SWIGLU, SOFT_CAP, VALID_TOKENS, LAST_POSITIONS)
 OPERATORS = (*CELLS, *LAYERS)
 EXTENTS = {letter: extent for extent, letter in enumerate("BSHKVD", 2)}  # no two the same
 # Beside them N = B S, I = H K = G W, J = 3 I; and of each operator its own.
-EXTENTS |= {"N": 6, "I": 20, "G": 10, "W": 2, "J": 60}
-OWN_EXTENTS = {CAUSAL_CONV: {"C": 9, "L": 4}, GATED_HEAD_NORM: {"I": 28}, SKIP_GATED_HEAD_NORM: {"I": 28}}
-OWN_EXTENTS[LAST_POSITIONS] = {"C": 9}
+EXTENTS |= {"N": 6, "I": 20, "G": 10, "W": 2, "J": 60, "X": 24, "F": 12, "C": 9}
+OWN_EXTENTS = {CAUSAL_CONV: {"L": 4}, SLSTM_PROJECTIONS: {"C": 28}, **dict.fromkeys(HEAD_NORMS, {"I": 28, "Z": 31})}
+OWN_EXTENTS[MLSTM_HEADS] = {"X": 88, "Z": 8, "I": 24}  # 2 H (K + V), 2 H, H V
 ELEMENTS = dict.fromkeys(["T", "TR", "TC", "tensor(float)"], TensorProto.FLOAT)
 ELEMENTS |= {"tensor(int32)": TensorProto.INT32, "tensor(int64)": TensorProto.INT64}
 
@@ -79,7 +89,9 @@ def test_attributes_and_their_defaults_are_those_of_the_schema(operator, schema)
         for name, attribute in schema.attributes.items()
         if attribute.type == onnx.defs.OpSchema.AttrType.FLOAT
     }
-    assert {*schema.attributes} - {*defaults} <= {*PLUGIN_ATTRIBUTES, "together"}, "what no kernel needs"
+    numbers = {*schema.attributes} - {*defaults}
+    assert numbers - {*operator["extents"]} <= {*PLUGIN_ATTRIBUTES, "together"}, "what no kernel needs"
+    assert {*operator["extents"]} == {name for name in numbers if schema.attributes[name].required}
     assert {name: np.float32(value) for name, value in operator["attributes"].items()} == defaults
 
 
@@ -103,7 +115,8 @@ def test_definition_takes_and_gives_the_shapes_of_the_letters(operator):
         helper.make_tensor_value_info(n, ELEMENTS[kind], shape(letters)) for n, kind, letters in operator["inputs"]
     ]
     outputs = [helper.make_tensor_value_info(name, ELEMENTS[kind], None) for name, kind, _ in operator["outputs"]]
-    node = helper.make_node(operator["name"], [i.name for i in infos], [o.name for o in outputs], domain=DOMAIN)
+    names, numbers = [o.name for o in outputs], {name: extents[letter] for name, letter in operator["extents"].items()}
+    node = helper.make_node(operator["name"], [i.name for i in infos], names, domain=DOMAIN, **numbers)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     graph = helper.make_graph([node], "g", infos, outputs)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -42,6 +42,7 @@ class LinearArgs(ctypes.Structure):
     """xlstm::cpu::LinearArgs."""
 
     _fields_ = [("type", _INT32), *_fields("inputs outputs", _INT64), *_fields("weight bias", _POINTER)]
+    _fields_ += [("groups", _INT64)]
 
 
 STATES = {"mlstm": "Cnm", "slstm": "ycnm"}
@@ -90,7 +91,7 @@ class CpuKernels:
         """x Wᵀ + b, all of the type with that index in `TYPES`."""
         assert self._library.xlstm_force_instruction_set(instruction_set.encode())
         outputs, inputs = weight.shape
-        layer = LinearArgs(dtype, inputs, outputs, weight.ctypes.data, None if bias is None else bias.ctypes.data)
+        layer = LinearArgs(dtype, inputs, outputs, weight.ctypes.data, None if bias is None else bias.ctypes.data, 1)
         packed = _POINTER(self._library.xlstm_linear_pack(ctypes.byref(layer)))
         y = np.full((len(x) + 1, outputs), np.nan, x.dtype)
         pointers = (_POINTER(x.ctypes.data), _POINTER(y.ctypes.data))

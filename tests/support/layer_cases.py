@@ -10,13 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xlstm_export.operators.eager_layers import (
-    causal_conv,
-    gated_head_norm,
-    mlstm_projections,
-    skip_gated_head_norm,
+from xlstm_export.operators import eager_layers as eager
+from xlstm_export.operators.names import (
+    ADD_LAYER_NORM,
+    ADD_RMS_NORM,
+    CAUSAL_CONV,
+    GATED_HEAD_NORM,
+    GEGLU,
+    HEAD_NORM,
+    MLSTM_HEADS,
+    MLSTM_PROJECTIONS,
+    SKIP_GATED_HEAD_NORM,
+    SLSTM_PROJECTIONS,
+    SOFT_CAP,
+    SWIGLU,
 )
-from xlstm_export.operators.names import CAUSAL_CONV, GATED_HEAD_NORM, MLSTM_PROJECTIONS, SKIP_GATED_HEAD_NORM
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -32,6 +40,8 @@ class LayerCase:
     outputs: tuple[str, ...]
     terms: int
     """Numbers that a sum has at most, whose rounding errors add up."""
+    typed: tuple[str, ...] = ()
+    """Names of what has the operator's type T; everything else is float32."""
     lengths: Tensor | None = None
     batch: int = 1
 
@@ -51,8 +61,7 @@ class LayerCase:
         sum, and by that of its own dtype and of what it is made of."""
         exact = {name: tensor.double() for name, tensor in self.tensors.items()}
         operator: Callable = OPERATORS[self.name]
-        given = () if self.name in (GATED_HEAD_NORM, SKIP_GATED_HEAD_NORM) else (self.lengths,)
-        keywords = {"lengths": given[0]} if given else {}
+        keywords = {"lengths": self.lengths} if self.name in HAVE_LENGTHS else {}
         reference = operator(*exact.values(), **self.attributes, **keywords)
         reference = (reference,) if isinstance(reference, Tensor) else reference
         for name, expected in zip(self.outputs, reference, strict=True):
@@ -68,11 +77,20 @@ class LayerCase:
 
 
 OPERATORS: dict[str, Callable] = {
-    CAUSAL_CONV: causal_conv,
-    MLSTM_PROJECTIONS: mlstm_projections,
-    GATED_HEAD_NORM: gated_head_norm,
-    SKIP_GATED_HEAD_NORM: skip_gated_head_norm,
+    CAUSAL_CONV: eager.causal_conv,
+    MLSTM_PROJECTIONS: eager.mlstm_projections,
+    SLSTM_PROJECTIONS: eager.slstm_projections,
+    MLSTM_HEADS: eager.mlstm_heads,
+    HEAD_NORM: eager.head_norm,
+    GATED_HEAD_NORM: eager.gated_head_norm,
+    SKIP_GATED_HEAD_NORM: eager.skip_gated_head_norm,
+    ADD_LAYER_NORM: eager.add_layer_norm,
+    ADD_RMS_NORM: eager.add_rms_norm,
+    GEGLU: eager.geglu,
+    SWIGLU: eager.swiglu,
+    SOFT_CAP: eager.soft_cap,
 }
+HAVE_LENGTHS = (CAUSAL_CONV, MLSTM_PROJECTIONS, SLSTM_PROJECTIONS, MLSTM_HEADS)
 
 
 def layer_case(name: str, seed: int, lengths: bool, dtype: str = "float32") -> LayerCase:
@@ -87,7 +105,7 @@ def layer_case(name: str, seed: int, lengths: bool, dtype: str = "float32") -> L
     common = dict(lengths=rows, batch=batch)
     if name == CAUSAL_CONV:
         dim, kernel = pick(1, 5, 16, 33, 260, 513), pick(1, 2, 4, 5)
-        tensors = {"x": normal(count, dim), "window": normal(batch, kernel - 1, dim)}
+        tensors = {"x": normal(count, dim + pick(0, 3)), "window": normal(batch, kernel - 1, dim)}
         tensors |= {"weight": normal(kernel, dim), "bias": normal(dim)}
         return LayerCase(name, tensors, {}, ("y", "window_next"), kernel + 4, **common)
     kind, heads = DTYPES[dtype], pick(1, 2, 4)
@@ -95,16 +113,38 @@ def layer_case(name: str, seed: int, lengths: bool, dtype: str = "float32") -> L
         width, groups = pick(1, 2, 4, 4, 8, 16), heads * pick(1, 2, 3, 5, 24)
         inner = groups * width
         together = pick(*(n for n in (1, 2, 4) if groups % n == 0))
-        tensors = {"x_conv": normal(count, inner), "x": normal(count, inner)}
+        tensors = {"x_conv": normal(count, inner), "x": normal(count, inner * pick(1, 2))}
         tensors |= {f"{one}_weight": normal(groups, width, width) * width**-0.5 for one in "qkv"}
         for gate in "if":
             tensors[f"{gate}_weight"] = (normal(heads, 3 * inner) * inner**-0.5).to(kind)
             tensors[f"{gate}_bias"] = normal(heads).to(kind)
-        return LayerCase(name, tensors, {"together": together}, tuple("qkvif"), 3 * inner + 4, **common)
+        typed = (*(n for n in tensors if n[0] in "if"), *"qkvif")
+        return LayerCase(name, tensors, {"together": together}, tuple("qkvif"), 3 * inner + 4, typed, **common)
     dim = pick(1, 3, 16, 40, 97)
+    if name == SLSTM_PROJECTIONS:
+        heads = pick(2, 4)
+        tensors = {"x_conv": normal(count, heads * dim), "x": normal(count, heads * dim)}
+        tensors |= {f"{gate}_weight": (normal(heads, dim, dim) * dim**-0.5).to(kind) for gate in "ifzo"}
+        typed = (*(f"{gate}_weight" for gate in "ifzo"), "gates")
+        return LayerCase(name, tensors, {"together": pick(1, 2)}, ("gates",), dim + 4, typed, **common)
+    if name == MLSTM_HEADS:
+        wide = pick(1, 8, 33)
+        tensors = {"x": normal(count, 2 * heads * (wide + dim)).to(kind), "gates": normal(count, 2 * heads).to(kind)}
+        numbers = {"heads": heads, "qk_head": wide, "v_head": dim}
+        return LayerCase(name, tensors, numbers, tuple("qkvifo"), 0, ("x", "gates", *"qkvif"), **common)
+    if name in (ADD_LAYER_NORM, ADD_RMS_NORM):
+        tensors = {"x": normal(count, dim), "y": normal(count, dim).to(kind), "weight": normal(dim)}
+        return LayerCase(name, tensors, {"eps": 1e-3}, ("normal", "x_next"), 32 * dim + 100, ("y",), batch=batch)
+    if name in (GEGLU, SWIGLU):
+        tensors = {"x": (normal(count, 2 * pick(1, 5, 33, 1030)) * pick(1, 10)).to(kind)}
+        return LayerCase(name, tensors, {}, ("y",), 16, ("x", "y"), batch=batch)
+    if name == SOFT_CAP:
+        tensors = {"x": (normal(batch, sequence, pick(1, 33, 1030)) * 30).to(kind)}
+        return LayerCase(name, tensors, {"cap": pick(0.5, 30.0)}, ("y",), 16, ("x",), batch=batch)
     tensors = {"h": normal(batch, sequence, heads, dim).to(kind), "weight": normal(heads, dim)}
-    tensors["gate"] = normal(count, heads * dim) * pick(1, 30)
+    if name != HEAD_NORM:
+        tensors["gate"] = normal(count, heads * dim * pick(1, 2)) * pick(1, 30)
     if name == SKIP_GATED_HEAD_NORM:
         tensors |= {"skip": normal(heads * dim), "x": normal(count, heads * dim)}
     # A head of few or nearly equal values: its deviation, which all is divided by, is rounded relative to the values.
-    return LayerCase(name, tensors, {"eps": 1e-3}, ("y",), 32 * dim + 100, batch=batch)
+    return LayerCase(name, tensors, {"eps": 1e-3}, ("y",), 32 * dim + 100, ("h",), batch=batch)

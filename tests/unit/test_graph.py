@@ -92,17 +92,18 @@ def test_only_products_with_weights_as_pytorch_stores_them_are_linear_layers(nod
     assert {key[1] for key in model.functions} == ({expected} if expected else set())
 
 
-def test_layers_of_the_same_rows_are_one_whose_outputs_are_split(export_variant):
+def test_layers_whose_outputs_the_graph_puts_side_by_side_are_one(export_variant):
     graph = load(export_variant("b-single")[2]).graph
     weights = {t.name: list(t.dims) for t in graph.initializer}
     # Gates are apart: quantisation leaves them alone.
     for name in ("q+k+v+ogate.weight", "igate+fgate.weight", "igate+fgate.bias"):
         assert f"blocks.0.mlstm.{name}" in weights, name
     assert not any(name.endswith((".q.weight", ".igate.bias", ".proj_up.weight")) for name in weights)
-    split = next(n for n in graph.node if n.name == "blocks.0.mlstm.q+k+v+ogate/Split")
-    assert list(split.output[:2]) == ["blocks.0.mlstm.q/Linear", "blocks.0.mlstm.k/Linear"]
-    sizes = onnx.numpy_helper.to_array(next(t for t in graph.initializer if t.name == split.input[1]))
-    assert sizes.sum() == weights["blocks.0.mlstm.q+k+v+ogate.weight"][0]
+    heads = next(n for n in graph.node if n.op_type == names.MLSTM_HEADS)
+    made = {n.output[0]: n.name for n in graph.node}
+    inputs = ["blocks.0.mlstm.q+k+v+ogate/Linear", "blocks.0.mlstm.igate+fgate/LinearWithBias"]
+    assert [made[name] for name in heads.input[:2]] == inputs
+    assert not {"Split", "Concat"} & {n.op_type for n in graph.node}
 
 
 def test_linked_weights_are_not_joined(export_variant):

@@ -7,12 +7,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from support.layer_cases import OPERATORS, layer_case
+from support.layer_cases import HAVE_LENGTHS, OPERATORS, layer_case
 
 from xlstm_export.operators import names, schemas
 
 TYPES = {"torch.float32": onnx.TensorProto.FLOAT, "torch.float16": onnx.TensorProto.FLOAT16}
-HAVE_LENGTHS = (names.CAUSAL_CONV, names.MLSTM_PROJECTIONS)
 SEEDS = range(6)
 
 
@@ -21,9 +20,9 @@ def run_definition(case):
     tensors = case.tensors | ({} if case.lengths is None else {"lengths": case.lengths})
     types = {name: TYPES.get(str(t.dtype), onnx.TensorProto.INT32) for name, t in tensors.items()}
     inputs = [onnx.helper.make_tensor_value_info(n, types[n], list(t.shape)) for n, t in tensors.items()]
-    half = "i_weight" in tensors and types["i_weight"] != onnx.TensorProto.FLOAT
-    kind = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
-    outputs = [onnx.helper.make_tensor_value_info(n, kind, None) for n in case.outputs]
+    kind = max((types[n] for n in case.typed if n in types), default=onnx.TensorProto.FLOAT)  # FLOAT is the least
+    kinds = {n: kind if n in case.typed else onnx.TensorProto.FLOAT for n in case.outputs}
+    outputs = [onnx.helper.make_tensor_value_info(n, kind, None) for n, kind in kinds.items()]
     node = onnx.helper.make_node(case.name, list(tensors), case.outputs, domain=names.DOMAIN, **case.attributes)
     functions = schemas.step_functions() if case.lengths is None else schemas.sequence_functions()
     opsets = [onnx.helper.make_opsetid("", names.OPSET), onnx.helper.make_opsetid(names.DOMAIN, 1)]

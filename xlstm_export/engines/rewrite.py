@@ -11,7 +11,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from ..operators.names import CELLS, DOMAIN, INT4_ROWS, INT8_ROWS, LINEARS, LOOKUPS, QUANTIZED_MATMUL
+from ..operators.names import CELLS, DOMAIN, INT4_ROWS, INT8_ROWS, LINEARS, LOOKUPS, QUANTIZED_MATMUL, SLSTM_PROJECTIONS
 from .targets import parse_version
 
 PLUGIN_FIRST = (10, 15)
@@ -79,8 +79,11 @@ def with_products_as_sums(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    weights = {tensor.name: tensor.data_type for tensor in copy.graph.initializer}
+    projections = [node for node in copy.graph.node if (node.domain, node.op_type) == (DOMAIN, SLSTM_PROJECTIONS)]
+    in_16_bits = any(weights[node.input[2]] != onnx.TensorProto.FLOAT for node in projections)
     for function in copy.functions:
-        if function.domain == DOMAIN:
+        if function.domain == DOMAIN and not (function.name == SLSTM_PROJECTIONS and in_16_bits):
             _rewrite(function, lambda _: True)
     types = {value.name: value.type.tensor_type.elem_type for value in copy.graph.value_info}
     _rewrite(copy.graph, lambda node: types[node.output[0]] == onnx.TensorProto.FLOAT)

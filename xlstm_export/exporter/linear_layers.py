@@ -35,7 +35,8 @@ def mark_linear_layers(model: ir.Model) -> None:
 
 
 def join_linear_layers(graph: ir.Graph, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Make one linear layer of those that multiply the same rows (q, k and v, say), and split what it gives.
+    """Make one linear layer of those that multiply the same rows (q, k and v, say), and split what it gives, unless the
+    graph puts just that side by side.
 
     A small model's step takes as long as its nodes, and each product wakes all threads.
 
@@ -58,6 +59,7 @@ def join_linear_layers(graph: ir.Graph, tensors: Mapping[str, LazyTensor]) -> di
                 weight.dtype,
                 tensors[str(weight.name)].dtype,
                 _weight_shape(graph, weight)[0] < _NARROW,
+                id(_side_by_side(node)),
             )
             together.setdefault(key, []).append(node)
     for nodes in together.values():
@@ -67,6 +69,9 @@ def join_linear_layers(graph: ir.Graph, tensors: Mapping[str, LazyTensor]) -> di
 
 
 def _join(graph: ir.Graph, nodes: Sequence[ir.Node], tensors: dict[str, LazyTensor]) -> None:
+    concat = _side_by_side(nodes[0])
+    if concat is not None:
+        nodes = sorted(nodes, key=lambda node: concat.inputs.index(node.outputs[0]))
     first, sizes = nodes[0], [_weight_shape(graph, node.inputs[1])[0] for node in nodes]
     kinds = zip(*(node.inputs[1:] for node in nodes), strict=True)
     joined = [_join_weights(graph, [value for value in values if value is not None], tensors) for values in kinds]
@@ -74,12 +79,22 @@ def _join(graph: ir.Graph, nodes: Sequence[ir.Node], tensors: dict[str, LazyTens
     layer = ir.node(first.op_type, [first.inputs[0], *joined], domain=DOMAIN, name=f"{base}/{first.op_type}")
     (rows,) = layer.outputs
     rows.name, rows.type = layer.name, first.outputs[0].type
+    if concat is not None and list(concat.inputs) == [node.outputs[0] for node in nodes]:
+        ir.convenience.replace_nodes_and_values(graph, concat, [*nodes, concat], [layer], concat.outputs, [rows])
+        return
     constants = sum(name.startswith("constants.") for name in graph.initializers)
     parts = add_integers(graph, f"constants.{constants}", sizes)
     split = ir.node("Split", [rows, parts], {"axis": -1}, num_outputs=len(nodes), name=f"{base}/Split")
     ir.convenience.replace_nodes_and_values(
         graph, first, nodes, [layer, split], [node.outputs[0] for node in nodes], split.outputs
     )
+
+
+def _side_by_side(node: ir.Node) -> ir.Node | None:
+    """What alone reads the layer's rows, and puts them beside others."""
+    uses = tuple(node.outputs[0].uses())
+    reader = uses[0].node if len(uses) == 1 else None
+    return reader if reader is not None and reader.op_type == "Concat" and reader.domain == "" else None
 
 
 def _join_weights(graph: ir.Graph, values: Sequence[ir.Value], tensors: dict[str, LazyTensor]) -> ir.Value:

@@ -74,12 +74,45 @@ def _mlstm_projections(  # type: ignore[no-untyped-def]
     )
 
 
+def _slstm_projections(x_conv, x, i_weight, f_weight, z_weight, o_weight, together, lengths=None):  # type: ignore[no-untyped-def]
+    weights = (i_weight, f_weight, z_weight, o_weight)
+    return _OURS.SLSTMProjections(x_conv, x, *weights, *_given(lengths), together=together)
+
+
+def _mlstm_heads(x, gates, heads, qk_head, v_head, lengths=None):  # type: ignore[no-untyped-def]
+    return _OURS.MLSTMHeads(x, gates, *_given(lengths), heads=heads, qk_head=qk_head, v_head=v_head, _outputs=6)
+
+
+def _head_norm(h, weight, eps):  # type: ignore[no-untyped-def]
+    return _OURS.HeadNorm(h, weight, eps=eps)
+
+
 def _gated_head_norm(h, weight, gate, eps):  # type: ignore[no-untyped-def]
     return _OURS.GatedHeadNorm(h, weight, gate, eps=eps)
 
 
 def _skip_gated_head_norm(h, weight, gate, skip, x, eps):  # type: ignore[no-untyped-def]
     return _OURS.SkipGatedHeadNorm(h, weight, gate, skip, x, eps=eps)
+
+
+def _add_layer_norm(x, y, weight, eps):  # type: ignore[no-untyped-def]
+    return _OURS.AddLayerNorm(x, y, weight, eps=eps, _outputs=2)
+
+
+def _add_rms_norm(x, y, weight, eps):  # type: ignore[no-untyped-def]
+    return _OURS.AddRMSNorm(x, y, weight, eps=eps, _outputs=2)
+
+
+def _geglu(x):  # type: ignore[no-untyped-def]
+    return _OURS.GEGLU(x)
+
+
+def _swiglu(x):  # type: ignore[no-untyped-def]
+    return _OURS.SwiGLU(x)
+
+
+def _soft_cap(x, cap):  # type: ignore[no-untyped-def]
+    return _OURS.SoftCap(x, cap=cap)
 
 
 def _valid_tokens(tokens, lengths=None):  # type: ignore[no-untyped-def]
@@ -194,8 +227,16 @@ def _translations() -> dict[Any, Any]:
         ops.slstm_cell.default: _slstm_cell,
         ops.causal_conv.default: _causal_conv,
         ops.mlstm_projections.default: _mlstm_projections,
+        ops.slstm_projections.default: _slstm_projections,
+        ops.mlstm_heads.default: _mlstm_heads,
+        ops.head_norm.default: _head_norm,
         ops.gated_head_norm.default: _gated_head_norm,
         ops.skip_gated_head_norm.default: _skip_gated_head_norm,
+        ops.add_layer_norm.default: _add_layer_norm,
+        ops.add_rms_norm.default: _add_rms_norm,
+        ops.geglu.default: _geglu,
+        ops.swiglu.default: _swiglu,
+        ops.soft_cap.default: _soft_cap,
         ops.valid_tokens.default: _valid_tokens,
         ops.last_positions.default: _last_positions,
     }

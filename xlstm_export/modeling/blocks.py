@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ..operators.eager import mlstm_cell, slstm_cell
-from ..operators.eager_layers import gated_head_norm, mlstm_projections, skip_gated_head_norm
+from ..operators.eager_layers import (
+    gated_head_norm,
+    mlstm_heads,
+    mlstm_projections,
+    skip_gated_head_norm,
+    slstm_projections,
+)
 from .architecture import Block, MLSTMBlock, MLSTMLargeBlock, SLSTMBlock
 from .layers import (
     BlockDiagonalLinear,
@@ -18,6 +24,7 @@ from .layers import (
     LayerNorm,
     Linear,
     RMSNorm,
+    added,
     block_diagonals,
     make_norm,
     parameter,
@@ -71,17 +78,17 @@ class MLSTMLayer(nn.Module):
 
     def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
         C, n, m, window = states
-        x_m, z = self.proj_up(x).to(self.compute).chunk(2, -1)
-        x_conv, window = self.conv(x_m, window, chunk)
+        up = self.proj_up(x).to(self.compute)  # what goes to the cell, and the output gate: each takes its half
+        x_conv, window = self.conv(up, window, chunk)
         project = self._project_narrow if self.q_proj.is_narrow and self.q_proj.bias is None else self._project
-        h, (C, n, m) = small_mlstm_cell(project(x_conv, x_m, chunk), (C, n, m), chunk.lengths)
-        y = skip_gated_head_norm(h, self.head_norm.by_head, z, self.skip, x_conv, self.head_norm.eps)
+        h, (C, n, m) = small_mlstm_cell(project(x_conv, up, chunk), (C, n, m), chunk.lengths)
+        y = skip_gated_head_norm(h, self.head_norm.by_head, up, self.skip, x_conv, self.head_norm.eps)
         return self.proj_down(y), (C, n, m, window)
 
     def _project(self, x_conv: Tensor, x: Tensor, chunk: Chunk) -> tuple[Tensor, ...]:
         """q, k, v (B, S, H, DH) and i, f (B, S, H)."""
         heads = (chunk.batch, chunk.sequence, self.heads)
-        q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x)
+        q, k, v = self.q_proj(x_conv), self.k_proj(x_conv), self.v_proj(x[:, : x_conv.shape[1]])
         qkv = torch.cat([q, k, v], -1)
         gates = (gate(qkv).reshape(heads) for gate in (self.igate, self.fgate))
         return *(part.reshape(*heads, self.head_dim) for part in (q, k, v)), *gates
@@ -128,13 +135,21 @@ class SLSTMLayer(nn.Module):
         if self.conv is not None:
             x_conv, window = self.conv(x, rest[0], chunk)
             rest = [window]
-        early, late = block_diagonals(x_conv, self.igate, self.fgate), block_diagonals(x, self.zgate, self.ogate)
-        gates = torch.cat([early, late], 1).to(self.igate.out_dtype)
-        gates = gates.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
+        gates = self._project(x_conv, x, chunk)
         hidden, y, c, n, m = slstm_cell(
             gates, self.R, self.b, y, c, n, m, forget_clamp=self.forget_clamp, lengths=chunk.lengths
         )
         return self.head_norm(hidden), (y, c, n, m, *rest)
+
+    def _project(self, x_conv: Tensor, x: Tensor, chunk: Chunk) -> Tensor:
+        """(B, S, 4, H, DH)."""
+        gates = (self.igate, self.fgate, self.zgate, self.ogate)
+        weights = [gate.weight for gate in gates]
+        if self.heads > 1 and weights[0].dtype == self.igate.out_dtype:
+            return slstm_projections(x_conv, x, *weights, together=self.igate.together, lengths=chunk.lengths)
+        early, late = block_diagonals(x_conv, *gates[:2]), block_diagonals(x, *gates[2:])
+        joined = torch.cat([early, late], 1).to(self.igate.out_dtype)
+        return joined.reshape(chunk.batch, chunk.sequence, 4, self.heads, self.head_dim)
 
 
 class MLSTMLargeLayer(nn.Module):
@@ -143,7 +158,7 @@ class MLSTMLargeLayer(nn.Module):
     def __init__(self, dim: int, spec: MLSTMLargeBlock, dtypes: Dtypes):
         super().__init__()
         heads = spec.num_heads
-        self.spec, self.compute = spec, dtypes.compute
+        self.spec = spec
         self.qk_head, self.v_head = spec.qk_dim // heads, spec.v_dim // heads
         self.q = Linear(dim, spec.qk_dim, spec.bias, dtypes)
         self.k = Linear(dim, spec.qk_dim, spec.bias, dtypes)
@@ -156,13 +171,12 @@ class MLSTMLargeLayer(nn.Module):
         self.state_shapes = {"C": (heads, self.qk_head, self.v_head), "n": (heads, self.qk_head), "m": (heads,)}
 
     def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
-        heads = (chunk.batch, chunk.sequence, self.spec.num_heads)
+        inputs = torch.cat([self.q(x), self.k(x), self.v(x), self.ogate(x)], -1)
+        gates = torch.cat([self.igate(x), self.fgate(x)], -1)
+        heads, widths = self.spec.num_heads, (self.qk_head, self.v_head)
+        *inputs, gate = mlstm_heads(inputs, gates, heads, *widths, lengths=chunk.lengths)
         h, *states = mlstm_cell(
-            self.q(x).reshape(*heads, self.qk_head),
-            self.k(x).reshape(*heads, self.qk_head),
-            self.v(x).reshape(*heads, self.v_head),
-            self.igate(x).reshape(heads),
-            self.fgate(x).reshape(heads),
+            *inputs,
             *states,
             q_scale=self.qk_head**-0.5,
             k_scale=1.0,
@@ -170,7 +184,6 @@ class MLSTMLargeLayer(nn.Module):
             eps=self.spec.cell_eps,
             lengths=chunk.lengths,
         )
-        gate = self.ogate(x).to(self.compute)
         if self.head_norm.bias is None:
             y = gated_head_norm(h, self.head_norm.by_head, gate, self.head_norm.eps)
         else:
@@ -213,8 +226,17 @@ class ResidualBlock(nn.Module):
         return {f"{self.layer_name}.{name}": shape for name, shape in layer.state_shapes.items()}
 
     def forward(self, x: Tensor, states: States, chunk: Chunk) -> tuple[Tensor, States]:
-        y, states = getattr(self, self.layer_name)(self.norm(x), states, chunk)
-        x = x + y.to(x.dtype)
+        x, y, states = self.advance(x, None, states, chunk)
+        return added(x, y), states
+
+    def advance(self, x: Tensor, y: Tensor | None, states: States, chunk: Chunk) -> tuple[Tensor, Tensor, States]:
+        """The block for x + y, where y is what the block before adds to x: adding and normalising are one operator.
+
+        Returns the residual stream, what is still to be added to it, and the next states.
+        """
+        x, normal = self.norm(x, y)
+        y, states = getattr(self, self.layer_name)(normal, states, chunk)
         if self.ffn is not None:
-            x = x + self.ffn(self.ffn_norm(x)).to(x.dtype)
-        return x, states
+            x, normal = self.ffn_norm(x, y)
+            y = self.ffn(normal)
+        return x, y, states

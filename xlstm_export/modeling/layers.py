@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..operators.eager_layers import causal_conv
+from ..operators.eager_layers import add_layer_norm, add_rms_norm, causal_conv, geglu, head_norm, soft_cap, swiglu
 from .architecture import Activation, Norm
 from .architecture import FeedForward as FeedForwardSpec
 
@@ -87,16 +87,16 @@ class Embedding(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits, soft-capped when asked: cap * tanh(W x / cap). Input (N, D), output (N, V) in the compute dtype."""
+    """Logits, soft-capped when asked: cap * tanh(W x / cap). Input (B * S, D), output (B, S, V), compute dtype."""
 
     def __init__(self, weight: nn.Parameter, soft_cap: float, dtypes: Dtypes):
         super().__init__()
         self.weight = weight
         self.soft_cap, self.compute = soft_cap, dtypes.compute
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits = F.linear(x.to(self.weight.dtype), self.weight).to(self.compute)
-        return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
+    def forward(self, x: Tensor, batch: int, sequence: int) -> Tensor:
+        logits = F.linear(x.to(self.weight.dtype), self.weight).reshape(batch, sequence, -1)
+        return (soft_cap(logits, self.soft_cap) if self.soft_cap else logits).to(self.compute)
 
 
 class PatchProjection(nn.Module):
@@ -171,7 +171,10 @@ def block_diagonals(x: Tensor, *layers: BlockDiagonalLinear) -> Tensor:
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * weight (+ bias). Input (N, D) of any dtype, output in the compute dtype."""
+    """(x - mean) / sqrt(var + eps) * weight (+ bias), of x (N, D) or of x + y, where y has any dtype.
+
+    Returns x (+ y), and its norm in the compute dtype.
+    """
 
     def __init__(self, dim: int, eps: float, bias: bool, dtypes: Dtypes):
         super().__init__()
@@ -179,12 +182,19 @@ class LayerNorm(nn.Module):
         self.bias = parameter(dim, dtype=dtypes.compute) if bias else None
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.bias, self.eps)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if y is not None and self.bias is None and x.dtype == self.weight.dtype:
+            normal, x = add_layer_norm(x, y, self.weight, self.eps)
+            return x, normal
+        x = added(x, y)
+        return x, F.layer_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight (+ bias). Input (N, D) of any dtype, output in the compute dtype."""
+    """x / sqrt(mean(x^2) + eps) * weight (+ bias), of x (N, D) or of x + y, where y has any dtype.
+
+    Returns x (+ y), and its norm in the compute dtype.
+    """
 
     def __init__(self, dim: int, eps: float, bias: bool, dtypes: Dtypes):
         super().__init__()
@@ -192,11 +202,20 @@ class RMSNorm(nn.Module):
         self.bias = parameter(dim, dtype=dtypes.compute) if bias else None
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if y is not None and self.bias is None and x.dtype == self.weight.dtype:
+            normal, x = add_rms_norm(x, y, self.weight, self.eps)
+            return x, normal
+        x = added(x, y)
+        wide = x.to(self.weight.dtype)
         # Written as ONNX Runtime's fusion to one normalisation kernel expects it.
-        y = x / torch.sqrt(x.pow(2.0).mean(-1, keepdim=True) + self.eps) * self.weight
-        return y if self.bias is None else y + self.bias
+        normal = wide / torch.sqrt(wide.pow(2.0).mean(-1, keepdim=True) + self.eps) * self.weight
+        return x, normal if self.bias is None else normal + self.bias
+
+
+def added(x: Tensor, y: Tensor | None) -> Tensor:
+    """The residual stream, and what a layer adds to it."""
+    return x if y is None else x + y.to(x.dtype)
 
 
 def make_norm(kind: Norm, dim: int, eps: float, bias: bool, dtypes: Dtypes) -> nn.Module:
@@ -223,15 +242,15 @@ class HeadNorm(nn.Module):
         return self.weight.reshape(self.heads, -1)
 
     def forward(self, h: Tensor) -> Tensor:
-        y = F.layer_norm(h.to(self.weight.dtype), (h.shape[-1],), eps=self.eps)
-        y = y.reshape(-1, self.weight.shape[0]) * self.weight
+        y = head_norm(h, self.by_head, self.eps)
         return y if self.bias is None else y + self.bias
 
 
 class CausalConv(nn.Module):
     """Depthwise causal convolution with its window as state, then SiLU.
 
-    Input x (N, D) and window (B, K - 1, D), the newest last; output (N, D) and the next window, compute dtype.
+    Input x (N, X), whose first D columns count, and window (B, K - 1, D), the newest last; output (N, D) and the next
+    window, compute dtype.
     Upstream keeps K columns, of which the first is dead after each shift.
     """
 
@@ -265,10 +284,14 @@ class FeedForward(nn.Module):
             self.proj_gate = Linear(dim, spec.hidden_dim, spec.bias, dtypes)
             self.proj_up = Linear(dim, spec.hidden_dim, spec.bias, dtypes)
         self.proj_down = Linear(spec.hidden_dim, dim, spec.bias, dtypes)
-        self.fused = spec.fused_gate_up
-        self.activation = _ACTIVATIONS[spec.activation]
+        self.fused, self.activation = spec.fused_gate_up, spec.activation
         self.compute = dtypes.compute
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.proj_gate_up(x).chunk(2, -1) if self.fused else (self.proj_gate(x), self.proj_up(x))
-        return self.proj_down(self.activation(gate.to(self.compute)) * up.to(self.compute))
+        gate_up = self.proj_gate_up(x) if self.fused else torch.cat([self.proj_gate(x), self.proj_up(x)], -1)
+        if self.activation == "gelu":
+            return self.proj_down(geglu(gate_up))
+        if self.activation == "swish":
+            return self.proj_down(swiglu(gate_up))
+        gate, up = gate_up.to(self.compute).chunk(2, -1)
+        return self.proj_down(_ACTIVATIONS[self.activation](gate) * up)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..operators.eager_layers import last_positions, valid_tokens
 from .architecture import Architecture
 from .blocks import ResidualBlock
-from .layers import FLOAT32, Chunk, Dtypes, Embedding, Head, PatchProjection, make_norm, parameter
+from .layers import FLOAT32, Chunk, Dtypes, Embedding, Head, PatchProjection, added, make_norm, parameter
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,21 @@ class Model(nn.Module):
             if self.architecture.patches:
                 x = self.patch_in(x)
         next_states: list[Tensor] = []
+        y: Tensor | None = None  # what the last block adds to x
         for block, count in zip(self.blocks, self._state_counts, strict=True):
+            assert isinstance(block, ResidualBlock)
             at = len(next_states)
-            x, block_states = block(x, states[at : at + count], chunk)
+            x, y, block_states = block.advance(x, y, states[at : at + count], chunk)
             next_states += block_states
         outputs = chunk.sequence
         if lengths is not None and not self.all_positions:  # the norm and the head are the most work a position
-            x, outputs = last_positions(x, lengths), 1
+            x, y, outputs = last_positions(added(x, y), lengths), None, 1
         if self.norm is not None:
-            x = self.norm(x)
+            _, x = self.norm(x, y)
+        else:
+            x = added(x, y)
         if self.architecture.gives_logits:
-            x = self.head(x)
-        elif self.architecture.patches:
+            return self.head(x, chunk.batch, outputs), *next_states
+        if self.architecture.patches:
             x = self.patch_out(x)
         return x.reshape(chunk.batch, outputs, x.shape[-1]), *next_states

@@ -7,9 +7,12 @@ CAUSAL_CONV_STEP = """
 <opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "Depthwise causal convolution, then SiLU, one step">
 CausalConv (x, window, weight, bias) => (y, window_next)
 {
+    zero = Constant <value_ints: ints = [0]> ()
     first = Constant <value_ints: ints = [1]> ()
     past = Constant <value_ints: ints = [9223372036854775807]> ()
-    column = Unsqueeze (x, first)
+    width = Shape (bias)
+    x_own = Slice (x, zero, width, first)
+    column = Unsqueeze (x_own, first)
     columns = Concat <axis: int = 1> (window, column)
     weighted = Mul (columns, weight)
     sum = ReduceSum <keepdims: int = 0> (weighted, first)
@@ -34,10 +37,12 @@ CausalConv (x, window, weight, bias, lengths) => (y, window_next)
     width = Shape (bias)
     kernel_size = Shape <start: int = 0, end: int = 1> (weight)
     kernel = Squeeze (kernel_size)
+    none = Constant <value_ints: ints = [0]> ()
     rows_shape = Concat <axis: int = 0> (batch_size, rest, width)
     flat_shape = Concat <axis: int = 0> (rest, width)
 
-    x_rows = Reshape (x, rows_shape)
+    x_own = Slice (x, none, width, first)
+    x_rows = Reshape (x_own, rows_shape)
     columns = Concat <axis: int = 1> (window, x_rows)
     sequence_size = Shape <start: int = 1, end: int = 2> (x_rows)
     sequence = Squeeze (sequence_size)
@@ -63,109 +68,6 @@ CausalConv (x, window, weight, bias, lengths) => (y, window_next)
 }
 """
 
-
-def _block_diagonal(name: str, x: str) -> str:
-    """Projection `name` of x: its narrow blocks on the diagonals of wider ones, one batch of small products."""
-    return f"""
-    {name}_blocks = Transpose <perm: ints = [0, 2, 1]> ({name}_weight)
-    {name}_narrow = Reshape ({name}_blocks, narrow_shape)
-    {name}_diagonal = Mul ({name}_narrow, diagonal)
-    {name}_wide = Reshape ({name}_diagonal, wide_shape)
-    {name}_grouped = MatMul ({x}_groups, {name}_wide)
-    {name}_rows = Transpose <perm: ints = [1, 0, 2]> ({name}_grouped)
-    {name}_flat = Reshape ({name}_rows, flat_shape)
-    {name}_all = CastLike ({name}_flat, i_weight)
-"""
-
-
-def _gate(name: str) -> str:
-    """Pre-activations of one gate. Accumulated in float32: ONNX Runtime has no bfloat16 product on a CPU.
-
-    A `MatMul`, which `engines/rewrite.py` makes into sums where TensorRT-RTX has no float32 product.
-    """
-    return f"""
-    {name}_weight_float = Cast <to: int = 1> ({name}_weight)
-    {name}_weight_columns = Transpose <perm: ints = [1, 0]> ({name}_weight_float)
-    {name}_bias_float = Cast <to: int = 1> ({name}_bias)
-    {name}_product = MatMul (qkv_float, {name}_weight_columns)
-    {name}_float = Add ({name}_product, {name}_bias_float)
-    {name}_all = CastLike ({name}_float, {name}_weight)
-"""
-
-
-_PROJECTIONS = f"""
-    zero = Constant <value_ints: ints = [0]> ()
-    one = Constant <value_ints: ints = [1]> ()
-    rest = Constant <value_ints: ints = [-1]> ()
-    flat_shape = Constant <value_ints: ints = [0, -1]> ()
-    first = Constant <value_int: int = 0> ()
-    stride = Constant <value_int: int = 1> ()
-    row_axes = Constant <value_ints: ints = [1, 2, 3]> ()
-    column_axes = Constant <value_ints: ints = [0, 1, 3]> ()
-
-    together_count = Constant <value_int: int = @together> ()
-    together_size = Reshape (together_count, one)
-    width = Shape <start: int = 2, end: int = 3> (q_weight)
-    wide = Mul (together_size, width)
-    narrow_shape = Concat <axis: int = 0> (rest, together_size, width, one, width)
-    wide_shape = Concat <axis: int = 0> (rest, wide, wide)
-    places = Range (first, together_count, stride)
-    row = Unsqueeze (places, row_axes)
-    column = Unsqueeze (places, column_axes)
-    on_diagonal = Equal (row, column)
-    diagonal = CastLike (on_diagonal, q_weight)
-
-    groups_shape = Concat <axis: int = 0> (zero, rest, wide)
-    x_conv_split = Reshape (x_conv, groups_shape)
-    x_conv_groups = Transpose <perm: ints = [1, 0, 2]> (x_conv_split)
-    x_split = Reshape (x, groups_shape)
-    x_groups = Transpose <perm: ints = [1, 0, 2]> (x_split)
-    {_block_diagonal("q", "x_conv")}
-    {_block_diagonal("k", "x_conv")}
-    {_block_diagonal("v", "x")}
-
-    qkv = Concat <axis: int = 1> (q_all, k_all, v_all)
-    qkv_float = Cast <to: int = 1> (qkv)
-    {_gate("i")}
-    {_gate("f")}
-    heads = Shape (i_bias)
-"""
-
-_BY_HEADS = """
-    q = Reshape (q_all, head_shape)
-    k = Reshape (k_all, head_shape)
-    v = Reshape (v_all, head_shape)
-    i = Reshape (i_all, gate_shape)
-    f = Reshape (f_all, gate_shape)
-"""
-
-MLSTM_PROJECTIONS_STEP = f"""
-<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "Inputs of an mLSTM cell, one step">
-MLSTMProjections <together: int = 1>
-    (x_conv, x, q_weight, k_weight, v_weight, i_weight, i_bias, f_weight, f_bias) => (q, k, v, i, f)
-{{
-    {_PROJECTIONS}
-    head_shape = Concat <axis: int = 0> (zero, one, heads, rest)
-    gate_shape = Constant <value_ints: ints = [0, 1, -1]> ()
-    {_BY_HEADS}
-}}
-"""
-
-MLSTM_PROJECTIONS_SEQUENCE = f"""
-<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "Inputs of an mLSTM cell, S positions">
-MLSTMProjections <together: int = 1>
-    (x_conv, x, q_weight, k_weight, v_weight, i_weight, i_bias, f_weight, f_bias, lengths) => (q, k, v, i, f)
-{{
-    {_PROJECTIONS}
-    batch = Shape (lengths)
-    groups = Shape <start: int = 0, end: int = 1> (q_weight)
-    inner = Mul (groups, width)
-    head_width = Div (inner, heads)
-    head_shape = Concat <axis: int = 0> (batch, rest, heads, head_width)
-    gate_shape = Concat <axis: int = 0> (batch, rest, heads)
-    {_BY_HEADS}
-}}
-"""
 
 _FOUND = """
     zero = Constant <value_int: int = 0> ()
@@ -228,9 +130,32 @@ _HEAD_NORM = """
     h_float = Cast <to: int = 1> (h)
     h_normal = LayerNormalization <axis: int = -1, epsilon: float = @eps> (h_float, scale)
     h_weighted = Mul (h_normal, weight)
-    gate_shape = Shape (gate)
-    h_all = Reshape (h_weighted, gate_shape)
-    gate_sigmoid = Sigmoid (gate)
+"""
+
+_GATE = """
+    rest = Constant <value_ints: ints = [-1]> ()
+    last_axis = Constant <value_ints: ints = [1]> ()
+    past = Constant <value_ints: ints = [9223372036854775807]> ()
+    size = Size (weight)
+    width = Reshape (size, rest)
+    flat_shape = Concat <axis: int = 0> (rest, width)
+    h_all = Reshape (h_weighted, flat_shape)
+    width_before = Neg (width)
+    gate_own = Slice (gate, width_before, past, last_axis)
+    gate_sigmoid = Sigmoid (gate_own)
+"""
+
+HEAD_NORM = f"""
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "Norm of each head">
+HeadNorm <eps: float = 1e-5> (h, weight) => (y)
+{{
+    {_HEAD_NORM}
+    rest = Constant <value_ints: ints = [-1]> ()
+    size = Size (weight)
+    width = Reshape (size, rest)
+    flat_shape = Concat <axis: int = 0> (rest, width)
+    y = Reshape (h_weighted, flat_shape)
+}}
 """
 
 GATED_HEAD_NORM = f"""
@@ -238,6 +163,7 @@ GATED_HEAD_NORM = f"""
 GatedHeadNorm <eps: float = 1e-6> (h, weight, gate) => (y)
 {{
     {_HEAD_NORM}
+    {_GATE}
     y = Mul (gate_sigmoid, h_all)
 }}
 """
@@ -247,9 +173,77 @@ SKIP_GATED_HEAD_NORM = f"""
 SkipGatedHeadNorm <eps: float = 1e-5> (h, weight, gate, skip, x) => (y)
 {{
     {_HEAD_NORM}
+    {_GATE}
     skipped = Mul (skip, x)
     sum = Add (h_all, skipped)
-    gate_silu = Mul (gate, gate_sigmoid)
+    gate_silu = Mul (gate_own, gate_sigmoid)
     y = Mul (sum, gate_silu)
 }}
 """
+
+_ADD = """
+    y_float = Cast <to: int = 1> (y)
+    x_next = Add (x, y_float)
+"""
+
+ADD_LAYER_NORM = f"""
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "x + y, and its layer norm">
+AddLayerNorm <eps: float = 1e-5> (x, y, weight) => (normal, x_next)
+{{
+    {_ADD}
+    normal = LayerNormalization <axis: int = -1, epsilon: float = @eps> (x_next, weight)
+}}
+"""
+
+# The norm as ONNX Runtime's fusion to one kernel expects it.
+ADD_RMS_NORM = f"""
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "x + y, and its root mean square norm">
+AddRMSNorm <eps: float = 1e-6> (x, y, weight) => (normal, x_next)
+{{
+    {_ADD}
+    two = Constant <value_float: float = 2.0> ()
+    least = Constant <value_float: float = @eps> ()
+    last_axis = Constant <value_ints: ints = [-1]> ()
+    squares = Pow (x_next, two)
+    mean = ReduceMean (squares, last_axis)
+    sum = Add (mean, least)
+    root = Sqrt (sum)
+    scaled = Div (x_next, root)
+    normal = Mul (scaled, weight)
+}}
+"""
+
+
+SOFT_CAP = """
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "cap tanh(x / cap)">
+SoftCap <cap: float = 30.0> (x) => (y)
+{
+    x_float = Cast <to: int = 1> (x)
+    most = Constant <value_float: float = @cap> ()
+    share = Div (x_float, most)
+    bounded = Tanh (share)
+    y = Mul (bounded, most)
+}
+"""
+
+
+def _gated_linear_unit(name: str, doc: str, active: str) -> str:
+    return f"""
+<opset_import: ["" : 21], domain: "ai.xlstm", doc_string: "{doc}"> {name} (x) => (y)
+{{
+    gate, up = Split <axis: int = -1, num_outputs: int = 2> (x)
+    gate_float = Cast <to: int = 1> (gate)
+    up_float = Cast <to: int = 1> (up)
+    {active}
+    product = Mul (active, up_float)
+    y = CastLike (product, x)
+}}
+"""
+
+
+GEGLU = _gated_linear_unit("GEGLU", "GELU of the first half, times the second", "active = Gelu (gate_float)")
+SWIGLU = _gated_linear_unit(
+    "SwiGLU",
+    "SiLU of the first half, times the second",
+    "sigmoid = Sigmoid (gate_float) active = Mul (gate_float, sigmoid)",
+)

@@ -10,18 +10,26 @@ from __future__ import annotations
 import onnx
 from onnx.defs import OpSchema
 
-from . import definitions, layer_definitions, linear_attention
+from . import definitions, layer_definitions, linear_attention, projection_definitions
 from .names import (
+    ADD_LAYER_NORM,
+    ADD_RMS_NORM,
     CAUSAL_CONV,
     CELLS,
     DOMAIN,
     GATED_HEAD_NORM,
+    GEGLU,
+    HEAD_NORM,
     LAST_POSITIONS,
     MLSTM_CELL,
+    MLSTM_HEADS,
     MLSTM_PROJECTIONS,
     PLUGIN_ATTRIBUTES,
     SKIP_GATED_HEAD_NORM,
     SLSTM_CELL,
+    SLSTM_PROJECTIONS,
+    SOFT_CAP,
+    SWIGLU,
     VALID_TOKENS,
     VERSION,
     Definitions,
@@ -32,16 +40,29 @@ _TC = ("TC", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "the memo
 _TR = ("TR", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "recurrent weights: T or float")
 
 
+_OF_ANY_POSITIONS = (
+    layer_definitions.HEAD_NORM,
+    layer_definitions.GATED_HEAD_NORM,
+    layer_definitions.SKIP_GATED_HEAD_NORM,
+    layer_definitions.ADD_LAYER_NORM,
+    layer_definitions.ADD_RMS_NORM,
+    layer_definitions.GEGLU,
+    layer_definitions.SWIGLU,
+    layer_definitions.SOFT_CAP,
+)
+
+
 def step_functions() -> dict[str, onnx.FunctionProto]:
     """The definitions for one step without `lengths`, by operator name."""
     return _parse(
         definitions.MLSTM_STEP,
         definitions.SLSTM_STEP,
         layer_definitions.CAUSAL_CONV_STEP,
-        layer_definitions.MLSTM_PROJECTIONS_STEP,
-        layer_definitions.GATED_HEAD_NORM,
-        layer_definitions.SKIP_GATED_HEAD_NORM,
+        projection_definitions.MLSTM_PROJECTIONS_STEP,
+        projection_definitions.SLSTM_PROJECTIONS_STEP,
+        projection_definitions.MLSTM_HEADS_STEP,
         layer_definitions.VALID_TOKENS_STEP,
+        *_OF_ANY_POSITIONS,
     )
 
 
@@ -51,11 +72,12 @@ def sequence_functions() -> dict[str, onnx.FunctionProto]:
         definitions.MLSTM_SEQUENCE,
         definitions.SLSTM_SEQUENCE,
         layer_definitions.CAUSAL_CONV_SEQUENCE,
-        layer_definitions.MLSTM_PROJECTIONS_SEQUENCE,
-        layer_definitions.GATED_HEAD_NORM,
-        layer_definitions.SKIP_GATED_HEAD_NORM,
+        projection_definitions.MLSTM_PROJECTIONS_SEQUENCE,
+        projection_definitions.SLSTM_PROJECTIONS_SEQUENCE,
+        projection_definitions.MLSTM_HEADS_SEQUENCE,
         layer_definitions.VALID_TOKENS_SEQUENCE,
         layer_definitions.LAST_POSITIONS,
+        *_OF_ANY_POSITIONS,
     )
 
 
@@ -108,9 +130,18 @@ def _parameters(kind: OpSchema.FormalParameterOption, spec: str) -> list[OpSchem
 
 
 def _schema(
-    name: str, doc: str, inputs: str, outputs: str, constraints: list, values: dict[str, float], optional: str = ""
+    name: str,
+    doc: str,
+    inputs: str,
+    outputs: str,
+    constraints: list,
+    values: dict[str, float],
+    optional: str = "",
+    numbers: tuple[str, ...] = (),
 ) -> OpSchema:
+    """`values`: of attributes that a node may leave out; `numbers`: integers that it has to say."""
     attributes = [OpSchema.Attribute(key, onnx.helper.make_attribute(key, value)) for key, value in values.items()]
+    attributes += [OpSchema.Attribute(key, OpSchema.AttrType.INT, "", required=True) for key in numbers]
     if name in CELLS:
         attributes += [OpSchema.Attribute(key, onnx.helper.make_attribute(key, "")) for key in PLUGIN_ATTRIBUTES]
     return OpSchema(
@@ -158,7 +189,7 @@ def _layer_schemas() -> tuple[OpSchema, ...]:
     return (
         _schema(
             CAUSAL_CONV,
-            "Depthwise causal convolution, then SiLU: x, y (N,D), window (B,K-1,D), weight (K,D), bias (D).",
+            "Depthwise causal convolution of x[:, :D], then SiLU: x (N,X), y (N,D), window (B,K-1,D), weight (K,D).",
             "x:float window:float weight:float bias:float",
             "y:float window_next:float",
             [],
@@ -167,7 +198,7 @@ def _layer_schemas() -> tuple[OpSchema, ...]:
         ),
         _schema(
             MLSTM_PROJECTIONS,
-            "Inputs of an mLSTM cell: x_conv, x (N,I), weights (G,W,W), of gates (H,3I), (H).",
+            "Inputs of an mLSTM cell from x_conv (N,I) and x[:, :I] (N,X): weights (G,W,W), of gates (H,3I), (H).",
             "x_conv:float x:float q_weight:float k_weight:float v_weight:float i_weight:T i_bias:T f_weight:T f_bias:T",
             "q:T k:T v:T i:T f:T",
             [_T],
@@ -175,8 +206,35 @@ def _layer_schemas() -> tuple[OpSchema, ...]:
             _LENGTHS,
         ),
         _schema(
+            SLSTM_PROJECTIONS,
+            "Inputs of an sLSTM cell: x_conv, x (N,H D), weights (H,D,D) [head, out, in], gates (B,S,4,H,D).",
+            "x_conv:float x:float i_weight:T f_weight:T z_weight:T o_weight:T",
+            "gates:T",
+            [_T],
+            {"together": 1},
+            _LENGTHS,
+        ),
+        _schema(
+            MLSTM_HEADS,
+            "Inputs of an mLSTM cell from x (N,[q,k,v,o]) and gates (N,[i,f]), and its output gate o (N,H V).",
+            "x:T gates:T",
+            "q:T k:T v:T i:T f:T o:float",
+            [_T],
+            {},
+            _LENGTHS,
+            numbers=("heads", "qk_head", "v_head"),
+        ),
+        _schema(
+            HEAD_NORM,
+            "Norm of each head: h (B,S,H,D), weight (H,D), y (N,H D).",
+            "h:T weight:float",
+            "y:float",
+            [_T],
+            {"eps": 1e-5},
+        ),
+        _schema(
             GATED_HEAD_NORM,
-            "Sigmoid of gate times the norm of each head: h (B,S,H,D), weight (H,D), gate, y (N,H D).",
+            "Sigmoid of gate[:, -H D:] times the norm of each head: h (B,S,H,D), weight (H,D), gate (N,Z), y (N,H D).",
             "h:T weight:float gate:float",
             "y:float",
             [_T],
@@ -184,12 +242,28 @@ def _layer_schemas() -> tuple[OpSchema, ...]:
         ),
         _schema(
             SKIP_GATED_HEAD_NORM,
-            "(norm of each head + skip x) SiLU(gate): h (B,S,H,D), weight (H,D), gate, x, y (N,H D), skip (H D).",
+            "(norm of each head + skip x) SiLU(gate[:, -H D:]): h (B,S,H,D), weight (H,D), gate (N,Z), x, y (N,H D).",
             "h:T weight:float gate:float skip:float x:float",
             "y:float",
             [_T],
             {"eps": 1e-5},
         ),
+        *(
+            _schema(
+                name,
+                f"x + y, and its {kind} norm: x, y, normal, x_next (N,D), weight (D).",
+                "x:float y:T weight:float",
+                "normal:float x_next:float",
+                [_T],
+                {"eps": eps},
+            )
+            for name, kind, eps in ((ADD_LAYER_NORM, "layer", 1e-5), (ADD_RMS_NORM, "root mean square", 1e-6))
+        ),
+        *(
+            _schema(name, f"{kind} of x[:, :F], times x[:, F:]: x (N,2F), y (N,F).", "x:T", "y:T", [_T], {})
+            for name, kind in ((GEGLU, "GELU"), (SWIGLU, "SiLU"))
+        ),
+        _schema(SOFT_CAP, "cap tanh(x / cap): x, y (B,S,V).", "x:T", "y:float", [_T], {"cap": 30.0}),
         _schema(
             VALID_TOKENS,
             "Tokens (B,S) with 0 for the padding, of which there must be one at least.",

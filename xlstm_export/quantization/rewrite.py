@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ..operators.constants import add_integers
 from ..operators.lookups import lookup_function, lookup_name
-from ..operators.names import DOMAIN, LINEARS, QUANTIZED_MATMUL
+from ..operators.names import ADD_LAYER_NORM, ADD_RMS_NORM, DOMAIN, LINEARS, QUANTIZED_MATMUL
 from ..operators.products import has_product, product_function
 from .sites import Site
 
@@ -115,7 +115,7 @@ def _finish(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
     """
     out, name = node.outputs[0], node.name
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    added = [use for use, _ in out.uses() if use.op_type == "Add"]
+    added = [use for use, _ in out.uses() if use.op_type in ("Add", ADD_LAYER_NORM, ADD_RMS_NORM)]
     if (bias is not None or added) and out.shape is not None:
         same = add_integers(graph, f"{name}/same", [0] * (len(out.shape) - 1) + [-1])
         result = _insert(graph, node, "Reshape", [result, same], f"{name}/Reshape", out.dtype, out.shape)

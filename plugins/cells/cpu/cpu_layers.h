@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cells/cpu/cpu_cells.h"
+#include "cells/cpu/linear.h"
 #include "cells/layers.h"
 
 namespace xlstm::cpu {
@@ -13,7 +14,14 @@ namespace xlstm::cpu {
 // bits, whatever `parallel_for` does, and each position what it gets alone.
 void causal_conv(const CausalConvArgs& args, const ParallelFor& parallel_for);
 void mlstm_projections(const MlstmProjectionsArgs& args, const ParallelFor& parallel_for);
-void gated_head_norm(const GatedHeadNormArgs& args, const ParallelFor& parallel_for);
+// `packed`: what the first makes of the weights; the second reads no others. It throws std::bad_alloc, too.
+PackedLinear pack_slstm_projections(const SlstmProjectionsArgs& args);
+void slstm_projections(const SlstmProjectionsArgs& args, const PackedLinear& packed, const ParallelFor& parallel_for);
+void mlstm_heads(const MlstmHeadsArgs& args, const ParallelFor& parallel_for);
+void head_norm(const HeadNormArgs& args, const ParallelFor& parallel_for);
+void add_norm(const AddNormArgs& args, const ParallelFor& parallel_for);
+void gated_linear_unit(const GatedLinearUnitArgs& args, const ParallelFor& parallel_for);
+void soft_cap(const SoftCapArgs& args, const ParallelFor& parallel_for);
 void valid_tokens(const ValidTokensArgs& args);
 void last_positions(const LastPositionsArgs& args);
 

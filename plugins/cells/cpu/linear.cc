@@ -16,13 +16,13 @@
 #include "cells/cpu/huge_pages.h"
 #include "cells/cpu/linear.h"
 #include "cells/cpu/matrix-inl.h"
-#include "hwy/cache_control.h"
+#include "cells/cpu/prefetch.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kCacheLine = 64, kAhead = 8192;  // bytes
+constexpr int64_t kAhead = 8192;  // bytes
 // Inputs whose weights stay in the nearest cache while they meet all tiles of a group of rows. Each such block is
 // summed by itself, always, so that rounding grows with its length and their number, and not with their product.
 constexpr int64_t kInputsTogether = 96;
@@ -64,7 +64,7 @@ HWY_INLINE void add_tile(int64_t depth, const T* panel, Strands x, Fetch fetch, 
   };
   int64_t j = 0;
   for (; j + kStep <= depth; j += kStep) {
-    for (int64_t line = 0; line < fetch.lines; ++line, fetch.from += kCacheLine) hwy::Prefetch(fetch.from);
+    for (int64_t line = 0; line < fetch.lines; ++line, fetch.from += kCacheLine) prefetch_once(fetch.from);
     for (int64_t next = 0; next < kStep; ++next) add_input(j + next);
   }
   for (; j < depth; ++j) add_input(j);
@@ -104,11 +104,11 @@ HWY_INLINE int64_t count_tiles(int64_t rows) {
 
 // The rows of one tile as strands.
 template <class T>
-void interleave(int64_t rows, int64_t inputs, const T* x, float* to) {
+void interleave(int64_t rows, int64_t inputs, const T* x, int64_t x_stride, float* to) {
   const hn::ScalableTag<float> d;
   const int64_t together = std::min(rows, kStrand), whole = inputs / kLanes * kLanes;
-  for (int64_t r = 0; r < rows; r += together, x += together * inputs, to += together * inputs) {
-    const auto row = [&](int64_t index, int64_t j) HWY_ATTR { return load(d, x + index * inputs + j); };
+  for (int64_t r = 0; r < rows; r += together, x += together * x_stride, to += together * inputs) {
+    const auto row = [&](int64_t index, int64_t j) HWY_ATTR { return load(d, x + index * x_stride + j); };
     for (int64_t j = 0; j < whole; j += kLanes) {
       if (together == 1) {
         hn::StoreU(row(0, j), d, to + j);
@@ -119,15 +119,22 @@ void interleave(int64_t rows, int64_t inputs, const T* x, float* to) {
       }
     }
     for (int64_t j = whole; j < inputs; ++j) {
-      for (int64_t index = 0; index < together; ++index) to[j * together + index] = load_one(x + index * inputs + j);
+      for (int64_t index = 0; index < together; ++index) to[j * together + index] = load_one(x + index * x_stride + j);
     }
   }
 }
 
-// One panel by at most kRowsTogether rows. x: their strands. y: the first output of the first row.
+// Where the outputs of some rows go, from output `first` of row `row` on.
+struct Outputs {
+  void* y;
+  DataType type;
+  int64_t stride, row, first;
+};
+
+// One panel by at most kRowsTogether rows. x: their strands.
 template <int64_t vectors, class T>
 void multiply_panel(int64_t rows, int64_t inputs, int64_t outputs, const T* panel, const float* bias, const float* x,
-                    T* y, int64_t y_stride) {
+                    const Outputs& to) {
   constexpr int64_t kWidth = vectors * kLanes;
   constexpr int64_t kStepLines = (kStep * kWidth * static_cast<int64_t>(sizeof(T)) + kCacheLine - 1) / kCacheLine;
   HWY_ALIGN_MAX float sums[kRowsTogether * kPanel];
@@ -147,10 +154,13 @@ void multiply_panel(int64_t rows, int64_t inputs, int64_t outputs, const T* pane
       r += tile;
     }
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    for_lanes(outputs,
-              [&](auto d, int64_t n) HWY_ATTR { store(d, hn::LoadU(d, sums + r * kPanel + n), y + r * y_stride + n); });
-  }
+  dispatch_type(to.type, [&](auto zero) HWY_ATTR {
+    auto* const y = static_cast<decltype(zero)*>(to.y) + to.row * to.stride + to.first;
+    for (int64_t r = 0; r < rows; ++r) {
+      for_lanes(outputs, [&](auto d, int64_t n)
+                             HWY_ATTR { store(d, hn::LoadU(d, sums + r * kPanel + n), y + r * to.stride + n); });
+    }
+  });
 }
 
 // Room for x as tiles read it: on the stack for rows of the usual width.
@@ -165,44 +175,55 @@ class Scratch {
   HWY_ALIGN_MAX float here_[kHere];
 };
 
-void multiply_by_panels(const LinearArgs& layer, const uint8_t* panels, const float* bias, int64_t rows, const void* x,
-                        void* y, const ParallelFor& parallel_for) {
-  const int64_t inputs = layer.inputs, outputs = layer.outputs;
-  dispatch_type(layer.type, [&](auto zero) HWY_ATTR {
-    using T = decltype(zero);
-    const T* const given = static_cast<const T*>(x);
-    Scratch scratch(rows * inputs);
-    const int64_t tile_count = rows / kTileRows + (rows % kTileRows != 0);
-    parallel_for(tile_count, 8 * kTileRows * inputs, [&](int64_t tile) HWY_ATTR {
-      for (int64_t r = tile * kTileRows, end = std::min(rows, r + kTileRows); r < end;) {
+// The rows of all groups as strands, group after group.
+void interleave_all(const LinearArgs& layer, const LinearRows& rows, float* to, const ParallelFor& parallel_for) {
+  const int64_t inputs = layer.inputs, tiles = rows.count / kTileRows + (rows.count % kTileRows != 0);
+  dispatch_type(rows.x_type, [&](auto zero) HWY_ATTR {
+    parallel_for(layer.groups * tiles, 8 * kTileRows * inputs, [&](int64_t task) HWY_ATTR {
+      const int64_t group = task / tiles, first = task % tiles * kTileRows;
+      const auto* const x = static_cast<const decltype(zero)*>(rows.x[group]);
+      float* const strands = to + group * rows.count * inputs;
+      for (int64_t r = first, end = std::min(rows.count, r + kTileRows); r < end;) {
         const int64_t here = tile_rows(end - r);
-        interleave(here, inputs, given + r * inputs, scratch.data() + r * inputs);
+        interleave(here, inputs, x + r * rows.x_stride, rows.x_stride, strands + r * inputs);
         r += here;
-      }
-    });
-    const int64_t panel_count = (outputs + kPanel - 1) / kPanel, groups = (rows + kRowsTogether - 1) / kRowsTogether;
-    const int64_t panel_bytes = inputs * kPanel * static_cast<int64_t>(sizeof(T));
-    constexpr int64_t kRowsPerRead = 16;  // so many take as long as reading the panel from memory
-    const int64_t cost = panel_bytes * (1 + std::min(rows, kRowsTogether) / kRowsPerRead);
-    parallel_for(panel_count * groups, cost, [&](int64_t task) HWY_ATTR {
-      const int64_t first = task / groups * kPanel, row = task % groups * kRowsTogether;
-      const int64_t here = std::min(kRowsTogether, rows - row), width = std::min(kPanel, outputs - first);
-      const T* const panel = reinterpret_cast<const T*>(panels) + first * inputs;
-      const float* const strands = scratch.data() + row * inputs;
-      T* const to = static_cast<T*>(y) + row * outputs + first;
-      const int64_t vectors = (width + kLanes - 1) / kLanes;
-      if (vectors == 1) {
-        multiply_panel<1>(here, inputs, width, panel, bias + first, strands, to, outputs);
-      } else if (vectors == 2) {
-        multiply_panel<2>(here, inputs, width, panel, bias + first, strands, to, outputs);
-      } else {
-        multiply_panel<kTileVectors>(here, inputs, width, panel, bias + first, strands, to, outputs);
       }
     });
   });
 }
 
-// `Bits`: an unsigned integer of the element's size.
+void multiply_by_panels(const LinearArgs& layer, const uint8_t* panels, const float* bias, const LinearRows& rows,
+                        const ParallelFor& parallel_for) {
+  const int64_t inputs = layer.inputs, outputs = layer.outputs;
+  Scratch scratch(layer.groups * rows.count * inputs);
+  interleave_all(layer, rows, scratch.data(), parallel_for);
+  dispatch_type(layer.type, [&](auto zero) HWY_ATTR {
+    using T = decltype(zero);
+    const int64_t panel_count = (outputs + kPanel - 1) / kPanel, group_outputs = panel_count * kPanel;
+    const int64_t rounds = (rows.count + kRowsTogether - 1) / kRowsTogether;
+    const int64_t panel_bytes = inputs * kPanel * static_cast<int64_t>(sizeof(T));
+    constexpr int64_t kRowsPerRead = 16;  // so many take as long as reading the panel from memory
+    const int64_t cost = panel_bytes * (1 + std::min(rows.count, kRowsTogether) / kRowsPerRead);
+    parallel_for(layer.groups * panel_count * rounds, cost, [&](int64_t task) HWY_ATTR {
+      const int64_t group = task / rounds / panel_count, first = task / rounds % panel_count * kPanel;
+      const int64_t row = task % rounds * kRowsTogether, here = std::min(kRowsTogether, rows.count - row);
+      const int64_t width = std::min(kPanel, outputs - first), vectors = (width + kLanes - 1) / kLanes;
+      const T* const panel = reinterpret_cast<const T*>(panels) + (group * group_outputs + first) * inputs;
+      const float* const panel_bias = bias + group * group_outputs + first;
+      const float* const strands = scratch.data() + (group * rows.count + row) * inputs;
+      const Outputs to{rows.y[group], rows.y_type, rows.y_stride, row, first};
+      if (vectors == 1) {
+        multiply_panel<1>(here, inputs, width, panel, panel_bias, strands, to);
+      } else if (vectors == 2) {
+        multiply_panel<2>(here, inputs, width, panel, panel_bias, strands, to);
+      } else {
+        multiply_panel<kTileVectors>(here, inputs, width, panel, panel_bias, strands, to);
+      }
+    });
+  });
+}
+
+// One group. `Bits`: an unsigned integer of the element's size.
 template <class Bits>
 void pack_elements(int64_t inputs, int64_t outputs, const Bits* weight, Bits* to) {
   constexpr int64_t kTogether = kCacheLine / sizeof(Bits);  // of a row: one line
@@ -222,7 +243,11 @@ void pack_elements(int64_t inputs, int64_t outputs, const Bits* weight, Bits* to
 void pack(const LinearArgs& layer, uint8_t* panels) {
   const auto pack_as = [&](auto bits) {
     using Bits = decltype(bits);
-    pack_elements(layer.inputs, layer.outputs, static_cast<const Bits*>(layer.weight), reinterpret_cast<Bits*>(panels));
+    for (int64_t group = 0; group < layer.groups; ++group) {
+      pack_elements(layer.inputs, layer.outputs,
+                    static_cast<const Bits*>(layer.weight) + group * layer.outputs * layer.inputs,
+                    reinterpret_cast<Bits*>(panels) + group * round_up(layer.outputs, kPanel) * layer.inputs);
+    }
   };
   layer.type == DataType::kFloat32 ? pack_as(uint32_t{}) : pack_as(uint16_t{});
 }
@@ -241,20 +266,27 @@ PackedLinear::PackedLinear(const LinearArgs& layer) : layer_(layer) {
   static constexpr Variant<LinearKernel()> variants[] = XLSTM_VARIANTS(linear_kernel);
   kernel_ = choose(variants)();
   const int64_t outputs = (layer.outputs + kernel_.panel - 1) / kernel_.panel * kernel_.panel;
-  panels_ = allocate_zeros(static_cast<size_t>(outputs * layer.inputs * element_size(layer.type)));
+  panels_ = allocate_zeros(static_cast<size_t>(layer.groups * outputs * layer.inputs * element_size(layer.type)));
   kernel_.pack(layer, panels_.get());
-  bias_ = std::make_unique<float[]>(static_cast<size_t>(outputs));
+  bias_ = std::make_unique<float[]>(static_cast<size_t>(layer.groups * outputs));
   if (layer.bias) {
     HWY_NAMESPACE::dispatch_type(layer.type, [&](auto zero) {
       const auto* const bias = static_cast<const decltype(zero)*>(layer.bias);
-      for (int64_t n = 0; n < layer.outputs; ++n) bias_[static_cast<size_t>(n)] = HWY_NAMESPACE::load_one(bias + n);
+      for (int64_t n = 0; n < layer.groups * layer.outputs; ++n) {
+        const int64_t at = n / layer.outputs * outputs + n % layer.outputs;
+        bias_[static_cast<size_t>(at)] = HWY_NAMESPACE::load_one(bias + n);
+      }
     });
   }
   layer_.weight = layer_.bias = nullptr;
 }
 
+void PackedLinear::multiply(const LinearRows& rows, const ParallelFor& parallel_for) const {
+  kernel_.multiply(layer_, panels_.get(), bias_.get(), rows, parallel_for);
+}
+
 void PackedLinear::multiply(int64_t rows, const void* x, void* y, const ParallelFor& parallel_for) const {
-  kernel_.multiply(layer_, panels_.get(), bias_.get(), rows, x, y, parallel_for);
+  multiply({rows, layer_.type, layer_.type, &x, &y, layer_.inputs, layer_.outputs}, parallel_for);
 }
 
 }  // namespace xlstm::cpu

@@ -1,14 +1,19 @@
-// An mLSTM cell's inputs on a CPU. One task is one position: its projections by narrow blocks, and from them the gates.
+// An mLSTM cell's inputs on a CPU. One task is some columns of some positions: their projections by narrow blocks, and
+// what these columns add to the gates. The gates are the sums of what all columns add, in their order.
 #include "cells/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cells/cpu/mlstm_projections.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
+#include <utility>
 
 #include "cells/cpu/cpu_layers.h"
 #include "cells/cpu/lanes-inl.h"
+#include "cells/cpu/prefetch.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
@@ -69,30 +74,63 @@ float dot(int64_t count, const T* a, const T* b) {
   return total;
 }
 
+constexpr int64_t kColumns = 256;   // of a task, whose weights stay in the nearest cache over its positions
+constexpr int64_t kPositions = 16;  // of a task
+
+bool is_padding(const MlstmProjectionsArgs& a, int64_t position) {
+  return position % a.sequence >= row_length(a.lengths, position / a.sequence, a.sequence);
+}
+
+// What these columns read of the weights.
 template <class T>
-void project_position(const MlstmProjectionsArgs& a, int64_t position) {
-  const int64_t at = position * a.inner;
+void prefetch_columns(const MlstmProjectionsArgs& a, int64_t begin, int64_t count) {
+  const int64_t rows = 3 * a.heads, row_bytes = count * static_cast<int64_t>(sizeof(T));
+  for (const float* weight : {a.q_weight, a.k_weight, a.v_weight}) {
+    prefetch_all(weight + begin * a.width, count * a.width * static_cast<int64_t>(sizeof(float)));
+  }
+  for (const void* gate : {a.i_weight, a.f_weight}) {
+    for (int64_t row = 0; row < rows; ++row) {
+      prefetch_all(static_cast<const T*>(gate) + row * a.inner + begin, row_bytes);
+    }
+  }
+}
+
+// Columns [begin, begin + count) of one position; `parts`: what they add to the gates, (2, H).
+template <class T>
+void project_columns(const MlstmProjectionsArgs& a, int64_t position, int64_t begin, int64_t count, float* parts) {
+  const int64_t at = position * a.inner + begin, weights = begin * a.width;
   T* const qkv[] = {static_cast<T*>(a.q) + at, static_cast<T*>(a.k) + at, static_cast<T*>(a.v) + at};
-  T* const gates[] = {static_cast<T*>(a.i) + position * a.heads, static_cast<T*>(a.f) + position * a.heads};
-  if (position % a.sequence >= row_length(a.lengths, position / a.sequence, a.sequence)) {
-    for (T* y : qkv) std::memset(static_cast<void*>(y), 0, static_cast<size_t>(a.inner) * sizeof(T));
-    for (T* gate : gates) std::memset(static_cast<void*>(gate), 0, static_cast<size_t>(a.heads) * sizeof(T));
+  if (is_padding(a, position)) {
+    for (T* y : qkv) std::memset(static_cast<void*>(y), 0, static_cast<size_t>(count) * sizeof(T));
     return;
   }
-  project(a.inner, a.width, a.x_conv + at, a.q_weight, qkv[0]);
-  project(a.inner, a.width, a.x_conv + at, a.k_weight, qkv[1]);
-  project(a.inner, a.width, a.x + at, a.v_weight, qkv[2]);
-  const void* const weights[] = {a.i_weight, a.f_weight};
-  const void* const biases[] = {a.i_bias, a.f_bias};
-  for (int gate = 0; gate < 2; ++gate) {
+  project(count, a.width, a.x_conv + at, a.q_weight + weights, qkv[0]);
+  project(count, a.width, a.x_conv + at, a.k_weight + weights, qkv[1]);
+  project(count, a.width, a.x + position * a.x_width + begin, a.v_weight + weights, qkv[2]);
+  for (const void* gate : {a.i_weight, a.f_weight}) {
     for (int64_t head = 0; head < a.heads; ++head) {
-      const T* row = static_cast<const T*>(weights[gate]) + head * 3 * a.inner;
-      float sum = load_one(static_cast<const T*>(biases[gate]) + head);
+      const T* row = static_cast<const T*>(gate) + head * 3 * a.inner + begin;
+      float sum = 0;
       for (const T* y : qkv) {
-        sum += dot(a.inner, y, row);
+        sum += dot(count, y, row);
         row += a.inner;
       }
-      store(hn::CappedTag<float, 1>(), hn::Set(hn::CappedTag<float, 1>(), sum), gates[gate] + head);
+      *parts++ = sum;
+    }
+  }
+}
+
+// The gates of one position. `parts`: (chunks, 2, H).
+template <class T>
+void add_parts(const MlstmProjectionsArgs& a, int64_t position, int64_t chunks, const float* parts) {
+  const std::pair<const void*, void*> gates[] = {{a.i_bias, a.i}, {a.f_bias, a.f}};
+  const bool padding = is_padding(a, position);
+  for (const auto& [bias, gate] : gates) {
+    for (int64_t head = 0; head < a.heads; ++head, ++parts) {
+      float sum = padding ? 0 : load_one(static_cast<const T*>(bias) + head);
+      for (int64_t chunk = 0; chunk < chunks && !padding; ++chunk) sum += parts[chunk * 2 * a.heads];
+      store(hn::CappedTag<float, 1>(), hn::Set(hn::CappedTag<float, 1>(), sum),
+            static_cast<T*>(gate) + position * a.heads + head);
     }
   }
 }
@@ -100,11 +138,28 @@ void project_position(const MlstmProjectionsArgs& a, int64_t position) {
 }  // namespace
 
 void mlstm_projections_of_positions(const MlstmProjectionsArgs& args, const ParallelFor& parallel_for) {
-  const int64_t weights = 3 * args.inner * (args.width + 2 * args.heads);
+  // Whole blocks, and whole vectors of them where blocks are no wider.
+  const int64_t columns = std::max<int64_t>(1, kColumns / args.width) * args.width;
+  const int64_t positions = args.batch * args.sequence, chunks = (args.inner + columns - 1) / columns;
+  const int64_t size = chunks * 2 * args.heads, rounds = (positions + kPositions - 1) / kPositions;
+  float here[1024];
+  std::unique_ptr<float[]> heap;
+  if (positions * size > 1024) heap.reset(new float[static_cast<size_t>(positions * size)]);
+  float* const parts = heap ? heap.get() : here;
+  const int64_t weights = 3 * columns * (args.width + 2 * args.heads) * static_cast<int64_t>(sizeof(float));
   dispatch_type(args.type, [&](auto zero) HWY_ATTR {
     using T = decltype(zero);
-    parallel_for(args.batch * args.sequence, weights * static_cast<int64_t>(sizeof(float)),
-                 [&](int64_t position) HWY_ATTR { project_position<T>(args, position); });
+    parallel_for(rounds * chunks, weights * (1 + std::min(positions, kPositions) / 4), [&](int64_t task) HWY_ATTR {
+      const int64_t chunk = task % chunks, begin = chunk * columns, count = std::min(columns, args.inner - begin);
+      const int64_t first = task / chunks * kPositions;
+      prefetch_columns<T>(args, begin, count);
+      for (int64_t position = first; position < std::min(positions, first + kPositions); ++position) {
+        project_columns<T>(args, position, begin, count, parts + position * size + chunk * 2 * args.heads);
+      }
+    });
+    for (int64_t position = 0; position < positions; ++position) {
+      add_parts<T>(args, position, chunks, parts + position * size);
+    }
   });
 }
 

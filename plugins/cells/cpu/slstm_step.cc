@@ -19,12 +19,14 @@
 #include "cells/cpu/lanes-inl.h"
 #include "cells/cpu/slstm_parts.h"
 #include "cells/cpu/slstm_pointwise-inl.h"
+#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kUnits = 16;     // elements of one head that a tile holds: a whole number of vectors
+constexpr int64_t kUnits = 16;    // elements of one head that a tile holds: a whole number of vectors
+constexpr int64_t kAhead = 4096;  // bytes of R of each gate, which are four streams; the processor's own stops at pages
 constexpr int64_t kTileRows = 32;  // rows of the batch that a tile holds
 // Rows of the batch in one sweep over R: with four gates, as many sums as fit into the registers.
 constexpr int kSweepRows = HWY_LANES(float) >= 16 || HWY_ARCH_ARM_A64 ? 4 : 2;
@@ -48,6 +50,7 @@ HWY_INLINE void recurrent_dots(const SlstmArgs& a, const TR* R, const float* y, 
     for (int r = 0; r < rows; ++r) old[r] = hn::LoadU(d, y + r * row_stride + in);
     for (int64_t g = 0; g < kGates; ++g) {
       const auto weights = load(d, R + g * gate_stride + in);
+      if (rows == 1) hwy::Prefetch(R + g * gate_stride + in + kAhead / static_cast<int64_t>(sizeof(TR)));
       for (int r = 0; r < rows; ++r) sums[r][g] = hn::MulAdd(weights, old[r], sums[r][g]);
     }
   }

@@ -102,8 +102,24 @@ EXPORT void xlstm_causal_conv(const xlstm::CausalConvArgs* args, void* pool) {
 EXPORT void xlstm_mlstm_projections(const xlstm::MlstmProjectionsArgs* args, void* pool) {
   xlstm::cpu::mlstm_projections(*args, static_cast<Pool*>(pool)->parallel_for());
 }
-EXPORT void xlstm_gated_head_norm(const xlstm::GatedHeadNormArgs* args, void* pool) {
-  xlstm::cpu::gated_head_norm(*args, static_cast<Pool*>(pool)->parallel_for());
+EXPORT void xlstm_slstm_projections(const xlstm::SlstmProjectionsArgs* args, void* pool) {
+  const xlstm::cpu::PackedLinear packed = xlstm::cpu::pack_slstm_projections(*args);
+  xlstm::cpu::slstm_projections(*args, packed, static_cast<Pool*>(pool)->parallel_for());
+}
+EXPORT void xlstm_mlstm_heads(const xlstm::MlstmHeadsArgs* args, void* pool) {
+  xlstm::cpu::mlstm_heads(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+EXPORT void xlstm_head_norm(const xlstm::HeadNormArgs* args, void* pool) {
+  xlstm::cpu::head_norm(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+EXPORT void xlstm_add_norm(const xlstm::AddNormArgs* args, void* pool) {
+  xlstm::cpu::add_norm(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+EXPORT void xlstm_gated_linear_unit(const xlstm::GatedLinearUnitArgs* args, void* pool) {
+  xlstm::cpu::gated_linear_unit(*args, static_cast<Pool*>(pool)->parallel_for());
+}
+EXPORT void xlstm_soft_cap(const xlstm::SoftCapArgs* args, void* pool) {
+  xlstm::cpu::soft_cap(*args, static_cast<Pool*>(pool)->parallel_for());
 }
 
 EXPORT void* xlstm_linear_pack(const xlstm::cpu::LinearArgs* layer) { return new xlstm::cpu::PackedLinear(*layer); }

@@ -2,7 +2,7 @@
 #include "cells/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "cells/cpu/gated_head_norm.cc"
+#define HWY_TARGET_INCLUDE "cells/cpu/head_norm.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 
 #include <cmath>
@@ -15,27 +15,12 @@ HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
 
-// Sum of function(x[j]).
-template <class T, class Function>
-float sum_of(int64_t count, const T* x, const Function& function) {
-  const hn::ScalableTag<float> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto sum = hn::Zero(d);
-  int64_t j = 0;
-  for (; j + lanes <= count; j += lanes) sum = hn::Add(sum, function(d, load(d, x + j)));
-  float total = hn::GetLane(hn::SumOfLanes(d, sum));
-  for (; j < count; ++j) {
-    const hn::CappedTag<float, 1> one;
-    total += hn::GetLane(function(one, load(one, x + j)));
-  }
-  return total;
-}
-
 // Head `row % heads` of position `row / heads`.
 template <class T>
-void normalise(const GatedHeadNormArgs& a, int64_t row) {
+void normalise(const HeadNormArgs& a, int64_t row) {
   const T* h = static_cast<const T*>(a.h) + row * a.dim;
   const int64_t at = row * a.dim, head = row % a.heads * a.dim;
+  const float* const gates = a.gate ? a.gate + (row / a.heads + 1) * a.gate_width - a.heads * a.dim + head : nullptr;
   const float size = static_cast<float>(a.dim);
   const float mean = sum_of(a.dim, h, [](auto, auto x) HWY_ATTR { return x; }) / size;
   const auto square = [&](auto d, auto x) HWY_ATTR {
@@ -45,7 +30,9 @@ void normalise(const GatedHeadNormArgs& a, int64_t row) {
   const float scale = 1 / std::sqrt(sum_of(a.dim, h, square) / size + a.eps);
   for_lanes(a.dim, [&](auto d, int64_t j) HWY_ATTR {
     const auto normal = hn::Mul(hn::Sub(load(d, h + j), hn::Set(d, mean)), hn::Set(d, scale));
-    const auto weighted = hn::Mul(normal, hn::LoadU(d, a.weight + head + j)), gate = hn::LoadU(d, a.gate + at + j);
+    const auto weighted = hn::Mul(normal, hn::LoadU(d, a.weight + head + j));
+    if (gates == nullptr) return hn::StoreU(weighted, d, a.y + at + j);
+    const auto gate = hn::LoadU(d, gates + j);
     if (a.skip == nullptr) {
       hn::StoreU(hn::Mul(sigmoid(d, gate), weighted), d, a.y + at + j);
     } else {
@@ -57,7 +44,7 @@ void normalise(const GatedHeadNormArgs& a, int64_t row) {
 
 }  // namespace
 
-void gated_head_norm_rows(const GatedHeadNormArgs& args, const ParallelFor& parallel_for) {
+void head_norm_rows(const HeadNormArgs& args, const ParallelFor& parallel_for) {
   dispatch_type(args.type, [&](auto zero) HWY_ATTR {
     using T = decltype(zero);
     parallel_for(args.positions * args.heads, 5 * args.dim * static_cast<int64_t>(sizeof(float)),
@@ -71,9 +58,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace xlstm::cpu {
 
-void gated_head_norm(const GatedHeadNormArgs& args, const ParallelFor& parallel_for) {
-  static constexpr Variant<void(const GatedHeadNormArgs&, const ParallelFor&)> variants[] =
-      XLSTM_VARIANTS(gated_head_norm_rows);
+void head_norm(const HeadNormArgs& args, const ParallelFor& parallel_for) {
+  static constexpr Variant<void(const HeadNormArgs&, const ParallelFor&)> variants[] = XLSTM_VARIANTS(head_norm_rows);
   choose(variants)(args, parallel_for);
 }
 
