@@ -1,8 +1,8 @@
 """The CPU's product with quantised weights: its kernel against sums in float64, and its operator in ONNX Runtime.
 
-The reference rounds the inputs as the kernel says that it does: a block of x becomes eight-bit integers at the scale
-that maps its largest magnitude to 127. What is left is float rounding: one in the input's scale, one in each product of
-scales, one in each addition of a block.
+The reference rounds the inputs as the kernel says that it does: a block of x becomes integers at the scale that maps its
+largest magnitude to 127 beside 4-bit codes, and to 127 * 256 beside 8-bit ones. What is left is float rounding: one in
+the input's scale, one where two digits are put together, one in each product of scales, one in each addition of a block.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ class Case:
         blocks = len(self.scales)
         missing = blocks * self.block - inputs
         x = np.pad(self.x.astype(np.float32), ((0, 0), (0, missing))).reshape(-1, blocks, self.block)
-        steps = np.abs(x).max(-1) / np.float32(127)
+        steps = np.abs(x).max(-1) / np.float32(127 * 256 if self.bits == 8 else 127)
         inverse = np.where(steps > 0, 1 / np.where(steps > 0, steps, 1), 0).astype(np.float32)
         rounded = np.rint(x * inverse[..., None])
         codes = np.pad(self.codes, ((0, missing), (0, 0))).reshape(blocks, self.block, outputs).astype(np.float64)
         sums = np.einsum("rbk,bkn->rbn", rounded.astype(np.float64), codes)  # integers, exact
         terms = sums * steps.astype(np.float64)[..., None] * self.scales.astype(np.float64)
         y = terms.sum(1)
-        bound = (np.abs(terms).sum(1)) * (blocks + 4) * EPSILON + np.abs(y) * ROUNDOFF[self.dtype]
+        bound = (np.abs(terms).sum(1)) * (blocks + 5) * EPSILON + np.abs(y) * ROUNDOFF[self.dtype]
         return y, bound + 1e-7  # float16 has no smaller steps than that
 
 

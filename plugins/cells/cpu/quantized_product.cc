@@ -14,6 +14,7 @@
 #include <memory>
 
 #include "cells/cpu/huge_pages.h"
+#include "cells/cpu/prefetch.h"
 
 // A panel has 16 outputs, one for each lane. For each block of inputs it holds vectors of 64 codes, four consecutive
 // inputs of every output, then the block's 16 scales. Codes are stored as unsigned: the instruction multiplies unsigned
@@ -21,6 +22,9 @@
 // quad j + quads / 2 in the upper.
 //
 //   sum_k (code + offset) x - offset sum_k x = sum_k code x
+//
+// Inputs that meet eight-bit codes are numbers of two digits of eight bits, which are summed each by itself: reading
+// the codes takes longer than multiplying them twice.
 
 namespace xlstm::cpu {
 namespace {
@@ -37,14 +41,17 @@ constexpr int64_t kAhead = 8192;  // bytes; the hardware's prefetcher stops at e
 #endif
 
 constexpr int offset_of(int bits) { return 1 << (bits - 1); }
+constexpr int kDigit = 256;
+constexpr int digits_of(int bits) { return bits == 8 ? 2 : 1; }
 
 // ---- Rows of x as bytes
 
-// What the rows of x became. `blocks` of each row, one after another.
+// What the rows of x became. `blocks` of each row, one after another; all upper digits stand before all lower ones.
 struct Bytes {
-  int8_t* codes;     // (rows, blocks, block)
+  int8_t* codes;     // (digits, rows, blocks, block)
   float* scales;     // (rows, blocks)
-  int32_t* correct;  // (rows, blocks): - offset times the sum of the codes
+  int32_t* correct;  // (digits, rows, blocks): - offset times the sum of the codes
+  int64_t blocks_in_all;
 };
 
 VNNI __m512 load(DataType type, const void* x, int64_t at, int64_t count) {
@@ -55,38 +62,52 @@ VNNI __m512 load(DataType type, const void* x, int64_t at, int64_t count) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-VNNI void quantize_block(DataType type, const void* x, int64_t at, int64_t count, int64_t block, int offset,
-                         int8_t* codes, float* scale, int32_t* correct) {
+// Block `at` of x, from element `from` on; `count` of its `block` inputs are there.
+template <int kBits>
+VNNI void quantize_block(DataType type, const void* x, int64_t from, int64_t count, int64_t block, const Bytes& bytes,
+                         int64_t at) {
+  constexpr int kDigits = digits_of(kBits);
   __m512 largest = _mm512_setzero_ps(), spoilt = _mm512_setzero_ps();  // x - x is NaN for an infinity, too
   for (int64_t j = 0; j < count; j += kLanes) {
-    const __m512 values = load(type, x, at + j, count - j);
+    const __m512 values = load(type, x, from + j, count - j);
     largest = _mm512_max_ps(largest, _mm512_abs_ps(values));
     spoilt = _mm512_add_ps(spoilt, _mm512_sub_ps(values, values));
   }
   const float magnitude = _mm512_reduce_max_ps(largest);
   const bool finite = _mm512_cmp_ps_mask(spoilt, spoilt, _CMP_UNORD_Q) == 0;
-  const float step = magnitude / 127;
-  // A magnitude whose 127th part is nothing, or whose inverse is infinite, is nothing beside any other.
-  const float inverse = finite && step > 0x1p-120f ? 1 / step : 0;
-  __m512i sum = _mm512_setzero_si512();
+  const float step = magnitude / static_cast<float>(kDigits == 2 ? 127 * kDigit : 127);
+  // A magnitude whose parts are nothing, or whose step has an infinite inverse, is nothing beside any other.
+  const float inverse = finite && step > 0x1p-126f ? 1 / step : 0;
+  const int64_t digit_stride = bytes.blocks_in_all * block;
+  int8_t* const codes = bytes.codes + at * block;
+  __m512i sums[kDigits];
+  for (auto& sum : sums) sum = _mm512_setzero_si512();
   for (int64_t j = 0; j < block; j += kLanes) {
-    __m512i rounded = _mm512_setzero_si512();
-    if (j < count && inverse != 0) {
-      rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(type, x, at + j, count - j), _mm512_set1_ps(inverse)));
-      sum = _mm512_add_epi32(sum, rounded);
-    }
     const auto there = static_cast<__mmask16>(block - j >= kLanes ? 0xFFFF : (1u << (block - j)) - 1);
-    _mm512_mask_cvtsepi32_storeu_epi8(codes + j, there, rounded);
+    __m512i rest = _mm512_setzero_si512();
+    if (j < count && inverse != 0) {
+      rest = _mm512_cvtps_epi32(_mm512_mul_ps(load(type, x, from + j, count - j), _mm512_set1_ps(inverse)));
+    }
+    if constexpr (kDigits == 2) {  // the upper digit to nearest, so that the lower one is of eight bits with its sign
+      const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(rest, _mm512_set1_epi32(kDigit / 2)), 8);
+      rest = _mm512_sub_epi32(rest, _mm512_slli_epi32(upper, 8));
+      sums[0] = _mm512_add_epi32(sums[0], upper);
+      _mm512_mask_cvtsepi32_storeu_epi8(codes + j, there, upper);
+    }
+    sums[kDigits - 1] = _mm512_add_epi32(sums[kDigits - 1], rest);
+    _mm512_mask_cvtsepi32_storeu_epi8(codes + (kDigits - 1) * digit_stride + j, there, rest);
   }
-  *scale = finite ? (inverse != 0 ? step : 0) : __builtin_nanf("");
-  *correct = -offset * _mm512_reduce_add_epi32(sum);
+  bytes.scales[at] = finite ? (inverse != 0 ? step : 0) : __builtin_nanf("");
+  for (int digit = 0; digit < kDigits; ++digit) {
+    bytes.correct[digit * bytes.blocks_in_all + at] = -offset_of(kBits) * _mm512_reduce_add_epi32(sums[digit]);
+  }
 }
 
 // Room for what rows of x become: on the stack for a row of the usual width.
 struct Scratch {
-  Scratch(int64_t rows, int64_t blocks, int64_t block) {
-    const auto size = static_cast<size_t>(rows * blocks);
-    const size_t code_bytes = size * static_cast<size_t>(block), all = code_bytes + size * 8;
+  Scratch(int64_t rows, int64_t blocks, int64_t block, int bits) {
+    const auto size = static_cast<size_t>(rows * blocks), digits = static_cast<size_t>(digits_of(bits));
+    const size_t code_bytes = digits * size * static_cast<size_t>(block), all = code_bytes + size * 4 * (1 + digits);
     uint8_t* memory = here;
     if (all > sizeof here) {
       heap.reset(new uint8_t[all]);
@@ -96,6 +117,7 @@ struct Scratch {
     bytes.codes = reinterpret_cast<int8_t*>(memory);
     bytes.scales = reinterpret_cast<float*>(memory + code_bytes);
     bytes.correct = reinterpret_cast<int32_t*>(memory + code_bytes + size * 4);
+    bytes.blocks_in_all = rows * blocks;
   }
 
   Bytes bytes{};
@@ -121,19 +143,37 @@ struct Shape {
   int64_t blocks, block;
 };
 
+// Adds the products of a vector of codes with four inputs of each row. x: the first row's upper digits.
+template <int kRows, int kDigits, int kChains>
+VNNI inline void add_codes(__m512i (&totals)[kRows][kDigits][kChains], int chain, __m512i codes, const int8_t* x,
+                           int64_t stride, int64_t digit_stride) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int digit = 0; digit < kDigits; ++digit) {
+      __m512i& total = totals[r][digit][chain % kChains];
+      total = _mm512_dpbusd_epi32(total, codes, four(x + digit * digit_stride + r * stride));
+    }
+  }
+}
+
 // The sums of one panel for some rows of x. `kVectors`: of a block; 0: as many as the shape says.
 template <int kBits, bool kHalfScales, int kRows, int kVectors>
 VNNI void sum_panel(const uint8_t* panel, const Shape& shape, const Bytes& x, int64_t row, __m512* sums) {
+  constexpr int kDigits = digits_of(kBits);
+  // Chains of additions that do not wait for each other, as long as there are registers for them.
+  constexpr int kChains = kDigits == 1 || kRows == 1 ? 2 : 1;
   const int64_t vectors = kVectors ? kVectors : shape.block * kBits / 32;
-  const int64_t half = shape.block / 2;
+  const int64_t half = shape.block / 2, digit_stride = x.blocks_in_all * shape.block;
   const __m512i lower = _mm512_set1_epi8(15);
   __m512 result[kRows];
   for (auto& sum : result) sum = _mm512_setzero_ps();
   for (int64_t b = 0; b < shape.blocks; ++b) {
-    __m512i first[kRows], second[kRows];  // two chains of additions, for what each takes
+    __m512i totals[kRows][kDigits][kChains];
     for (int r = 0; r < kRows; ++r) {
-      first[r] = _mm512_set1_epi32(x.correct[(row + r) * shape.blocks + b]);
-      second[r] = _mm512_setzero_si512();
+      for (int digit = 0; digit < kDigits; ++digit) {
+        const int64_t at = digit * x.blocks_in_all + (row + r) * shape.blocks + b;
+        for (auto& total : totals[r][digit]) total = _mm512_setzero_si512();
+        totals[r][digit][0] = _mm512_set1_epi32(x.correct[at]);
+      }
     }
     const int8_t* const codes = x.codes + (row * shape.blocks + b) * shape.block;
     const int64_t stride = shape.blocks * shape.block;
@@ -141,26 +181,31 @@ VNNI void sum_panel(const uint8_t* panel, const Shape& shape, const Bytes& x, in
     constexpr int64_t kStep = kBits == 4 ? 1 : 2;
 #pragma GCC unroll 4
     for (int64_t j = 0; j < vectors; j += kStep, panel += kStep * kVector) {
-      __m512i low = _mm512_loadu_si512(panel), high;
-      _mm_prefetch(reinterpret_cast<const char*>(panel) + kAhead, _MM_HINT_T0);
+      const __m512i codes_here = _mm512_loadu_si512(panel);
+      prefetch_once(panel + kAhead);
       if constexpr (kBits == 4) {
-        high = _mm512_and_si512(_mm512_srli_epi16(low, 4), lower);
-        low = _mm512_and_si512(low, lower);
+        const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(codes_here, 4), lower);
+        add_codes(totals, 0, _mm512_and_si512(codes_here, lower), codes + kQuad * j, stride, digit_stride);
+        add_codes(totals, 1, upper, codes + kQuad * j + half, stride, digit_stride);
       } else {
-        high = _mm512_loadu_si512(panel + kVector);
-        _mm_prefetch(reinterpret_cast<const char*>(panel) + kVector + kAhead, _MM_HINT_T0);
-      }
-      for (int r = 0; r < kRows; ++r) {
-        const int8_t* const quad = codes + r * stride + kQuad * j;
-        first[r] = _mm512_dpbusd_epi32(first[r], low, four(quad));
-        second[r] = _mm512_dpbusd_epi32(second[r], high, four(quad + (kBits == 4 ? half : kQuad)));
+        prefetch_once(panel + kVector + kAhead);
+        const __m512i next = _mm512_loadu_si512(panel + kVector);
+        add_codes(totals, 0, codes_here, codes + kQuad * j, stride, digit_stride);
+        add_codes(totals, 1, next, codes + kQuad * (j + 1), stride, digit_stride);
       }
     }
     const __m512 scales = load_scales<kHalfScales>(panel);
     panel += kLanes * (kHalfScales ? 2 : 4);
     for (int r = 0; r < kRows; ++r) {
       const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(x.scales[(row + r) * shape.blocks + b]));
-      result[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(first[r], second[r])), scale, result[r]);
+      __m512 sum;
+      for (int digit = 0; digit < kDigits; ++digit) {
+        __m512i total = totals[r][digit][0];
+        for (int chain = 1; chain < kChains; ++chain) total = _mm512_add_epi32(total, totals[r][digit][chain]);
+        const __m512 value = _mm512_cvtepi32_ps(total);
+        sum = digit ? _mm512_fmadd_ps(sum, _mm512_set1_ps(kDigit), value) : value;
+      }
+      result[r] = _mm512_fmadd_ps(sum, scale, result[r]);
     }
   }
   for (int r = 0; r < kRows; ++r) sums[r] = result[r];
@@ -321,13 +366,13 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix)
 
 void PackedMatrix::multiply(DataType type, int64_t rows, const void* x, void* y,
                             const ParallelFor& parallel_for) const {
-  Scratch scratch(rows, blocks_, block_);
+  Scratch scratch(rows, blocks_, block_, bits_);
   const Bytes& bytes = scratch.bytes;
   parallel_for(rows, 8 * inputs_, [&](int64_t row) {
     for (int64_t b = 0; b < blocks_; ++b) {
-      const int64_t at = row * blocks_ + b, count = std::min(block_, inputs_ - b * block_);
-      quantize_block(type, x, row * inputs_ + b * block_, count, block_, offset_of(bits_), bytes.codes + at * block_,
-                     bytes.scales + at, bytes.correct + at);
+      const int64_t from = row * inputs_ + b * block_, count = std::min(block_, inputs_ - b * block_);
+      const auto quantize = bits_ == 8 ? quantize_block<8> : quantize_block<4>;
+      quantize(type, x, from, count, block_, bytes, row * blocks_ + b);
     }
   });
   const int64_t panels = (outputs_ + kLanes - 1) / kLanes, panel_bytes = blocks_ * block_bytes_;

@@ -59,14 +59,14 @@ int test(const Case& c, std::mt19937& random) {
         const int64_t begin = b * c.block, end = std::min(begin + c.block, c.inputs);
         float largest = 0;
         for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::fabs(x[row * c.inputs + k]));
-        const float step = largest / 127;
+        const float step = largest / (c.bits == 8 ? 127 * 256 : 127);
         double products = 0;
         for (int64_t k = begin; k < end; ++k) {
           products += std::nearbyint(x[row * c.inputs + k] * (1 / step)) * codes[k * c.outputs + n];
         }
         const double term = products * step * scales[b * c.outputs + n];
         sum += term;
-        bound += std::fabs(term) * static_cast<double>(blocks + 4) * 0x1p-24;
+        bound += std::fabs(term) * static_cast<double>(blocks + 5) * 0x1p-24;
       }
       const double found = y[row * c.outputs + n];
       if (std::fabs(found - sum) <= bound + 1e-30) continue;
