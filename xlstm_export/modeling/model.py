@@ -111,13 +111,10 @@ class Model(nn.Module):
             at = len(next_states)
             x, y, block_states = block.advance(x, y, states[at : at + count], chunk)
             next_states += block_states
+        x = added(x, y) if self.norm is None else self.norm(x, y)[1]
         outputs = chunk.sequence
-        if lengths is not None and not self.all_positions:  # the norm and the head are the most work a position
-            x, y, outputs = last_positions(added(x, y), lengths), None, 1
-        if self.norm is not None:
-            _, x = self.norm(x, y)
-        else:
-            x = added(x, y)
+        if lengths is not None and not self.all_positions:  # the head is the most work a position
+            x, outputs = last_positions(x, lengths), 1
         if self.architecture.gives_logits:
             return self.head(x, chunk.batch, outputs), *next_states
         if self.architecture.patches:

@@ -22,7 +22,7 @@ HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kAhead = 8192;  // bytes
+constexpr int64_t kAhead = 6144;  // bytes
 // Inputs whose weights stay in the nearest cache while they meet all tiles of a group of rows. Each such block is
 // summed by itself, always, so that rounding grows with its length and their number, and not with their product.
 constexpr int64_t kInputsTogether = 96;

@@ -46,12 +46,16 @@ constexpr int digits_of(int bits) { return bits == 8 ? 2 : 1; }
 
 // ---- Rows of x as bytes
 
-// What the rows of x became. `blocks` of each row, one after another; all upper digits stand before all lower ones.
+// Rows that meet the codes together: as many as there are registers for. All there are, the largest first.
+constexpr int64_t kMostRows = 8;
+constexpr int64_t tile_rows(int64_t left) { return left >= kMostRows ? kMostRows : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+// What the rows of x became, tile after tile, as sums read them: of each block of a tile, and of each quad in it, all
+// rows one after another, and of a row all digits, the upper one first.
 struct Bytes {
-  int8_t* codes;     // (digits, rows, blocks, block)
-  float* scales;     // (rows, blocks)
-  int32_t* correct;  // (digits, rows, blocks): - offset times the sum of the codes
-  int64_t blocks_in_all;
+  int8_t* codes;     // (tiles, blocks, quads, rows, digits, 4)
+  float* scales;     // (tiles, blocks, rows)
+  int32_t* correct;  // (tiles, blocks, rows, digits): - offset times the sum of the codes
 };
 
 VNNI __m512 load(DataType type, const void* x, int64_t at, int64_t count) {
@@ -62,10 +66,24 @@ VNNI __m512 load(DataType type, const void* x, int64_t at, int64_t count) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-// Block `at` of x, from element `from` on; `count` of its `block` inputs are there.
+// Where a row's block goes: the first of its quads, which are `stride` bytes apart.
+struct Place {
+  int8_t* codes;
+  float* scale;
+  int32_t* correct;
+  int64_t stride;
+};
+
+// 16 integers as quads of bytes, of which so many are there.
+VNNI void store_quads(__m512i values, int64_t quads, int8_t* to, int64_t stride) {
+  alignas(16) int8_t bytes[kLanes];
+  _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtsepi32_epi8(values));
+  for (int64_t quad = 0; quad < quads; ++quad) std::memcpy(to + quad * stride, bytes + kQuad * quad, kQuad);
+}
+
+// A block of x, from element `from` on; `count` of its `block` inputs are there.
 template <int kBits>
-VNNI void quantize_block(DataType type, const void* x, int64_t from, int64_t count, int64_t block, const Bytes& bytes,
-                         int64_t at) {
+VNNI void quantize_block(DataType type, const void* x, int64_t from, int64_t count, int64_t block, const Place& to) {
   constexpr int kDigits = digits_of(kBits);
   __m512 largest = _mm512_setzero_ps(), spoilt = _mm512_setzero_ps();  // x - x is NaN for an infinity, too
   for (int64_t j = 0; j < count; j += kLanes) {
@@ -78,12 +96,11 @@ VNNI void quantize_block(DataType type, const void* x, int64_t from, int64_t cou
   const float step = magnitude / static_cast<float>(kDigits == 2 ? 127 * kDigit : 127);
   // A magnitude whose parts are nothing, or whose step has an infinite inverse, is nothing beside any other.
   const float inverse = finite && step > 0x1p-126f ? 1 / step : 0;
-  const int64_t digit_stride = bytes.blocks_in_all * block;
-  int8_t* const codes = bytes.codes + at * block;
   __m512i sums[kDigits];
   for (auto& sum : sums) sum = _mm512_setzero_si512();
-  for (int64_t j = 0; j < block; j += kLanes) {
-    const auto there = static_cast<__mmask16>(block - j >= kLanes ? 0xFFFF : (1u << (block - j)) - 1);
+  int8_t* codes = to.codes;
+  for (int64_t j = 0; j < block; j += kLanes, codes += kLanes / kQuad * to.stride) {
+    const int64_t quads = std::min(kLanes, block - j) / kQuad;
     __m512i rest = _mm512_setzero_si512();
     if (j < count && inverse != 0) {
       rest = _mm512_cvtps_epi32(_mm512_mul_ps(load(type, x, from + j, count - j), _mm512_set1_ps(inverse)));
@@ -92,14 +109,30 @@ VNNI void quantize_block(DataType type, const void* x, int64_t from, int64_t cou
       const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(rest, _mm512_set1_epi32(kDigit / 2)), 8);
       rest = _mm512_sub_epi32(rest, _mm512_slli_epi32(upper, 8));
       sums[0] = _mm512_add_epi32(sums[0], upper);
-      _mm512_mask_cvtsepi32_storeu_epi8(codes + j, there, upper);
+      store_quads(upper, quads, codes, to.stride);
     }
     sums[kDigits - 1] = _mm512_add_epi32(sums[kDigits - 1], rest);
-    _mm512_mask_cvtsepi32_storeu_epi8(codes + (kDigits - 1) * digit_stride + j, there, rest);
+    store_quads(rest, quads, codes + (kDigits - 1) * kQuad, to.stride);
   }
-  bytes.scales[at] = finite ? (inverse != 0 ? step : 0) : __builtin_nanf("");
+  *to.scale = finite ? (inverse != 0 ? step : 0) : __builtin_nanf("");
   for (int digit = 0; digit < kDigits; ++digit) {
-    bytes.correct[digit * bytes.blocks_in_all + at] = -offset_of(kBits) * _mm512_reduce_add_epi32(sums[digit]);
+    to.correct[digit] = -offset_of(kBits) * _mm512_reduce_add_epi32(sums[digit]);
+  }
+}
+
+// Rows [row, row + count) of x, which are one tile.
+template <int kBits>
+void quantize_tile(DataType type, const void* x, int64_t row, int64_t count, int64_t inputs, int64_t block,
+                   const Bytes& bytes) {
+  constexpr int kDigits = digits_of(kBits);
+  const int64_t blocks = (inputs + block - 1) / block;
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t first = row * blocks + b * count, at = first + r, begin = b * block;
+      const Place place{bytes.codes + first * block * kDigits + r * kDigits * kQuad, bytes.scales + at,
+                        bytes.correct + at * kDigits, count * kDigits * kQuad};
+      quantize_block<kBits>(type, x, (row + r) * inputs + begin, std::min(block, inputs - begin), block, place);
+    }
   }
 }
 
@@ -117,7 +150,6 @@ struct Scratch {
     bytes.codes = reinterpret_cast<int8_t*>(memory);
     bytes.scales = reinterpret_cast<float*>(memory + code_bytes);
     bytes.correct = reinterpret_cast<int32_t*>(memory + code_bytes + size * 4);
-    bytes.blocks_in_all = rows * blocks;
   }
 
   Bytes bytes{};
@@ -143,14 +175,13 @@ struct Shape {
   int64_t blocks, block;
 };
 
-// Adds the products of a vector of codes with four inputs of each row. x: the first row's upper digits.
+// Adds the products of a vector of codes with four inputs of each row. x: of all of them, as they stand.
 template <int kRows, int kDigits, int kChains>
-VNNI inline void add_codes(__m512i (&totals)[kRows][kDigits][kChains], int chain, __m512i codes, const int8_t* x,
-                           int64_t stride, int64_t digit_stride) {
+VNNI inline void add_codes(__m512i (&totals)[kRows][kDigits][kChains], int chain, __m512i codes, const int8_t* x) {
   for (int r = 0; r < kRows; ++r) {
     for (int digit = 0; digit < kDigits; ++digit) {
       __m512i& total = totals[r][digit][chain % kChains];
-      total = _mm512_dpbusd_epi32(total, codes, four(x + digit * digit_stride + r * stride));
+      total = _mm512_dpbusd_epi32(total, codes, four(x + (r * kDigits + digit) * kQuad));
     }
   }
 }
@@ -162,21 +193,21 @@ VNNI void sum_panel(const uint8_t* panel, const Shape& shape, const Bytes& x, in
   // Chains of additions that do not wait for each other, as long as there are registers for them.
   constexpr int kChains = kDigits == 1 || kRows == 1 ? 2 : 1;
   const int64_t vectors = kVectors ? kVectors : shape.block * kBits / 32;
-  const int64_t half = shape.block / 2, digit_stride = x.blocks_in_all * shape.block;
+  constexpr int64_t kQuadBytes = kRows * kDigits * kQuad;
+  const int64_t half = shape.block / 2 / kQuad;  // quads
   const __m512i lower = _mm512_set1_epi8(15);
   __m512 result[kRows];
   for (auto& sum : result) sum = _mm512_setzero_ps();
   for (int64_t b = 0; b < shape.blocks; ++b) {
+    const int64_t first = row * shape.blocks + b * kRows;
     __m512i totals[kRows][kDigits][kChains];
     for (int r = 0; r < kRows; ++r) {
       for (int digit = 0; digit < kDigits; ++digit) {
-        const int64_t at = digit * x.blocks_in_all + (row + r) * shape.blocks + b;
         for (auto& total : totals[r][digit]) total = _mm512_setzero_si512();
-        totals[r][digit][0] = _mm512_set1_epi32(x.correct[at]);
+        totals[r][digit][0] = _mm512_set1_epi32(x.correct[(first + r) * kDigits + digit]);
       }
     }
-    const int8_t* const codes = x.codes + (row * shape.blocks + b) * shape.block;
-    const int64_t stride = shape.blocks * shape.block;
+    const int8_t* const codes = x.codes + first * shape.block * kDigits;
     // A vector of four-bit codes is of two quads, and of eight-bit codes there is an even number of vectors.
     constexpr int64_t kStep = kBits == 4 ? 1 : 2;
 #pragma GCC unroll 4
@@ -185,19 +216,19 @@ VNNI void sum_panel(const uint8_t* panel, const Shape& shape, const Bytes& x, in
       prefetch_once(panel + kAhead);
       if constexpr (kBits == 4) {
         const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(codes_here, 4), lower);
-        add_codes(totals, 0, _mm512_and_si512(codes_here, lower), codes + kQuad * j, stride, digit_stride);
-        add_codes(totals, 1, upper, codes + kQuad * j + half, stride, digit_stride);
+        add_codes(totals, 0, _mm512_and_si512(codes_here, lower), codes + kQuadBytes * j);
+        add_codes(totals, 1, upper, codes + kQuadBytes * (j + half));
       } else {
         prefetch_once(panel + kVector + kAhead);
         const __m512i next = _mm512_loadu_si512(panel + kVector);
-        add_codes(totals, 0, codes_here, codes + kQuad * j, stride, digit_stride);
-        add_codes(totals, 1, next, codes + kQuad * (j + 1), stride, digit_stride);
+        add_codes(totals, 0, codes_here, codes + kQuadBytes * j);
+        add_codes(totals, 1, next, codes + kQuadBytes * (j + 1));
       }
     }
     const __m512 scales = load_scales<kHalfScales>(panel);
     panel += kLanes * (kHalfScales ? 2 : 4);
     for (int r = 0; r < kRows; ++r) {
-      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(x.scales[(row + r) * shape.blocks + b]));
+      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(x.scales[first + r]));
       __m512 sum;
       for (int digit = 0; digit < kDigits; ++digit) {
         __m512i total = totals[r][digit][0];
@@ -244,23 +275,25 @@ VNNI void multiply_rows(const uint8_t* panel, int64_t first, const Shape& shape,
   }
 }
 
-// All rows by the outputs from `first` on: eight rows at a time, which is as many as there are registers for.
+// All rows by the outputs from `first` on.
 template <int kBits, bool kHalfScales, int kVectors>
 void multiply_panel(const uint8_t* panel, int64_t first, const Shape& shape, const Bytes& x, int64_t rows,
                     const Result& result) {
-  int64_t row = 0;
-  for (; row + 8 <= rows; row += 8) {
-    multiply_rows<kBits, kHalfScales, 8, kVectors>(panel, first, shape, x, row, result);
+  for (int64_t row = 0; row < rows; row += tile_rows(rows - row)) {
+    switch (tile_rows(rows - row)) {
+      case 1:
+        multiply_rows<kBits, kHalfScales, 1, kVectors>(panel, first, shape, x, row, result);
+        break;
+      case 2:
+        multiply_rows<kBits, kHalfScales, 2, kVectors>(panel, first, shape, x, row, result);
+        break;
+      case 4:
+        multiply_rows<kBits, kHalfScales, 4, kVectors>(panel, first, shape, x, row, result);
+        break;
+      default:
+        multiply_rows<kBits, kHalfScales, kMostRows, kVectors>(panel, first, shape, x, row, result);
+    }
   }
-  if (rows - row >= 4) {
-    multiply_rows<kBits, kHalfScales, 4, kVectors>(panel, first, shape, x, row, result);
-    row += 4;
-  }
-  if (rows - row >= 2) {
-    multiply_rows<kBits, kHalfScales, 2, kVectors>(panel, first, shape, x, row, result);
-    row += 2;
-  }
-  if (rows - row >= 1) multiply_rows<kBits, kHalfScales, 1, kVectors>(panel, first, shape, x, row, result);
 }
 
 using MultiplyPanel = void (*)(const uint8_t*, int64_t, const Shape&, const Bytes&, int64_t, const Result&);
@@ -368,11 +401,12 @@ void PackedMatrix::multiply(DataType type, int64_t rows, const void* x, void* y,
                             const ParallelFor& parallel_for) const {
   Scratch scratch(rows, blocks_, block_, bits_);
   const Bytes& bytes = scratch.bytes;
-  parallel_for(rows, 8 * inputs_, [&](int64_t row) {
-    for (int64_t b = 0; b < blocks_; ++b) {
-      const int64_t from = row * inputs_ + b * block_, count = std::min(block_, inputs_ - b * block_);
-      const auto quantize = bits_ == 8 ? quantize_block<8> : quantize_block<4>;
-      quantize(type, x, from, count, block_, bytes, row * blocks_ + b);
+  const auto quantize = bits_ == 8 ? quantize_tile<8> : quantize_tile<4>;
+  parallel_for((rows + kMostRows - 1) / kMostRows, 8 * kMostRows * inputs_, [&](int64_t task) {
+    for (int64_t row = task * kMostRows, end = std::min(rows, row + kMostRows); row < end;) {
+      const int64_t count = tile_rows(end - row);
+      quantize(type, x, row, count, inputs_, block_, bytes);
+      row += count;
     }
   });
   const int64_t panels = (outputs_ + kLanes - 1) / kLanes, panel_bytes = blocks_ * block_bytes_;
