@@ -63,8 +63,8 @@ DefinitionsOption = Annotated[
 ActivationsOption = Annotated[
     Activations,
     typer.Option(
-        help="What ONNX Runtime multiplies quantised weights with on a CPU: `int8` rounds each product's inputs to 8 "
-        "bits and is fast, `float32` does not and is exact."
+        help="What ONNX Runtime multiplies quantised weights with on a CPU: `int8` rounds each product's inputs "
+        "and is fast, `float32` does not and is exact."
     ),
 ]
 RuntimeOption = Annotated[RuntimeName, typer.Option(help="What runs the bundle.")]

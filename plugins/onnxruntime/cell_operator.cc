@@ -7,8 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "cells/cpu/cpu_layers.h"
-
 namespace xlstm::ort {
 namespace {
 
@@ -123,7 +121,7 @@ class CellKernel {
       if (!take_constant(info, i)) given_.push_back(i);
     }
     if (op.cell.prepare) {
-      prepared_ = op.cell.prepare(call_);
+      prepared_ = op.cell.prepare(op.device, call_);
       if (!prepared_) node_.refuse("its weights must be constants");
       call_.prepared = prepared_.get();
     }
@@ -252,12 +250,12 @@ void run_mlstm_projections(const Device& device, const Call& call, OrtKernelCont
   device.mlstm_projections(mlstm_projections_args(call), context);
 }
 
-std::shared_ptr<const void> prepare_slstm_projections(const Call& call) {
+std::shared_ptr<const void> prepare_slstm_projections(const Device& device, const Call& call) {
   const SlstmProjectionsArgs args = slstm_projections_args(call);
   for (const void* weight : {args.i_weight, args.f_weight, args.z_weight, args.o_weight}) {
     if (weight == nullptr) return nullptr;
   }
-  return std::make_shared<const cpu::PackedLinear>(cpu::pack_slstm_projections(args));
+  return device.pack_slstm_projections(args);
 }
 
 void run_slstm_projections(const Device& device, const Call& call, OrtKernelContext* context) {

@@ -17,7 +17,7 @@ struct Cell {
   void (*run)(const Device& device, const Call& call, OrtKernelContext* context);
   size_t (*may_reuse)(int** inputs, int** outputs);
   // What the kernel of a node makes of its constant inputs, once; null where they are none.
-  std::shared_ptr<const void> (*prepare)(const Call& call) = nullptr;
+  std::shared_ptr<const void> (*prepare)(const Device& device, const Call& call) = nullptr;
 };
 
 extern const Cell kMlstmCell;

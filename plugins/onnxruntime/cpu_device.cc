@@ -49,6 +49,9 @@ const Device kCpu{
     [](const MlstmProjectionsArgs& args, OrtKernelContext* context) {
       cpu::mlstm_projections(args, thread_pool(context));
     },
+    [](const SlstmProjectionsArgs& args) -> std::shared_ptr<const cpu::PackedLinear> {
+      return std::make_shared<cpu::PackedLinear>(cpu::pack_slstm_projections(args));
+    },
     [](const SlstmProjectionsArgs& args, const cpu::PackedLinear& packed, OrtKernelContext* context) {
       cpu::slstm_projections(args, packed, thread_pool(context));
     },

@@ -3,6 +3,8 @@
 
 #include <onnxruntime_cxx_api.h>
 
+#include <memory>
+
 #include "cells/cells.h"
 #include "cells/cpu/cpu_cells.h"
 #include "cells/cpu/linear.h"
@@ -18,6 +20,7 @@ struct Device {
   // Null where a device has none.
   void (*causal_conv)(const CausalConvArgs& args, OrtKernelContext* context) = nullptr;
   void (*mlstm_projections)(const MlstmProjectionsArgs& args, OrtKernelContext* context) = nullptr;
+  std::shared_ptr<const cpu::PackedLinear> (*pack_slstm_projections)(const SlstmProjectionsArgs& args) = nullptr;
   void (*slstm_projections)(const SlstmProjectionsArgs& args, const cpu::PackedLinear& packed,
                             OrtKernelContext* context) = nullptr;
   void (*mlstm_heads)(const MlstmHeadsArgs& args, OrtKernelContext* context) = nullptr;

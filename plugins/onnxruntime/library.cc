@@ -38,7 +38,7 @@ constexpr bool kLayersByDefault = false;
 constexpr bool kLayersByDefault = true;
 #endif
 
-// ONNX Runtime's own: "1" where products with quantised weights shall not round their inputs to 8 bits. Ours do.
+// ONNX Runtime's own: "1" where products with quantised weights shall not round their inputs. Ours do.
 constexpr const char* kAccuracyEntry = "session.qdq_matmulnbits_accuracy_level";
 
 // An entry of the session's options; `otherwise` where there is none.

@@ -1,8 +1,9 @@
 """The CPU's product with quantised weights: its kernel against sums in float64, and its operator in ONNX Runtime.
 
-The reference rounds the inputs as the kernel says that it does: a block of x becomes integers at the scale that maps its
-largest magnitude to 127 beside 4-bit codes, and to 127 * 256 beside 8-bit ones. What is left is float rounding: one in
-the input's scale, one where two digits are put together, one in each product of scales, one in each addition of a block.
+The reference rounds the inputs as the kernel says that it does: a block of x becomes integers at the scale that maps
+its largest magnitude to 127 beside 4-bit codes, and to 127 * 256 beside 8-bit ones. What is left is float rounding: one
+in the input's scale, one where two digits are put together, one in each product of scales, one in each addition of a
+block.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ LINEAR, LINEAR_WITH_BIAS = "Linear", "LinearWithBias"
 LINEARS = (LINEAR, LINEAR_WITH_BIAS)
 """Linear layers; our CPU kernel has weights of any float type."""
 QUANTIZED_MATMUL = "QuantizedMatMul"
-"""A product with a quantised matrix; our CPU kernel rounds its inputs to 8 bits."""
+"""A product with a quantised matrix; our CPU kernel rounds its inputs."""
 OPSET = 21
 """Of standard ONNX, for graphs and definitions."""
 PLUGIN_ATTRIBUTES = {"plugin_version": str(VERSION), "plugin_namespace": DOMAIN}

@@ -7,7 +7,7 @@ where ONNX Runtime widens them to float32 and then reads twice the bytes.
 
 `QuantizedMatMul`: x (.., K), codes (K, N) and scales (blocks, N) give y (.., N). Its definition is what ONNX Runtime
 fuses into its own product with codes (`MatMulNBits`), and TensorRT into its. Where the inputs of products may be
-rounded to 8 bits, our CPU kernel runs the node (`plugins/cells/cpu/quantized_product.h`).
+rounded, our CPU kernel runs the node (`plugins/cells/cpu/quantized_product.h`).
 """
 
 from __future__ import annotations

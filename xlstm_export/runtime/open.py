@@ -30,7 +30,8 @@ def open_session(
         custom_ops: the custom-op library for ONNX Runtime; None runs the cells' definitions.
         engine: for the TensorRT runtimes; None takes the bundle's newest that fits.
         activations: what ONNX Runtime multiplies quantised weights with on the CPU. `int8` rounds the inputs of each
-            product to 8 bits; `float32` is exact, and for 8-bit weights slower than a bundle that is not quantised.
+            product (to 8 bits, beside 8-bit weights our kernel to 15); `float32` is exact, and for 8-bit weights slower
+            than a bundle that is not quantised.
 
     Raises:
         UserError: a batch that the bundle was not made for, or a runtime that is not here.

@@ -3,7 +3,7 @@
 A bundle in bfloat16 keeps its matrix products in bfloat16, because TensorRT would fold a cast of the weights into
 float32 weights twice the size. On the CPU those products run in float32 between casts: inputs and outputs are
 rounded to bfloat16 exactly where the graph says, so only the accumulation is wider. Our CPU kernels do the same with
-linear layers as they are.
+linear layers and an sLSTM's gates as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.graph_file import BFLOAT16, FLOAT, INT_ATTRIBUTE, NodeProto, read_graph
-from ..operators.names import LINEARS, QUANTIZED_MATMUL
+from ..operators.names import LINEARS, QUANTIZED_MATMUL, SLSTM_PROJECTIONS
 
 _ARITHMETIC = {"Gemm", "MatMul", "Add", "Mul", "DequantizeLinear", QUANTIZED_MATMUL}
 
@@ -23,7 +23,7 @@ def widen_bfloat16(path: Path, kernels: bool) -> bytes:
 
     `kernels`: whether our library runs what it has a kernel for.
     """
-    arithmetic = _ARITHMETIC if kernels else {*_ARITHMETIC, *LINEARS}
+    arithmetic = _ARITHMETIC if kernels else {*_ARITHMETIC, *LINEARS, SLSTM_PROJECTIONS}
     model = read_graph(path)
     graph = model.graph
     types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output, *graph.value_info)}
