@@ -1,6 +1,27 @@
 """The definitions of what makes the cells' inputs; `layer_definitions.py` has those of what else stands around them."""
 
 
+def _diagonal(weight: str) -> str:
+    """What puts `together` blocks on the diagonal of a wider one, for weights of this name and type."""
+    return f"""
+    zero = Constant <value_ints: ints = [0]> ()
+    one = Constant <value_ints: ints = [1]> ()
+    rest = Constant <value_ints: ints = [-1]> ()
+    first = Constant <value_int: int = 0> ()
+    stride = Constant <value_int: int = 1> ()
+    row_axes = Constant <value_ints: ints = [1, 2, 3]> ()
+    column_axes = Constant <value_ints: ints = [0, 1, 3]> ()
+    together_count = Constant <value_int: int = @together> ()
+    together_size = Reshape (together_count, one)
+    places = Range (first, together_count, stride)
+    row = Unsqueeze (places, row_axes)
+    column = Unsqueeze (places, column_axes)
+    on_diagonal = Equal (row, column)
+    diagonal = CastLike (on_diagonal, {weight})
+    width = Shape <start: int = 2, end: int = 3> ({weight})
+"""
+
+
 def _block_diagonal(name: str, x: str) -> str:
     """Projection `name` of x: its narrow blocks on the diagonals of wider ones, one batch of small products."""
     return f"""
@@ -31,26 +52,11 @@ def _gate(name: str) -> str:
 
 
 _PROJECTIONS = f"""
-    zero = Constant <value_ints: ints = [0]> ()
-    one = Constant <value_ints: ints = [1]> ()
-    rest = Constant <value_ints: ints = [-1]> ()
+    {_diagonal("q_weight")}
     flat_shape = Constant <value_ints: ints = [0, -1]> ()
-    first = Constant <value_int: int = 0> ()
-    stride = Constant <value_int: int = 1> ()
-    row_axes = Constant <value_ints: ints = [1, 2, 3]> ()
-    column_axes = Constant <value_ints: ints = [0, 1, 3]> ()
-
-    together_count = Constant <value_int: int = @together> ()
-    together_size = Reshape (together_count, one)
-    width = Shape <start: int = 2, end: int = 3> (q_weight)
     wide = Mul (together_size, width)
     narrow_shape = Concat <axis: int = 0> (rest, together_size, width, one, width)
     wide_shape = Concat <axis: int = 0> (rest, wide, wide)
-    places = Range (first, together_count, stride)
-    row = Unsqueeze (places, row_axes)
-    column = Unsqueeze (places, column_axes)
-    on_diagonal = Equal (row, column)
-    diagonal = CastLike (on_diagonal, q_weight)
 
     groups_shape = Concat <axis: int = 0> (zero, rest, wide)
     x_conv_split = Reshape (x_conv, groups_shape)
@@ -123,20 +129,10 @@ def _gates_of_heads(name: str, x: str, first: str, second: str) -> str:
 
 
 _SLSTM_PROJECTIONS = f"""
-    zero = Constant <value_ints: ints = [0]> ()
-    one = Constant <value_ints: ints = [1]> ()
+    {_diagonal("i_weight")}
     two = Constant <value_ints: ints = [2]> ()
     four = Constant <value_ints: ints = [4]> ()
-    rest = Constant <value_ints: ints = [-1]> ()
-    first = Constant <value_int: int = 0> ()
-    stride = Constant <value_int: int = 1> ()
-    row_axes = Constant <value_ints: ints = [1, 2, 3]> ()
-    column_axes = Constant <value_ints: ints = [0, 1, 3]> ()
-
-    together_count = Constant <value_int: int = @together> ()
-    together_size = Reshape (together_count, one)
     heads = Shape <start: int = 0, end: int = 1> (i_weight)
-    width = Shape <start: int = 2, end: int = 3> (i_weight)
     two_widths = Mul (two, width)
     wide_in = Mul (together_size, width)
     wide_out = Mul (together_size, two_widths)
@@ -144,11 +140,6 @@ _SLSTM_PROJECTIONS = f"""
     wide_shape = Concat <axis: int = 0> (rest, wide_in, wide_out)
     groups_shape = Concat <axis: int = 0> (zero, rest, wide_in)
     product_shape = Concat <axis: int = 0> (zero, zero, together_size, two, width)
-    places = Range (first, together_count, stride)
-    row = Unsqueeze (places, row_axes)
-    column = Unsqueeze (places, column_axes)
-    on_diagonal = Equal (row, column)
-    diagonal = CastLike (on_diagonal, i_weight)
 
     {_gates_of_heads("early", "x_conv", "i", "f")}
     {_gates_of_heads("late", "x", "z", "o")}

@@ -193,7 +193,7 @@ VNNI void sum_panel(const uint8_t* panel, const Shape& shape, const Bytes& x, in
   // Chains of additions that do not wait for each other, as long as there are registers for them.
   constexpr int kChains = kDigits == 1 || kRows == 1 ? 2 : 1;
   const int64_t vectors = kVectors ? kVectors : shape.block * kBits / 32;
-  constexpr int64_t kQuadBytes = kRows * kDigits * kQuad;
+  constexpr int64_t kQuadBytes = kQuad * kRows * kDigits;
   const int64_t half = shape.block / 2 / kQuad;  // quads
   const __m512i lower = _mm512_set1_epi8(15);
   __m512 result[kRows];
