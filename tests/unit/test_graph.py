@@ -139,6 +139,30 @@ def test_only_wide_layers_of_one_input_with_weights_of_their_own_are_joined():
     assert [value.name for value in model.graph.outputs] == [node.output[0] for node in nodes]
 
 
+@pytest.mark.parametrize("axis", [-1, 1, 0])
+def test_layers_are_one_in_the_order_in_which_their_outputs_stand_side_by_side(axis):
+    """And not where they are put one under the other, nor where one of them is read elsewhere, too."""
+    helper, tensors = onnx.helper, {f"{n}.weight": torch.full((40, 2), float(i)) for i, n in enumerate("abcd")}
+    nodes = [helper.make_node("Gemm", ["x", f"{name}.weight"], [name], transB=1) for name in "abcd"]
+    nodes += [helper.make_node("Concat", pair, [y], axis=axis) for pair, y in ((["b", "a"], "y"), (["c", "d"], "z"))]
+    nodes.append(helper.make_node("Relu", ["d"], ["other"]))
+    values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [None, None]) for n in ("x", "y", "z", "other")]
+    weights = [onnx.numpy_helper.from_array(tensor.numpy(), name) for name, tensor in tensors.items()]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(names.DOMAIN, 1)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:], weights), opset_imports=opsets, ir_version=10
+    )
+    given = ir.from_proto(model)
+    mark_linear_layers(given)
+    joined = join_linear_layers(given.graph, {name: LazyTensor.of(tensor) for name, tensor in tensors.items()})
+    made = next(node for node in given.graph if node.outputs[0].name == "y")
+    if axis == 0:
+        assert joined.keys() == {"a+b+c+d.weight"} and made.op_type == "Concat"
+    else:
+        assert joined.keys() == {"b+a.weight", "c.weight", "d.weight"} and made.op_type == names.LINEAR
+        assert joined["b+a.weight"].read()[:, 0].tolist() == [1.0] * 40 + [0.0] * 40
+
+
 def test_forget_gate_is_softplus_never_log_of_sigmoid():
     for functions, cell in itertools.product((schemas.step_functions(), schemas.sequence_functions()), names.CELLS):
         function = functions[cell]

@@ -92,9 +92,11 @@ def _join(graph: ir.Graph, nodes: Sequence[ir.Node], tensors: dict[str, LazyTens
 
 def _side_by_side(node: ir.Node) -> ir.Node | None:
     """What alone reads the layer's rows, and puts them beside others."""
-    uses = tuple(node.outputs[0].uses())
-    reader = uses[0].node if len(uses) == 1 else None
-    return reader if reader is not None and reader.op_type == "Concat" and reader.domain == "" else None
+    readers = [use.node for use in node.outputs[0].uses()]
+    if len(readers) != 1 or node.outputs[0].is_graph_output():
+        return None
+    is_concat = readers[0].op_type == "Concat" and not readers[0].domain
+    return readers[0] if is_concat and readers[0].attributes.get_int("axis") in (-1, 1) else None
 
 
 def _join_weights(graph: ir.Graph, values: Sequence[ir.Value], tensors: dict[str, LazyTensor]) -> ir.Value:

@@ -1,8 +1,8 @@
 // Products with a matrix of 4-bit or 8-bit codes on a CPU, whose inputs are rounded: y = x (codes * scales).
 //
 // Every row of x is cut into the matrix' own blocks, and each becomes integers and one scale: of 8 bits beside 4-bit
-// codes, where it maps the largest magnitude to 127, as ONNX Runtime's MatMulNBits with accuracy level 4 has them; of 15
-// bits beside 8-bit codes, where it maps it to 127 * 256, so that what is lost is what the codes lose. A block's
+// codes, where it maps the largest magnitude to 127, as ONNX Runtime's MatMulNBits with accuracy level 4 has them; of
+// 15 bits beside 8-bit codes, where it maps it to 127 * 256, so that what is lost is what the codes lose. A block's
 // products are summed exactly, as integers; blocks are added in float.
 #pragma once
 
