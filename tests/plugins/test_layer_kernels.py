@@ -100,6 +100,9 @@ def run(kernels: CpuKernels, case: LayerCase, dtype: str, instruction_set: str, 
     arguments = STRUCTURES[case.name](**{n: v for n, v in values.items() if n in fields})
     kernels.call(FUNCTIONS[case.name], arguments, instruction_set, threads)
     width = {n: dtype if n in case.typed else "float32" for n in shapes}
+    for n, shape in shapes.items():
+        used = (4 if width[n] == "float32" else 2) * int(np.prod(shape))
+        assert in_place or (results[n][used:] == 0xFF).all(), f"written beyond {n}"
     item = {n: 4 if kind == "float32" else 2 for n, kind in width.items()}
     return {n: from_bytes(results[n].tobytes()[: item[n] * int(np.prod(s))], s, width[n]) for n, s in shapes.items()}
 

@@ -330,6 +330,26 @@ def test_attribute_of_the_wrong_type_or_out_of_range_is_refused(library):
         _session(_model(_small("mlstm"), eps=-1.0), library)
 
 
+def test_layer_that_lacks_a_number_or_constant_weights_is_refused(library):
+    heads = "(float[2, 40] x, float[2, 4] gates) => (float[b, s, h, d] q) { q, k, v, i, f, o = ai.xlstm.MLSTMHeads"
+    projections = "float[2, 5, 5] i, float[2, 5, 5] f, float[2, 5, 5] z, float[2, 5, 5] o"
+    for graph, message in (
+        (
+            f"{heads} <heads = 2, qk_head = 5, v_head = 0> (x, gates) }}",
+            "MLSTMHeads '.*': attribute v_head must be a posi",
+        ),
+        (f"{heads} <heads = 2, qk_head = 5> (x, gates) }}", "attribute v_head must be a positive integer"),
+        (
+            f"(float[3, 10] x, {projections}) => (float[b, s, 4, h, d] y) "
+            "{ y = ai.xlstm.SLSTMProjections (x, x, i, f, z, o) }",
+            "SLSTMProjections '.*': its weights must be constants",
+        ),
+    ):
+        text = f'<ir_version: 10, opset_import: ["" : 21, "{DOMAIN}" : 1]> g {graph}'
+        with pytest.raises(Exception, match=message):
+            _session(onnx.parser.parse_model(text), library)
+
+
 @pytest.mark.parametrize("name", ["a-mixed", "b-single"])
 def test_what_stands_around_the_cells_runs_in_the_library_unless_the_session_says_otherwise(
     name, export_variant, library, tmp_path
