@@ -57,6 +57,10 @@ class Activation(enum.Enum):
     relu2 = "relu^2"
     gelu = "gelu"
 
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
+        """By value, as Pythons write members, but for the first 3.11s, which write their names."""
+        return type(self), (self.value,)
+
 
 @dataclasses.dataclass
 class FeedForwardConfig:
