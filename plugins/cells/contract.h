@@ -119,9 +119,14 @@ inline constexpr Operator kSlstm{
 inline constexpr const Operator* kOperators[] = {&kMlstm, &kSlstm};
 
 constexpr size_t kMaxAttributes = 4, kMaxInputs = 10, kMaxOutputs = 6;
-static_assert(kMlstm.attributes.size() <= kMaxAttributes && kSlstm.attributes.size() <= kMaxAttributes);
-static_assert(kMlstm.inputs.size() <= kMaxInputs && kSlstm.inputs.size() <= kMaxInputs);
-static_assert(kMlstm.outputs.size() <= kMaxOutputs && kSlstm.outputs.size() <= kMaxOutputs);
+constexpr bool fit_into_a_call(Table<const Operator*> operators) {
+  for (const Operator* op : operators) {
+    if (op->attributes.size() > kMaxAttributes || op->inputs.size() > kMaxInputs) return false;
+    if (op->outputs.size() > kMaxOutputs) return false;
+  }
+  return true;
+}
+static_assert(fit_into_a_call(kOperators));
 
 // One node with everything that its kernel needs, in the order of the tables.
 struct Call {

@@ -150,14 +150,7 @@ inline constexpr const Operator* kLayerOperators[] = {
     &kGatedHeadNorm, &kSkipGatedHeadNorm, &kAddLayerNorm,     &kAddRmsNorm,   &kGeglu,
     &kSwiglu,        &kSoftCap,           &kValidTokens,      &kLastPositions};
 
-constexpr bool fit_into_a_call() {
-  for (const Operator* op : kLayerOperators) {
-    if (op->attributes.size() > kMaxAttributes || op->inputs.size() > kMaxInputs) return false;
-    if (op->outputs.size() > kMaxOutputs) return false;
-  }
-  return true;
-}
-static_assert(fit_into_a_call());
+static_assert(fit_into_a_call(kLayerOperators));
 
 inline CausalConvArgs causal_conv_args(const Call& call) {
   const auto input = [&](size_t index) { return static_cast<const float*>(call.inputs[index]); };

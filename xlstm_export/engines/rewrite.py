@@ -79,13 +79,12 @@ def with_products_as_sums(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    weights = {tensor.name: tensor.data_type for tensor in copy.graph.initializer}
-    projections = [node for node in copy.graph.node if (node.domain, node.op_type) == (DOMAIN, SLSTM_PROJECTIONS)]
-    in_16_bits = any(weights[node.input[2]] != onnx.TensorProto.FLOAT for node in projections)
+    types = {value.name: value.type.tensor_type.elem_type for value in copy.graph.value_info}
+    gates = [node.output[0] for node in copy.graph.node if (node.domain, node.op_type) == (DOMAIN, SLSTM_PROJECTIONS)]
+    in_16_bits = any(types[name] != onnx.TensorProto.FLOAT for name in gates)
     for function in copy.functions:
         if function.domain == DOMAIN and not (function.name == SLSTM_PROJECTIONS and in_16_bits):
             _rewrite(function, lambda _: True)
-    types = {value.name: value.type.tensor_type.elem_type for value in copy.graph.value_info}
     _rewrite(copy.graph, lambda node: types[node.output[0]] == onnx.TensorProto.FLOAT)
     return copy
 

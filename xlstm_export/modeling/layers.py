@@ -170,11 +170,8 @@ def block_diagonals(x: Tensor, *layers: BlockDiagonalLinear) -> Tensor:
     return y.reshape(groups, -1, len(layers), width).permute(1, 2, 0, 3)
 
 
-class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * weight (+ bias), of x (N, D) or of x + y, where y has any dtype.
-
-    Returns x (+ y), and its norm in the compute dtype.
-    """
+class _Norm(nn.Module):
+    """A norm of x (N, D), or of x + y, where y has any dtype. Returns x (+ y), and its norm in the compute dtype."""
 
     def __init__(self, dim: int, eps: float, bias: bool, dtypes: Dtypes):
         super().__init__()
@@ -184,33 +181,40 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if y is not None and self.bias is None and x.dtype == self.weight.dtype:
-            normal, x = add_layer_norm(x, y, self.weight, self.eps)
+            normal, x = self.add(x, y)
             return x, normal
         x = added(x, y)
-        return x, F.layer_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.bias, self.eps)
+        return x, self.normalise(x.to(self.weight.dtype))
+
+    def add(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of x + y without a bias, and x + y, as one operator."""
+        raise NotImplementedError
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """x and the result in the compute dtype."""
+        raise NotImplementedError
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight (+ bias), of x (N, D) or of x + y, where y has any dtype.
+class LayerNorm(_Norm):
+    """(x - mean) / sqrt(var + eps) * weight (+ bias)."""
 
-    Returns x (+ y), and its norm in the compute dtype.
-    """
+    def add(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return add_layer_norm(x, y, self.weight, self.eps)
 
-    def __init__(self, dim: int, eps: float, bias: bool, dtypes: Dtypes):
-        super().__init__()
-        self.weight = parameter(dim, dtype=dtypes.compute)
-        self.bias = parameter(dim, dtype=dtypes.compute) if bias else None
-        self.eps = eps
+    def normalise(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if y is not None and self.bias is None and x.dtype == self.weight.dtype:
-            normal, x = add_rms_norm(x, y, self.weight, self.eps)
-            return x, normal
-        x = added(x, y)
-        wide = x.to(self.weight.dtype)
+
+class RMSNorm(_Norm):
+    """x / sqrt(mean(x^2) + eps) * weight (+ bias)."""
+
+    def add(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return add_rms_norm(x, y, self.weight, self.eps)
+
+    def normalise(self, x: Tensor) -> Tensor:
         # Written as ONNX Runtime's fusion to one normalisation kernel expects it.
-        normal = wide / torch.sqrt(wide.pow(2.0).mean(-1, keepdim=True) + self.eps) * self.weight
-        return x, normal if self.bias is None else normal + self.bias
+        normal = x / torch.sqrt(x.pow(2.0).mean(-1, keepdim=True) + self.eps) * self.weight
+        return normal if self.bias is None else normal + self.bias
 
 
 def added(x: Tensor, y: Tensor | None) -> Tensor:

@@ -5,10 +5,9 @@
 #define HWY_TARGET_INCLUDE "cells/cpu/add_norm.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 
-#include <cmath>
-
 #include "cells/cpu/cpu_layers.h"
 #include "cells/cpu/lanes-inl.h"
+#include "cells/cpu/norm-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
@@ -21,16 +20,9 @@ void normalise(const AddNormArgs& a, int64_t row) {
   float *const next = a.x_next + row * a.dim, *const normal = a.normal + row * a.dim;
   for_lanes(a.dim,
             [&](auto d, int64_t j) HWY_ATTR { hn::StoreU(hn::Add(hn::LoadU(d, x + j), load(d, y + j)), d, next + j); });
-  const float size = static_cast<float>(a.dim);
-  const float mean = a.centred ? sum_of(a.dim, next, [](auto, auto v) HWY_ATTR { return v; }) / size : 0;
-  const auto square = [&](auto d, auto v) HWY_ATTR {
-    const auto centred = hn::Sub(v, hn::Set(d, mean));
-    return hn::Mul(centred, centred);
-  };
-  const float scale = 1 / std::sqrt(sum_of(a.dim, next, square) / size + a.eps);
+  const Norm norm = norm_of(a.dim, next, a.centred, a.eps);
   for_lanes(a.dim, [&](auto d, int64_t j) HWY_ATTR {
-    const auto scaled = hn::Mul(hn::Sub(hn::LoadU(d, next + j), hn::Set(d, mean)), hn::Set(d, scale));
-    hn::StoreU(hn::Mul(scaled, hn::LoadU(d, a.weight + j)), d, normal + j);
+    hn::StoreU(hn::Mul(norm(d, hn::LoadU(d, next + j)), hn::LoadU(d, a.weight + j)), d, normal + j);
   });
 }
 

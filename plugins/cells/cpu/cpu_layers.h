@@ -13,8 +13,9 @@ namespace xlstm::cpu {
 // Any extents but a kernel or a width of 0, any finite input; the window in place or not. Repeated calls give the same
 // bits, whatever `parallel_for` does, and each position what it gets alone.
 void causal_conv(const CausalConvArgs& args, const ParallelFor& parallel_for);
+// Both kinds of projections throw std::bad_alloc, for a scratch buffer where positions are many.
 void mlstm_projections(const MlstmProjectionsArgs& args, const ParallelFor& parallel_for);
-// `packed`: what the first makes of the weights; the second reads no others. It throws std::bad_alloc, too.
+// `packed`: what the first makes of the weights; the second reads no others. The first throws std::bad_alloc, too.
 PackedLinear pack_slstm_projections(const SlstmProjectionsArgs& args);
 void slstm_projections(const SlstmProjectionsArgs& args, const PackedLinear& packed, const ParallelFor& parallel_for);
 void mlstm_heads(const MlstmHeadsArgs& args, const ParallelFor& parallel_for);

@@ -5,11 +5,10 @@
 #define HWY_TARGET_INCLUDE "cells/cpu/head_norm.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 
-#include <cmath>
-
 #include "cells/cpu/activations-inl.h"
 #include "cells/cpu/cpu_layers.h"
 #include "cells/cpu/lanes-inl.h"
+#include "cells/cpu/norm-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
@@ -21,16 +20,9 @@ void normalise(const HeadNormArgs& a, int64_t row) {
   const T* h = static_cast<const T*>(a.h) + row * a.dim;
   const int64_t at = row * a.dim, head = row % a.heads * a.dim;
   const float* const gates = a.gate ? a.gate + (row / a.heads + 1) * a.gate_width - a.heads * a.dim + head : nullptr;
-  const float size = static_cast<float>(a.dim);
-  const float mean = sum_of(a.dim, h, [](auto, auto x) HWY_ATTR { return x; }) / size;
-  const auto square = [&](auto d, auto x) HWY_ATTR {
-    const auto centred = hn::Sub(x, hn::Set(d, mean));
-    return hn::Mul(centred, centred);
-  };
-  const float scale = 1 / std::sqrt(sum_of(a.dim, h, square) / size + a.eps);
+  const Norm norm = norm_of(a.dim, h, true, a.eps);
   for_lanes(a.dim, [&](auto d, int64_t j) HWY_ATTR {
-    const auto normal = hn::Mul(hn::Sub(load(d, h + j), hn::Set(d, mean)), hn::Set(d, scale));
-    const auto weighted = hn::Mul(normal, hn::LoadU(d, a.weight + head + j));
+    const auto weighted = hn::Mul(norm(d, load(d, h + j)), hn::LoadU(d, a.weight + head + j));
     if (gates == nullptr) return hn::StoreU(weighted, d, a.y + at + j);
     const auto gate = hn::LoadU(d, gates + j);
     if (a.skip == nullptr) {

@@ -119,22 +119,6 @@ HWY_INLINE void for_lanes(int64_t count, const Body& body) {
   for (; index < count; ++index) body(hn::CappedTag<float, 1>(), index);
 }
 
-// Sum of function(x[j]).
-template <class T, class Function>
-HWY_INLINE float sum_of(int64_t count, const T* x, const Function& function) {
-  const hn::ScalableTag<float> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto sum = hn::Zero(d);
-  int64_t j = 0;
-  for (; j + lanes <= count; j += lanes) sum = hn::Add(sum, function(d, load(d, x + j)));
-  float total = hn::GetLane(hn::SumOfLanes(d, sum));
-  for (; j < count; ++j) {
-    const hn::CappedTag<float, 1> one;
-    total += hn::GetLane(function(one, load(one, x + j)));
-  }
-  return total;
-}
-
 }  // namespace xlstm::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

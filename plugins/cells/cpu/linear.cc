@@ -17,6 +17,7 @@
 #include "cells/cpu/linear.h"
 #include "cells/cpu/matrix-inl.h"
 #include "cells/cpu/prefetch.h"
+#include "cells/cpu/tasks.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
@@ -163,18 +164,6 @@ void multiply_panel(int64_t rows, int64_t inputs, int64_t outputs, const T* pane
   });
 }
 
-// Room for x as tiles read it: on the stack for rows of the usual width.
-class Scratch {
- public:
-  explicit Scratch(int64_t size) : heap_(size > kHere ? new float[static_cast<size_t>(size)] : nullptr) {}
-  float* data() { return heap_ ? heap_.get() : here_; }
-
- private:
-  static constexpr int64_t kHere = 8 << 10;
-  std::unique_ptr<float[]> heap_;
-  HWY_ALIGN_MAX float here_[kHere];
-};
-
 // The rows of all groups as strands, group after group.
 void interleave_all(const LinearArgs& layer, const LinearRows& rows, float* to, const ParallelFor& parallel_for) {
   const int64_t inputs = layer.inputs, tiles = rows.count / kTileRows + (rows.count % kTileRows != 0);
@@ -195,7 +184,8 @@ void interleave_all(const LinearArgs& layer, const LinearRows& rows, float* to, 
 void multiply_by_panels(const LinearArgs& layer, const uint8_t* panels, const float* bias, const LinearRows& rows,
                         const ParallelFor& parallel_for) {
   const int64_t inputs = layer.inputs, outputs = layer.outputs;
-  Scratch scratch(layer.groups * rows.count * inputs);
+  constexpr int64_t kUsual = 8 << 10;  // floats: rows of the usual width
+  Scratch<kUsual> scratch(layer.groups * rows.count * inputs);
   interleave_all(layer, rows, scratch.data(), parallel_for);
   dispatch_type(layer.type, [&](auto zero) HWY_ATTR {
     using T = decltype(zero);

@@ -8,12 +8,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <utility>
 
 #include "cells/cpu/cpu_layers.h"
 #include "cells/cpu/lanes-inl.h"
 #include "cells/cpu/prefetch.h"
+#include "cells/cpu/tasks.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xlstm::cpu::HWY_NAMESPACE {
@@ -142,10 +142,8 @@ void mlstm_projections_of_positions(const MlstmProjectionsArgs& args, const Para
   const int64_t columns = std::max<int64_t>(1, kColumns / args.width) * args.width;
   const int64_t positions = args.batch * args.sequence, chunks = (args.inner + columns - 1) / columns;
   const int64_t size = chunks * 2 * args.heads, rounds = (positions + kPositions - 1) / kPositions;
-  float here[1024];
-  std::unique_ptr<float[]> heap;
-  if (positions * size > 1024) heap.reset(new float[static_cast<size_t>(positions * size)]);
-  float* const parts = heap ? heap.get() : here;
+  Scratch<1024> scratch(positions * size);
+  float* const parts = scratch.data();
   const int64_t weights = 3 * columns * (args.width + 2 * args.heads) * static_cast<int64_t>(sizeof(float));
   dispatch_type(args.type, [&](auto zero) HWY_ATTR {
     using T = decltype(zero);

@@ -24,12 +24,13 @@ PackedLinear pack_slstm_projections(const SlstmProjectionsArgs& args) {
 }
 
 void slstm_projections(const SlstmProjectionsArgs& args, const PackedLinear& packed, const ParallelFor& parallel_for) {
-  const int64_t width = args.heads * args.dim;
-  std::vector<const void*> x;
-  std::vector<void*> gates;
-  for (int64_t group = 0; group < kGates * args.heads; ++group) {
-    x.push_back((group < 2 * args.heads ? args.x_conv : args.x) + group % args.heads * args.dim);
-    gates.push_back(static_cast<uint8_t*>(args.gates) + group * args.dim * element_size(args.type));
+  const int64_t width = args.heads * args.dim, groups = kGates * args.heads;
+  std::vector<const void*> x(static_cast<size_t>(groups));
+  std::vector<void*> gates(static_cast<size_t>(groups));
+  for (int64_t group = 0; group < groups; ++group) {
+    const auto at = static_cast<size_t>(group);
+    x[at] = (group < 2 * args.heads ? args.x_conv : args.x) + group % args.heads * args.dim;
+    gates[at] = static_cast<uint8_t*>(args.gates) + group * args.dim * element_size(args.type);
   }
   packed.multiply({args.positions, DataType::kFloat32, args.type, x.data(), gates.data(), width, kGates * width},
                   parallel_for);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace xlstm::cpu {
 
@@ -19,5 +20,17 @@ inline float* aligned(float* scratch) {
   constexpr uintptr_t kBytes = kLine * sizeof(float);
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch) + kBytes - 1) / kBytes * kBytes);
 }
+
+// Room for so many floats: on the stack for at most `kHere`. Throws std::bad_alloc.
+template <int64_t kHere>
+class Scratch {
+ public:
+  explicit Scratch(int64_t size) : heap_(size > kHere ? new float[static_cast<size_t>(size)] : nullptr) {}
+  float* data() { return heap_ ? heap_.get() : here_; }
+
+ private:
+  std::unique_ptr<float[]> heap_;
+  alignas(kLine * sizeof(float)) float here_[kHere];
+};
 
 }  // namespace xlstm::cpu
